@@ -1,0 +1,35 @@
+"""The table of verbs, and the command that holds them."""
+
+from __future__ import annotations
+
+import click
+
+import vitruvius
+from vitruvius.cli.verbs import LazyGroup, Verb
+
+VERBS = (
+    Verb(stage="Design", name="new", help="Start an architecture from a preset."),
+    Verb(stage="Design", name="presets", help="List the architectures that come with vitruvius."),
+    Verb(stage="Design", name="show", help="Draw an architecture, in the terminal or as SVG."),
+    Verb(stage="Design", name="diff", help="Say what differs between two architectures."),
+    Verb(stage="Design", name="size", help="Count parameters, memory, FLOPs and cache; needs no GPU."),
+    Verb(stage="Design", name="schema", help="Print the JSON Schema of a spec, for your editor."),
+    Verb(stage="Run", name="check", help="Test the built model: leaks, cache, gradients, numerics."),
+    Verb(stage="Run", name="data", help="Turn documents into token shards."),
+    Verb(stage="Run", name="train", help="Pretrain; resume bit for bit."),
+    Verb(stage="Run", name="generate", help="Write text with a trained model."),
+    Verb(stage="Help", name="demo", help="Take one small file through all of it, in about five minutes."),
+    Verb(stage="Help", name="completion", help="Print the completion script for your shell."),
+)
+"""Every verb, in the order of the journey. `cli/<name>.py` defines it as `command`."""
+
+
+@click.group(
+    cls=LazyGroup,
+    verbs=VERBS,
+    help="Design a language-model architecture in one small file: draw it, size it, check it, train it, run it.",
+    epilog="next: vitruvius new my-arch --from llama-moe",
+)
+@click.version_option(vitruvius.__version__, "-V", "--version", prog_name="vitruvius", message="%(prog)s %(version)s")
+def front() -> None:
+    """Hold the verbs; what each does is in its own file."""

@@ -1,0 +1,84 @@
+"""The entry of the `vitruvius` command: run the front inside one guard, and leave with an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+NAME = "vitruvius"
+
+
+def main() -> int:
+    """Run the process's own arguments: what the installed `vitruvius` script calls. Returns the exit code."""
+    sys.excepthook = _quiet_when_interrupted
+    code = run(sys.argv[1:])
+    # Nothing is left to save: a second Ctrl-C ends the process at once instead of interrupting its shutdown.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return code
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `vitruvius` with `argv` and return its exit code.
+
+    Nothing escapes: every exception becomes a message on stderr and one of the codes that `failures` lists.
+    """
+    try:
+        code = _dispatch(list(argv))
+        # What is still buffered must fail here, inside the guard, and not while the interpreter leaves.
+        _flush_stdout()
+    except BaseException as error:  # noqa: BLE001  (this is the guard)
+        from vitruvius.cli.failures import report
+
+        code = report(error)
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    import click
+
+    from vitruvius.cli.completion import VARIABLE
+    from vitruvius.cli.front import front
+
+    _never_fail_to_encode()
+    if instruction := os.environ.get(VARIABLE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(front, {}, NAME, VARIABLE, instruction)
+    try:
+        with front.make_context(NAME, argv) as ctx:
+            result = front.invoke(ctx)
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.exceptions.Abort:
+        raise KeyboardInterrupt from None
+    return result if isinstance(result, int) else 0
+
+
+def _flush_stdout() -> None:
+    stdout = sys.__stdout__ if sys.stdout is None else sys.stdout  # pyright: ignore[reportUnnecessaryComparison]
+    if stdout is not None:  # a process may be started without one
+        stdout.flush()
+
+
+def _never_fail_to_encode() -> None:
+    """Escape what the terminal's encoding lacks, instead of failing in the middle of a line."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _quiet_when_interrupted(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+    """For the Ctrl-C that arrives while the first one is being handled."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, value, trace)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""Documents in, packed token shards out, and the batches a training step reads from them.
+
+numpy and tokenizers are imported inside the functions that need them, so importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from vitruvius.data.batches import Batch, PackedBatches
+from vitruvius.data.corpora import standard_library_sources
+from vitruvius.data.prepare import Prepared, PrepareOptions, prepare
+from vitruvius.data.shards import TokenShards, read_index
+from vitruvius.data.tokenizer import StreamDecoder, Tokenizer, load_tokenizer, train_bpe
+
+__all__ = [
+    "Batch",
+    "PackedBatches",
+    "PrepareOptions",
+    "Prepared",
+    "StreamDecoder",
+    "TokenShards",
+    "Tokenizer",
+    "load_tokenizer",
+    "prepare",
+    "read_index",
+    "standard_library_sources",
+    "train_bpe",
+]

@@ -1,0 +1,115 @@
+"""What the command line names, as a list of files in an order that the order of arguments does not change."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from vitruvius.data.corpora import CORPORA
+from vitruvius.data.documents import InputFile, Kind
+from vitruvius.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+InputKind = Literal["auto", "text", "jsonl", "html", "source"]
+INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
+
+SUFFIXES: dict[str, Kind] = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".rst": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+}
+"""Kinds known by their name; source files are known by `--ext`. `.gz` may follow any of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """The files to read and the files passed over."""
+
+    files: tuple[InputFile, ...]
+    """Sorted by name; a file reached twice appears once."""
+    passed_over: dict[str, int]
+    """Files in folders that the kind does not cover: suffix -> count."""
+
+
+def find_inputs(arguments: Sequence[str | Path], *, kind: InputKind = "auto", extensions: Sequence[str] = (".py",)) -> Inputs:
+    """The files that `arguments` (files, folders, names of corpora) stand for.
+
+    A named file is read as `kind`, or by its suffix, or else as text. In a folder, only files whose suffix
+    belongs to `kind` are taken; hidden files and folders and links to folders are left out.
+
+    Raises:
+        DataError: an argument does not exist, or there is no file to read.
+    """
+    wanted = _suffixes(kind, extensions)
+    found: dict[str, InputFile] = {}
+    passed_over: Counter[str] = Counter()
+    for argument in arguments:
+        path = Path(argument)
+        if str(argument) in CORPORA and not path.exists():
+            for name, source in CORPORA[str(argument)]():
+                found[_identity(source)] = InputFile(name=name, path=source, kind="source")
+        elif path.is_dir():
+            for file in _files_below(path):
+                suffix = _suffix(file)
+                if suffix in wanted:
+                    found.setdefault(_identity(file), InputFile(name=_name(file), path=file, kind=wanted[suffix]))
+                else:
+                    passed_over[suffix or "(none)"] += 1
+        elif path.exists():
+            of_file = wanted.get(_suffix(path), "text") if kind == "auto" else kind
+            found[_identity(path)] = InputFile(name=_name(path), path=path, kind=of_file)
+        else:
+            raise DataError(
+                "there is no such file or folder",
+                where=str(argument),
+                fix=f"check the path; the corpora that need none are: {', '.join(CORPORA)}",
+            )
+    if not found:
+        seen = ", ".join(f"{count:,} {suffix}" for suffix, count in passed_over.most_common(5)) or "none at all"
+        raise DataError(
+            f"no file to read: kind {kind} takes {' '.join(sorted(wanted))}; found {seen}",
+            where=" ".join(map(str, arguments)),
+            fix="choose --kind, or name the suffixes of source files with --ext",
+        )
+    files = sorted(found.values(), key=lambda file: (file.name, str(file.path)))
+    return Inputs(files=tuple(files), passed_over=dict(sorted(passed_over.items())))
+
+
+def _suffixes(kind: InputKind, extensions: Sequence[str]) -> dict[str, Kind]:
+    sources: dict[str, Kind] = {f".{name.removeprefix('.').lower()}": "source" for name in extensions}
+    every = SUFFIXES | sources
+    return every if kind == "auto" else {suffix: of for suffix, of in every.items() if of == kind}
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            file = Path(parent, name)
+            if not name.startswith(".") and file.is_file():
+                yield file
+
+
+def _identity(path: Path) -> str:
+    return os.path.realpath(path)
+
+
+def _name(path: Path) -> str:
+    # A name that is not UTF-8 on disk must still fit into JSON.
+    return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,49 @@
+"""From token ids to the residual stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from vitruvius.nn.ops import embedding
+from vitruvius.nn.registry import Factory, make
+from vitruvius.spec.expressions import evaluate
+
+if TYPE_CHECKING:
+    from vitruvius.nn.place import Place
+    from vitruvius.spec import Scope
+    from vitruvius.spec.embeddings import Embedding
+
+
+class TokenTable(nn.Module):
+    """A row per token."""
+
+    def __init__(self, vocab_size: int, width: int, factory: Factory) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, width, **factory))
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Rows of the tokens, [B, T, D]."""
+        return embedding(tokens_BT, self.weight)
+
+
+class EmbeddingModule(nn.Module):
+    """Rows of the tokens, scaled, placed and normalised as the spec says."""
+
+    def __init__(self, spec: Embedding, scope: Scope, factory: Factory) -> None:
+        super().__init__()
+        self.tokens = TokenTable(scope.vocab_size, scope.width, factory)
+        self.scale = None if spec.scale is None else evaluate(spec.scale, {"width": scope.width})
+        self.position = None if spec.position is None else make(spec.position, scope, factory)
+        self.norm = None if spec.norm is None else make(spec.norm, scope, factory)
+
+    def forward(self, tokens_BT: Tensor, place: Place) -> Tensor:
+        """The first residual stream, [B, T, D]."""
+        x_BTD = self.tokens(tokens_BT)
+        if self.scale is not None:
+            x_BTD = x_BTD * self.scale
+        if self.position is not None:
+            x_BTD = self.position.embed(x_BTD, place.positions)
+        return x_BTD if self.norm is None else self.norm(x_BTD)

@@ -1,0 +1,1 @@
+"""What acts on each position by itself."""

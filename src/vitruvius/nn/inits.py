@@ -1,0 +1,60 @@
+"""The first weights, drawn as the spec's `init` says."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitruvius.nn.model import Model
+    from vitruvius.spec import TensorSpec
+
+
+@torch.no_grad()
+def initialise(model: Model, seed: int) -> None:
+    """Draw every parameter from one generator in the order of `graph.tensors()`.
+
+    Draws are made in fp32 on the CPU and then rounded, so that the same seed gives the same weights in every dtype
+    and on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameters = dict(model.named_parameters())
+    for module in model.modules():
+        if hasattr(module, "table_std"):
+            module.table_std = model.architecture.init.table_std
+    offset_gains = _gains_starting_at_zero(model)
+    for name, tensor in model.graph.tensors().items():
+        parameter = parameters[name]
+        if tensor.role == "bias" or name in offset_gains:
+            parameter.zero_()
+        elif tensor.role == "gain":
+            parameter.fill_(1.0)
+        else:
+            _draw(parameter, _std(model, tensor), generator)
+
+
+def _draw(parameter: Tensor, std: float, generator: torch.Generator) -> None:
+    parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * std)
+
+
+def _std(model: Model, tensor: TensorSpec) -> float:
+    init = model.architecture.init
+    if tensor.role == "table":
+        return init.table_std
+    std = init.matrix_std(fan_in=tensor.shape[-1], fan_out=tensor.shape[-2])
+    if tensor.role == "output" and init.residual == "scaled":
+        return std / sqrt(2 * model.graph.scope.depth)
+    return std
+
+
+def _gains_starting_at_zero(model: Model) -> set[str]:
+    """Names of gains stored as an offset from one."""
+    return {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if getattr(module, "offset", 0.0) == 1.0 and hasattr(module, "weight")
+    }

@@ -1,0 +1,49 @@
+"""Normalisations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from vitruvius.nn.ops import layer_norm, rms_norm
+from vitruvius.nn.registry import Factory, implements
+from vitruvius.spec.norms import LayerNorm, RMSNorm
+
+if TYPE_CHECKING:
+    from vitruvius.spec import Scope
+
+
+def _width(scope: Scope | int) -> int:
+    return scope if isinstance(scope, int) else scope.width
+
+
+@implements(RMSNorm)
+class RMSNormModule(nn.Module):
+    """x / rms(x) * gain, statistics in at least fp32."""
+
+    def __init__(self, spec: RMSNorm, scope: Scope | int, factory: Factory) -> None:
+        super().__init__()
+        self.eps = spec.eps
+        self.offset = 1.0 if spec.gain == "1 + weight" else 0.0
+        self.weight = None if spec.gain == "none" else nn.Parameter(torch.empty(_width(scope), **factory))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return rms_norm(x, self.weight, eps=self.eps, gain_offset=self.offset)
+
+
+@implements(LayerNorm)
+class LayerNormModule(nn.Module):
+    """(x - mean(x)) / std(x) * gain + bias."""
+
+    def __init__(self, spec: LayerNorm, scope: Scope | int, factory: Factory) -> None:
+        super().__init__()
+        self.eps = spec.eps
+        self.weight = nn.Parameter(torch.empty(_width(scope), **factory))
+        self.bias = nn.Parameter(torch.empty(_width(scope), **factory)) if spec.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return layer_norm(x, self.weight, self.bias, eps=self.eps)

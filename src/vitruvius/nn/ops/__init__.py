@@ -1,0 +1,23 @@
+"""Numerical primitives of the model: pure functions on tensors, some with a hand-written backward.
+
+Each works in fp64, fp32 and bf16, keeps its statistics in at least fp32, and saves no more for the backward
+pass than its inputs and one number per row. Nothing here knows about specs, modules or patterns.
+"""
+
+from vitruvius.nn.ops.attention import QueryBlock, blockwise_attention
+from vitruvius.nn.ops.cross_entropy import linear_cross_entropy
+from vitruvius.nn.ops.embedding import embedding
+from vitruvius.nn.ops.norm import layer_norm, rms_norm
+from vitruvius.nn.ops.rotary import apply_rotary
+from vitruvius.nn.ops.swiglu import gated_activation
+
+__all__ = [
+    "QueryBlock",
+    "apply_rotary",
+    "blockwise_attention",
+    "embedding",
+    "gated_activation",
+    "layer_norm",
+    "linear_cross_entropy",
+    "rms_norm",
+]

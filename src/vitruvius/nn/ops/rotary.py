@@ -1,0 +1,55 @@
+"""Rotary positions: turn pairs of channels by an angle that grows with the position."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vitruvius.nn.ops.norm import statistics_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first 2*P channels of `x` by the angles whose cosine and sine are given; the rest pass unchanged.
+
+    `x` is [..., K]; `cos` and `sin` are [..., P] with 2*P <= K and broadcast against `x` without its last dimension
+    (for x_BHTK that is [T, P] or [B, 1, T, P]). Channel i is paired with channel i + P, the half-split layout of
+    GPT-NeoX and Hugging Face. The tables are constants: no gradient reaches them. Computed in fp32 (fp64 for fp64) and
+    rounded once to the dtype of `x`, keeping its memory layout.
+    Source: Su et al., RoFormer, 2021.
+    """
+    return _Rotary.apply(x, cos, sin)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    wide = statistics_dtype(x.dtype)
+    half = cos.shape[-1]
+    cos, sin = cos.to(wide), sin.to(wide)
+    xw = x.to(wide)
+    first, second = xw[..., :half], xw[..., half : 2 * half]
+    if 2 * half == x.shape[-1]:
+        # One pass over whole rows is faster than one over each half.
+        out = xw * torch.cat((cos, cos), dim=-1)
+    else:
+        out = xw.clone()
+        out[..., : 2 * half].mul_(torch.cat((cos, cos), dim=-1))
+    out[..., :half].addcmul_(second, sin, value=-1)
+    out[..., half : 2 * half].addcmul_(first, sin)
+    return out.to(x.dtype)
+
+
+class _Rotary(torch.autograd.Function):
+    """The gradient of a rotation is the rotation by the opposite angle, so nothing but the tables is saved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(grads[0], cos, -sin), None, None

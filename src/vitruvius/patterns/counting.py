@@ -1,0 +1,137 @@
+"""Exact counts over clauses: attended pairs, live keys, keys per query, rows that see nothing."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import lcm
+from typing import Final
+
+from vitruvius.errors import PatternError
+from vitruvius.patterns.arithmetic import (
+    FOREVER,
+    Progression,
+    common_residue,
+    count_union,
+    floor_sum,
+    inclusion_exclusion,
+    progression,
+)
+from vitruvius.patterns.clause import Clause
+
+_MOST_TERMS: Final = 4096
+
+
+def pairs(clauses: tuple[Clause, ...], n: int) -> int:
+    """The number of allowed pairs (q, k) with both positions in [0, n)."""
+    return sum(sign * _clause_pairs(clause, n) for clause, sign in _signed(clauses).items())
+
+
+def reads(clauses: tuple[Clause, ...], q: int, n: int) -> int:
+    """The number of keys in [0, n) that query q reads."""
+    return count_union(keys for clause in clauses if (keys := clause.keys_of(q, n)) is not None)
+
+
+def live(clauses: tuple[Clause, ...], t: int) -> int:
+    """The number of keys k <= t that some query q >= t reads.
+
+    In closed form for clauses without query terms; otherwise key by key, which takes O(t).
+    """
+    if any(clause.restricts_queries for clause in clauses):
+        return sum(any(clause.last_reader(k) >= t for clause in clauses) for k in range(t + 1))
+    return count_union(held for clause in clauses for held in _held(clause, t))
+
+
+@lru_cache(maxsize=256)
+def _signed(clauses: tuple[Clause, ...]) -> dict[Clause, int]:
+    terms = inclusion_exclusion(clauses, Clause.meet, _MOST_TERMS)
+    if terms is None:
+        raise PatternError(
+            f"these {len(clauses)} clauses overlap in too many ways to count their pairs exactly",
+            fix="use fewer alternatives joined by |, or ones that lie inside each other",
+        )
+    return terms
+
+
+def _held(clause: Clause, t: int) -> list[Progression]:
+    """The keys k <= t that some query q >= t reads through this clause, which has no query terms."""
+    multiple, stop = clause.distance_multiple, clause.chunk_stop(t)
+    low = max(clause.key_low, clause.chunk_start(t), t - clause.distance_high)
+    high = min(clause.key_high - 1, t, stop - 1 - clause.distance_low)
+    if multiple == 1 or stop - t >= multiple:
+        held = [progression(low, high, clause.key_residue, clause.key_step)]
+    else:  # so close to the end of the chunk, only the remaining queries' residues still matter
+        commons = (common_residue(clause.key_residue, clause.key_step, q % multiple, multiple) for q in range(t, stop))
+        held = [progression(low, high, *common) for common in commons if common is not None]
+    return [keys for keys in held if keys is not None]
+
+
+def _clause_pairs(clause: Clause, n: int) -> int:
+    keys = progression(clause.key_low, min(clause.key_high, n) - 1, clause.key_residue, clause.key_step)
+    if keys is None:
+        return 0
+    if clause.chunks:
+        return _chunked_pairs(clause, keys, n)
+    return _square_pairs(clause, 0, n)
+
+
+def _key_by_key(clause: Clause, keys: Progression, n: int) -> int:
+    """Pairs summed over the keys, each in O(1)."""
+    flipped = clause.transposed()
+    columns = (flipped.keys_of(k, n) for k in range(keys.first, keys.last + 1, keys.step))
+    return sum(readers.count for readers in columns if readers is not None)
+
+
+def _chunked_pairs(clause: Clause, keys: Progression, n: int) -> int:
+    """Pairs of a clause with chunks: whole periods are counted once, the two ragged ends cell by cell.
+
+    A cell is a run of positions that share every chunk. Cells repeat with the least common multiple of the chunk
+    sizes, so all cells far from the bounds of the key and query ranges look alike after one period.
+    """
+    low, high = max(clause.key_low, clause.query_low), min(clause.key_high, clause.query_high, n)
+    start, stop = clause.chunk_start(low), min(n, clause.chunk_stop(high - 1))
+    period = lcm(*clause.chunks, clause.key_step, clause.query_step)
+    whole, last = -(-low // period) * period, high // period * period
+    spans = [(start, stop, 1)]
+    if whole < last:
+        spans = [(start, whole, 1), (whole, whole + period, (last - whole) // period), (last, stop, 1)]
+    cells = sum((end - begin) // size + 1 for begin, end, _ in spans for size in clause.chunks)
+    if keys.count <= cells:
+        return _key_by_key(clause, keys, n)
+    total = 0
+    for begin, end, times in spans:
+        while begin < end:
+            cell_end = min(clause.chunk_stop(begin), end)
+            total += times * _square_pairs(clause, begin, cell_end)
+            begin = cell_end  # noqa: PLW2901
+    return total
+
+
+def _square_pairs(clause: Clause, start: int, stop: int) -> int:
+    """Pairs with both positions in [start, stop), a stretch that no chunk divides."""
+    if clause.query_step > 1 and clause.key_step == 1:
+        clause = clause.transposed()
+    key_low, query_low = max(clause.key_low, start), max(clause.query_low, start)
+    query_last = min(clause.query_high, stop) - 1
+    key_last = min(clause.key_high - 1, stop - 1, query_last - clause.distance_low)
+    keys = progression(max(key_low, query_low - clause.distance_high), key_last, clause.key_residue, clause.key_step)
+    if keys is None or query_low > query_last:
+        return 0
+    if clause.query_step > 1:
+        return _key_by_key(clause, keys, stop)
+    # Key k is read at the multiples in [max(distance_low, query_low - k), min(distance_high, query_last - k)].
+    nearest = _sum_of_least(keys, query_last, clause.distance_high, clause.distance_multiple)
+    farthest = -_sum_of_least(_mirrored(keys), -query_low, -clause.distance_low, clause.distance_multiple)
+    return nearest - farthest + keys.count
+
+
+def _mirrored(keys: Progression) -> Progression:
+    return Progression(-keys.last, -keys.first, keys.step)
+
+
+def _sum_of_least(keys: Progression, edge: int, bound: int, multiple: int) -> int:
+    """The sum over the keys of floor(min(bound, edge - k) / multiple)."""
+    capped = 0  # the first so many keys have edge - k >= bound
+    if bound < FOREVER and keys.first <= edge - bound:
+        capped = min(keys.count, (edge - bound - keys.first) // keys.step + 1)
+    rest = floor_sum(keys.count - capped, multiple, -keys.step, edge - keys.first - capped * keys.step)
+    return capped * (bound // multiple) + rest

@@ -1,0 +1,56 @@
+"""Rows that see nothing: found by scanning only as far as the clauses can still change."""
+
+from __future__ import annotations
+
+from math import lcm
+
+from vitruvius.patterns.arithmetic import FOREVER, progression
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vitruvius.patterns.clause import Clause
+
+
+def empty_rows(clauses: tuple[Clause, ...], n: int, limit: int) -> tuple[int, ...]:
+    """The first `limit` queries in [0, n) that read no key in [0, n)."""
+    end = min((_covered_from(clause, n) for clause in clauses), default=n)
+    settled = max((_settled_from(clause, n) for clause in clauses), default=0)
+    period = lcm(*(_period(clause) for clause in clauses))
+    found: list[int] = []
+    for q in range(min(n, end)):
+        nothing_new = not found or found[-1] < settled
+        if len(found) == limit or (q >= settled + period and nothing_new):
+            break
+        if all(clause.keys_of(q, n) is None for clause in clauses):
+            found.append(q)
+    return tuple(found)
+
+
+def _covered_from(clause: Clause, n: int) -> int:
+    """A position from which on every query below n is known to read something through this clause."""
+    if clause.sees_itself:
+        return 0
+    plain = not (clause.restricts_queries or clause.chunks) and clause.distance_multiple == 1
+    keys = progression(clause.key_low, min(clause.key_high, n) - 1, clause.key_residue, clause.key_step)
+    if plain and clause.distance_high == FOREVER and keys is not None:
+        return max(0, keys.first + clause.distance_low)
+    return n
+
+
+def _period(clause: Clause) -> int:
+    return lcm(clause.key_step, clause.query_step, clause.distance_multiple, *clause.chunks)
+
+
+def _settled_from(clause: Clause, n: int) -> int:
+    """A position from which on this clause's rows are empty or not with its period."""
+    if clause.distance_low < 0:
+        return n  # the end of the sequence cuts into rows that look ahead
+    nearest, farthest = clause.distance_low, clause.distance_high
+    queries = clause.query_high if clause.query_high < FOREVER else clause.query_low
+    if clause.key_high < FOREVER:
+        keys = clause.key_high + (farthest if farthest < FOREVER else nearest)
+    elif farthest < FOREVER:
+        keys = clause.key_low + farthest
+    else:
+        keys = clause.key_low + nearest + lcm(clause.key_step, clause.distance_multiple)
+    return max(queries, keys)

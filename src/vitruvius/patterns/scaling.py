@@ -1,0 +1,74 @@
+"""Smaller patterns of the same looks, for the small twins of architectures and for pictures."""
+
+from __future__ import annotations
+
+from typing import Final, TYPE_CHECKING
+
+from vitruvius.errors import PatternError
+from vitruvius.patterns.text import Named, Node, build, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SHARE_OF_SINKS: Final = 8
+_SHARE_OF_WINDOWS: Final = 4
+_SHARE_OF_STRIDES: Final = 2
+
+
+def shrink_text(text: str, factor: float) -> str:
+    """The text with its windows, blocks, grids, sinks and the steps of globals divided by `factor`.
+
+    Each number stays large enough to show what it does (a window of 2, a global at every second key); the step of
+    a dilation stays where it can. Everything but the numbers is kept as written. Raises `PatternError`.
+    """
+    if not 1 <= factor < float("inf"):
+        raise PatternError(f"a pattern shrinks by a factor of at least 1, got {factor}", fix="use factor=2 or more")
+    return _rewritten(text, [(term, factor) for term in _terms(read(text))])
+
+
+def fit_text(text: str, n: int) -> str:
+    """The text with each term shrunk just so far that its structure shows within n positions.
+
+    Proportions between terms are lost on purpose: `sliding(4096) | global(every=128)` becomes `sliding(8) |
+    global(every=8)` at n = 32. Raises `PatternError`.
+    """
+    return _rewritten(text, [(term, _factor_to_fit(text, term, n)) for term in _terms(read(text))])
+
+
+def _terms(node: Node) -> Iterator[Named]:
+    if isinstance(node, Named):
+        yield node
+    else:
+        for term in node.terms:
+            yield from _terms(term)
+
+
+def _factor_to_fit(text: str, term: Named, n: int) -> float:
+    pattern = build(text, term)
+    span = pattern.longest_reach or 1
+    if any(clause.distance_multiple > 1 for clause in pattern.clauses):
+        share = _SHARE_OF_STRIDES
+    elif all(clause.key_step == 1 and clause.restricts_keys for clause in pattern.clauses):
+        share = _SHARE_OF_SINKS
+    else:
+        share = _SHARE_OF_WINDOWS
+    return max(1.0, span * share / n)
+
+
+def _rewritten(text: str, factors: list[tuple[Named, float]]) -> str:
+    """The text with the numbers of each term replaced, from the last to the first so that places stay true."""
+    changes: list[tuple[int, int, int]] = []
+    for term, factor in factors:
+        values = {
+            parameter.name: parameter.default for parameter in term.entry.parameters if parameter.default is not None
+        }
+        values |= {argument.parameter.name: argument.value for argument in term.arguments}
+        smaller = term.entry.smaller(values, factor)
+        changes += [
+            (argument.start, argument.stop, smaller[argument.parameter.name])
+            for argument in term.arguments
+            if smaller[argument.parameter.name] != argument.value
+        ]
+    for start, stop, value in sorted(changes, reverse=True):
+        text = f"{text[:start]}{value}{text[stop:]}"
+    return text

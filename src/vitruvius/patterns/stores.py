@@ -1,0 +1,135 @@
+"""What a decode cache keeps: a ring of recent positions, and archives of single keys that outlive it.
+
+The plan follows from the clauses of a causal pattern:
+
+- A clause that shuts out no keys needs every recent key up to its reach, so the longest of these sets the ring.
+- A clause that reads only some keys (sinks, globals) would waste a ring. Its keys are read from the ring while they
+  are young enough and move to an archive when they leave it, where they stay as long as the clause reaches.
+
+Appending position t, in this order: if `t - ring` is a key of an archive, copy it from ring slot `t % ring` to its
+archive slot; then write t to ring slot `t % ring`. Without a ring, key t goes straight to its archives.
+
+Two archives may hold the same key. They are sorted by falling reach, so a reader that masks archive i by
+`not any(earlier.holds(key) for earlier in archives[:i])` counts every key once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, overload, TYPE_CHECKING
+
+from vitruvius.errors import PatternError
+from vitruvius.patterns.arithmetic import FOREVER
+from vitruvius.patterns.names import whole
+
+if TYPE_CHECKING:
+    from vitruvius.patterns.algebra import Pattern
+    from vitruvius.patterns.clause import Clause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """Room for the keys first, first + step, ... while their age is between the ring's size and `reach`.
+
+    Positions may be ints, arrays or tensors; the methods use operators only.
+    """
+
+    first: int
+    """First key of the progression."""
+    step: int
+    """Distance between its keys."""
+    end: int
+    """One past its last key; FOREVER when it goes on."""
+    reach: int
+    """Greatest age at which a key is still read; FOREVER when it is read for good."""
+    slots: int
+    """The most keys held at once."""
+
+    @overload
+    def holds(self, k: int) -> bool: ...
+    @overload
+    def holds(self, k: Any) -> Any: ...
+    def holds(self, k: Any) -> Any:
+        """Whether k is one of this archive's keys, held now or at another time."""
+        return (k >= self.first) & (k < self.end) & ((k - self.first) % self.step == 0)
+
+    def slot(self, k: Any) -> Any:
+        """The slot of key k, which must be one of this archive's keys."""
+        return (k - self.first) // self.step % self.slots
+
+    def position(self, slot: Any, t: Any, ring: int) -> Any:
+        """The key in a slot once position t is appended, -1 while the slot is empty.
+
+        `ring` is the plan's. A key past its reach stays until it is overwritten; `Pattern.allows` masks it.
+        """
+        newest = (t - ring - self.first) // self.step
+        if self.end < FOREVER:
+            last = (self.end - 1 - self.first) // self.step
+            newest = newest - (newest > last) * (newest - last)
+        index = newest - (newest - slot) % self.slots
+        return (index >= 0) * (self.first + index * self.step + 1) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorePlan:
+    """The stores of one attention layer's decode cache, for up to `capacity` positions."""
+
+    pattern: Pattern
+    """The causal pattern that the stores serve."""
+    capacity: int
+    """Positions 0 .. capacity - 1 may be appended."""
+    ring: int
+    """Slots of the ring of most recent positions, position p in slot p % ring; 0 when there is none."""
+    archives: tuple[Archive, ...]
+    """Keys that outlive the ring, by falling reach."""
+
+    @property
+    def slots(self) -> int:
+        """Slots of all stores together: what is allocated, in keys."""
+        return self.ring + sum(archive.slots for archive in self.archives)
+
+    def read(self, t: int) -> int:
+        """The number of keys that the query at position t really reads."""
+        return self.pattern.reads(t, t + 1)
+
+    def ring_position(self, slot: Any, t: Any) -> Any:
+        """The position in a ring slot once position t is appended; negative while the slot is empty."""
+        return t - (t - slot) % self.ring
+
+
+def plan(pattern: Pattern, capacity: int) -> StorePlan:
+    """The smallest ring and archives from which every query below `capacity` can read its keys.
+
+    Raises `PatternError` when the pattern is not causal: such a stack has no decode cache.
+    """
+    whole("capacity", capacity)
+    if not pattern.is_causal:
+        raise PatternError(
+            "a pattern that reads later keys has no decode cache",
+            fix="join it to causal: causal & (...)",
+        )
+    reaches = [clause.distance_high for clause in pattern.clauses if not clause.restricts_keys]
+    ring = min(capacity, max(reaches, default=-1) + 1)
+    archives = {
+        _archive(clause, ring, capacity)
+        for clause in pattern.clauses
+        if clause.restricts_keys and clause.distance_high >= ring
+    }
+    found = sorted(
+        (archive for archive in archives if archive is not None),
+        key=lambda archive: (-archive.reach, archive.step, archive.first, archive.end),
+    )
+    return StorePlan(pattern=pattern, capacity=capacity, ring=ring, archives=tuple(found))
+
+
+def _archive(clause: Clause, ring: int, capacity: int) -> Archive | None:
+    """The archive of a clause, or None when none of its keys leaves the ring below `capacity`."""
+    first, step = clause.key_low, clause.key_step
+    leaving = min(clause.key_high, capacity - ring)
+    if leaving <= first:
+        return None
+    slots = -(-(leaving - first) // step)
+    if clause.distance_high < FOREVER:
+        # Keys in the archive at one time have ages ring .. reach, a stretch of reach - ring + 1 positions.
+        slots = min(slots, -(-(clause.distance_high - ring + 1) // step))
+    return Archive(first=first, step=step, end=clause.key_high, reach=clause.distance_high, slots=slots)

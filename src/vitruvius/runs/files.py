@@ -1,0 +1,87 @@
+"""Files that are either the old version or the new one, never half of each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+CHUNK_BYTES = 1 << 20
+
+
+def json_text(value: object) -> str:
+    """JSON with sorted keys and a final newline, so that equal values give equal bytes.
+
+    Raises:
+        ValueError: the value holds NaN or an infinity, which JSON cannot say.
+    """
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; it takes the name `path`, durably, when the block ends without an error."""
+    # Beside, because a rename is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: after a crash at any moment the file is the old one or the new one."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace `path` by `value` as JSON, atomically."""
+    write_atomically(path, json_text(value).encode())
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON is whatever the file holds)
+    """What the JSON file `path` holds.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8 or not JSON.
+    """
+    return json.loads(path.read_bytes().decode("utf-8"))
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of `path` is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in directory `path` are on the disk; a rename is durable only after this."""
+    sync_file(path)
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

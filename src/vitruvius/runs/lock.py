@@ -1,0 +1,64 @@
+"""One writer per run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, final
+
+from vitruvius.errors import RunLockedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOCK_NAME = ".lock"
+
+
+@final
+class FolderLock:
+    """An exclusive lock on a folder, held until `release` or until the process ends, however it ends.
+
+    The kernel holds the lock (flock), not the file's existence, so a lock file left by a dead process is
+    never in the way. What the file says (process, host, since when) is only for the error message.
+    """
+
+    __slots__ = ("_descriptor", "path")
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock of `directory`.
+
+        Raises:
+            RunLockedError: another process holds it, or this process holds it already.
+        """
+        self.path = directory / LOCK_NAME
+        self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(self.path)
+            self.release()
+            raise RunLockedError(
+                f"another run is writing to this folder ({holder})",
+                where=str(directory),
+                fix="wait for it or stop it, or choose another folder",
+            ) from None
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, (json.dumps(owner) + "\n").encode(), 0)
+
+    def release(self) -> None:
+        """Let the next run in; doing so twice is harmless."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        owner = json.loads(path.read_bytes())
+        return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
+    return "process unknown"

@@ -1,0 +1,97 @@
+"""Plain and gated multilayer perceptrons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from vitruvius.spec.node import FeedForward, PositiveInt, Scope, TensorSpec, register
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Activation = Literal["relu", "gelu", "gelu_tanh", "relu2", "silu"]
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mlp(FeedForward):
+    """down(activation(up(x)))."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: PositiveInt
+    """Width between the two maps."""
+    activation: Activation = "gelu"
+    """relu, gelu (exact), gelu_tanh (GPT-2's approximation), relu2 (squared ReLU, Primer) or silu."""
+    bias: bool = False
+    """Whether both maps add a learned vector."""
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the inner activation."""
+        return self.hidden
+
+    def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
+        """`up` and `down`, with biases when asked for."""
+        tensors = {"up.weight": TensorSpec(shape=(self.hidden, scope.width))}
+        if self.bias:
+            tensors["up.bias"] = TensorSpec(shape=(self.hidden,), role="bias")
+        tensors["down.weight"] = TensorSpec(shape=(scope.width, self.hidden), role="output")
+        if self.bias:
+            tensors["down.bias"] = TensorSpec(shape=(scope.width,), role="bias")
+        return tensors
+
+
+class Gated(FeedForward):
+    """down(activation(gate(x)) * up(x)): what SwiGLU and GeGLU share (Shazeer, 2020)."""
+
+    __slots__ = ()
+
+    hidden: int
+    activation: Literal["silu", "gelu", "gelu_tanh"]
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the inner activation."""
+        return self.hidden
+
+    def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
+        """`gate`, `up` and `down`."""
+        inward = TensorSpec(shape=(self.hidden, scope.width))
+        return {
+            "gate.weight": inward,
+            "up.weight": inward,
+            "down.weight": TensorSpec(shape=(scope.width, self.hidden), role="output"),
+        }
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwiGLU(Gated):
+    """A gated MLP with SiLU on the gate (Shazeer, 2020; Llama)."""
+
+    kind: Literal["swiglu"] = "swiglu"
+    hidden: PositiveInt
+    """Width between the maps."""
+
+    @property
+    def activation(self) -> Literal["silu"]:
+        """Applied to the gate."""
+        return "silu"
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeGLU(Gated):
+    """A gated MLP with GELU on the gate (Shazeer, 2020; Gemma)."""
+
+    kind: Literal["geglu"] = "geglu"
+    hidden: PositiveInt
+    """Width between the maps."""
+    approximate: Literal["none", "tanh"] = "tanh"
+    """Exact GELU or the tanh approximation, which Gemma uses."""
+
+    @property
+    def activation(self) -> Literal["gelu", "gelu_tanh"]:
+        """Applied to the gate."""
+        return "gelu" if self.approximate == "none" else "gelu_tanh"

@@ -1,0 +1,80 @@
+"""The architecture as data: what a spec file says, as frozen values.
+
+The same values can be built in Python. Nothing is checked here beyond types: `vitruvius.spec.rules` finds what does
+not fit together, and `vitruvius.spec.graph` resolves an architecture into its layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vitruvius.spec.embeddings import Embedding
+from vitruvius.spec.heads import LanguageModelHead
+from vitruvius.spec.inits import NormalInit
+from vitruvius.spec.node import FeedForward, Head, Init, Mixer, Node, Norm, PositiveInt
+from vitruvius.spec.norms import RMSNorm
+
+NormPlace = Literal["pre", "post", "none"]
+"""Where a block normalises: `pre` is x + f(norm(x)), `post` is norm(x + f(x)), `none` is x + f(x)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block(Node):
+    """One named kind of layer: what mixes positions, then what acts on each of them."""
+
+    mixer: Mixer | None = None
+    """Moves information between positions."""
+    ffn: FeedForward | None = None
+    """Acts on each position by itself."""
+    norm: Norm | None = None
+    """Normalisation of both; the architecture's when not given."""
+    norm_place: NormPlace | None = None
+    """Where it stands; `pre` when not given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim(Node):
+    """Something said about the architecture, kept beside it so that `size` can check it."""
+
+    about: Literal["parameters", "active_parameters", "weights", "kv_cache"]
+    """What the claim is about; `weights` and `kv_cache` are bytes."""
+    says: str
+    """The quoted number with its unit, e.g. `8B` or `16 GB`; it stands for its last written digit."""
+    source: str = ""
+    """Who says so."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Number format the claim is about."""
+    context: PositiveInt | None = None
+    """Tokens the claim is about; the architecture's context when not given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture(Node):
+    """A language-model architecture: the single source from which everything else follows."""
+
+    name: str
+    """Letters, digits, `.`, `_` and `-`; names files and folders."""
+    vocab_size: PositiveInt
+    """Rows of the token embedding."""
+    width: PositiveInt
+    """Width of the residual stream (d_model)."""
+    context: PositiveInt
+    """Tokens the architecture is designed for."""
+    blocks: dict[str, Block]
+    """The kinds of layer, by name."""
+    layers: str | list[str]
+    """The layers in order: `local*16 dilated*12 full*4`, `(dense moe)*16`, or stacked lines of equal length whose
+    blocks set different fields."""
+    description: str = ""
+    """One or two sentences on what the design is."""
+    embedding: Embedding = field(default_factory=Embedding)
+    """From tokens to the residual stream."""
+    norm: Norm = field(default_factory=RMSNorm)
+    """Default normalisation of blocks, and the final one."""
+    head: Head = field(default_factory=LanguageModelHead)
+    """What the last residual stream becomes."""
+    init: Init = field(default_factory=NormalInit)
+    """How the first weights are drawn."""
+    claims: list[Claim] = field(default_factory=list)
+    """Numbers others quote for this architecture, checked by `size`."""

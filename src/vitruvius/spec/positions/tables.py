@@ -1,0 +1,60 @@
+"""Positions added to the embedding: learned and sinusoidal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from vitruvius.errors import Finding
+from vitruvius.spec.node import Position, PositiveFloat, PositiveInt, Scope, TensorSpec, register
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedPosition(Position):
+    """A trained vector per position, added to the token embedding (Gehring et al., 2017; GPT-2)."""
+
+    acts_on: ClassVar[Literal["embedding"]] = "embedding"
+
+    kind: Literal["learned"] = "learned"
+    size: PositiveInt | None = None
+    """Last position it may ever hold, plus one; the context when not given."""
+    start: PositiveInt | None = None
+    """Rows at first; the table grows on demand up to `size`. All of `size` when not given."""
+
+    def limit(self, scope: Scope) -> int:
+        """Longest sequence the table may grow to."""
+        return self.size or scope.context
+
+    def rows(self, scope: Scope) -> int:
+        """Rows that the built module starts with."""
+        return self.start or self.limit(scope)
+
+    def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
+        """One row per position."""
+        return {"weight": TensorSpec(shape=(self.rows(scope), scope.width), role="table")}
+
+    def findings(self, scope: Scope) -> Iterator[Finding]:
+        """Tables that cannot hold the context."""
+        limit = self.limit(scope)
+        if limit < scope.context:
+            what = f"{limit:,} learned positions cannot hold the context of {scope.context:,}"
+            yield Finding(path="size", what=what, fix=f"use size {scope.context}, or a context of at most {limit}")
+        if self.start is not None and self.start > limit:
+            what = f"the table starts with {self.start:,} rows and may grow to {limit:,}"
+            yield Finding(path="start", what=what, fix=f"use at most {limit}")
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinusoidalPosition(Position):
+    """Fixed sines and cosines of geometric wavelengths, added to the token embedding (Vaswani et al., 2017)."""
+
+    acts_on: ClassVar[Literal["embedding"]] = "embedding"
+
+    kind: Literal["sinusoidal"] = "sinusoidal"
+    base: PositiveFloat = 10_000.0
+    """Wavelengths run from 2 pi to 2 pi x base."""

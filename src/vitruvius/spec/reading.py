@@ -1,0 +1,309 @@
+"""From a spec file, a preset's name or plain data to a checked `Architecture`, with every finding at its line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitruvius.errors import Finding, SpecError, UsageError
+from vitruvius.spec.embeddings import Embedding
+from vitruvius.spec.merge import resolve_blocks
+from vitruvius.spec.model import Architecture, Block, Claim
+from vitruvius.spec.node import FAMILIES, kinds
+from vitruvius.spec.overrides import apply_overrides
+from vitruvius.spec.rules import findings as rule_findings
+from vitruvius.spec.source import load, parse_text
+from vitruvius.spec.tree import Mark, to_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import TypeAdapter
+
+    from vitruvius.spec.tree import Node as Tree
+
+BARE_NAMES = frozenset(
+    {"embedding", "expert", "ffn", "head", "init", "mixer", "norm", "position", "qk_norm", "router", "scaling"}
+    | {"shared_expert"}
+)
+"""Fields where a bare name means a mapping with that kind: `norm: layernorm` is `norm: {kind: layernorm}`."""
+
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """An architecture and what is worth knowing about it: warnings and notes, at their lines."""
+
+    architecture: Architecture
+    findings: tuple[Finding, ...]
+    text: str
+    """The file as it was read, without overrides."""
+    file: str
+
+
+def read(spec: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> Architecture:
+    """The architecture in a spec file or preset; `overrides` are `path=value` texts applied before `extends`.
+
+    Raises SpecError with every error at file:line:column, UsageError when there is no such file or preset.
+    """
+    return read_with_findings(spec, overrides=overrides).architecture
+
+
+def read_with_findings(spec: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> Reading:
+    """As `read`, with warnings and notes kept."""
+    path = locate(spec)
+    tree = load(path)
+    text = Path(path).read_text(encoding="utf-8-sig")
+    return _understand(tree, text, display_name(spec, path), overrides)
+
+
+def read_text(text: str, *, file: str = "spec", overrides: Sequence[str] = ()) -> Reading:
+    """As `read_with_findings`, from the text itself."""
+    return _understand(parse_text(text, file=file), text, file, overrides)
+
+
+def display_name(spec: str | os.PathLike[str], path: Path) -> str:
+    """How messages name the file: as the user wrote it, a preset by its file name."""
+    return path.name if path.parent == presets_folder() else os.fspath(spec)
+
+
+def preset(name: str, *, overrides: Sequence[str] = ()) -> Architecture:
+    """A preset by name. Raises UsageError with the closest names when there is none."""
+    if name not in preset_names():
+        raise UsageError(f"there is no preset {name!r}", fix=_closest(name, preset_names()))
+    return read(name, overrides=overrides)
+
+
+@cache
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets, in alphabetical order with the tiny ones last."""
+    names = (Path(entry.name).stem for entry in resources.files(_PRESETS).iterdir() if entry.name.endswith(".yaml"))
+    return tuple(sorted(names, key=lambda name: (name.startswith("tiny-"), name)))
+
+
+_PRESETS = "vitruvius.spec.presets"
+
+
+@cache
+def presets_folder() -> Path:
+    """Where the preset files lie."""
+    return Path(str(resources.files(_PRESETS)))
+
+
+def locate(spec: str | os.PathLike[str]) -> Path:
+    """The file that a SPEC argument means: an existing path first, then a preset's name.
+
+    Raises UsageError naming close presets or files.
+    """
+    text = os.fspath(spec)
+    if "\0" in text or not text:
+        raise UsageError("a spec is named by a file or a preset, and this name is empty or holds a NUL")
+    path = Path(text)
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise UsageError(f"{text[:80]!r}: {error.strerror}", fix="name a spec file or a preset") from None
+    if exists:
+        return path
+    if text in preset_names():
+        return presets_folder() / f"{text}.yaml"
+    near = list(preset_names())
+    if path.parent.is_dir():
+        near += [str(p) for p in sorted(path.parent.iterdir())[:1000] if p.suffix in SUFFIXES]
+    kind = "file" if os.sep in text or path.suffix in SUFFIXES else "file or preset"
+    raise UsageError(f"there is no {kind} {text[:200]!r}", fix=_closest(text, near))
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name[:200], known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return "vitruvius presets lists the presets; any other name is a path to a YAML file"
+
+
+@cache
+def adapter() -> TypeAdapter[Architecture]:
+    """The validator of plain data, built from the registered kinds."""
+    from pydantic import TypeAdapter as Adapter  # noqa: PLC0415 (100 ms that --help need not pay)
+
+    return Adapter(Architecture)
+
+
+def _understand(tree: Tree, text: str, file: str, overrides: Sequence[str]) -> Reading:
+    tree = resolve_blocks(apply_overrides(tree, overrides, bare=BARE_NAMES), bare=BARE_NAMES)
+    plain = to_plain(tree)
+    assert isinstance(plain, dict)  # noqa: S101 (the reader refuses other files)
+    architecture = _validated(plain, tree, file)
+    found = [_placed(finding, tree, file) for finding in rule_findings(architecture)]
+    errors = [finding for finding in found if finding.severity == "error"]
+    if errors:
+        raise SpecError(_in_order(errors))
+    return Reading(architecture=architecture, findings=tuple(_in_order(found)), text=text, file=file)
+
+
+def _in_order(found: list[Finding]) -> list[Finding]:
+    return sorted(found, key=lambda f: (f.file, f.line or 0, f.column or 0))
+
+
+def from_plain(plain: dict[str, Any]) -> Architecture:
+    """An architecture from plain data as `to_data` writes it (run folders, reports); findings carry no lines."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    try:
+        return adapter().validate_json(json.dumps(plain, allow_nan=False))
+    except ValidationError as error:
+        raise SpecError([_explain(entry, plain) for entry in error.errors()]) from None
+
+
+def _validated(plain: dict[str, Any], tree: Tree, file: str) -> Architecture:
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    try:
+        return adapter().validate_json(json.dumps(plain, allow_nan=False))
+    except ValidationError as error:
+        found: dict[str, Finding] = {}
+        for entry in error.errors():
+            finding = _placed(_explain(entry, plain), tree, file)
+            found.setdefault(finding.path, finding)
+        raise SpecError(_in_order(list(found.values()))) from None
+
+
+def _placed(finding: Finding, tree: Tree, file: str) -> Finding:
+    """The finding at the line of its path, or of the nearest value above it."""
+    node, mark = tree, Mark(file, tree.line, tree.column)
+    for key in finding.path.split(".") if finding.path else ():
+        mark = node.key_marks.get(key, mark)
+        value = node.value
+        if isinstance(value, dict) and key in value:
+            node = value[key]
+        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            node = value[int(key)]
+        else:
+            break
+        mark = mark if isinstance(node.value, dict) else node.mark
+    place = mark.file if mark.file.startswith("--set") else file
+    return replace(finding, file=place, line=mark.line, column=mark.column)
+
+
+def _explain(entry: Any, plain: dict[str, Any]) -> Finding:
+    """One of pydantic's errors in our words, with union tags stripped from its path."""
+    path, value = _walk(entry["loc"], plain)
+    dotted = ".".join(map(str, path))
+    kind, context = entry["type"], entry.get("ctx", {})
+    key = str(path[-1]) if path else "spec"
+    if kind in {"unexpected_keyword_argument", "extra_forbidden"}:
+        near = difflib.get_close_matches(key, known := _fields_at(path[:-1], plain), n=1)
+        fix = f"did you mean {near[0]!r}?" if near else f"the fields here are {', '.join(known)}"
+        return Finding(path=dotted, what=f"unknown key {key!r}", fix=fix)
+    if kind in {"missing", "missing_argument", "missing_keyword_only_argument"}:
+        parent = ".".join(map(str, path[:-1]))
+        return Finding(path=parent, what=f"{key} is missing", fix=f"add {key}: {_hint(path, plain)}")
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        return _which_kind(dotted, key, value)
+    if kind in {"int_type", "int_parsing", "int_from_float"}:
+        return Finding(path=dotted, what=f"{value!r} is not a whole number", fix=_whole(value))
+    if kind == "literal_error":
+        return Finding(path=dotted, what=f"{value!r} is not one of the choices", fix=f"use {context['expected']}")
+    bounds = {"greater_than": "gt", "greater_than_equal": "ge", "less_than_equal": "le"}
+    if kind in bounds:
+        signs = {"gt": ">", "ge": ">=", "le": "<="}
+        name = bounds[kind]
+        shown = value if len(str(value)) <= 24 else f"{str(value)[:12]}..."  # noqa: PLR2004
+        return Finding(path=dotted, what=f"{shown} is out of range", fix=f"use a number {signs[name]} {context[name]:g}")
+    types = {"bool_type": "true or false", "float_type": "a number", "string_type": "text", "dict_type": "a mapping"}
+    types |= {"dataclass_type": "a mapping", "list_type": "a list", "dataclass_exact_type": "a mapping"}
+    if kind in types:
+        return Finding(path=dotted, what=f"{_shown(value)} where {types[kind]} is due", fix=f"write {types[kind]}")
+    return Finding(path=dotted, what=f"{_shown(value)}: {entry['msg'].lower()}")
+
+
+def _whole(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return f"write {int(value)}"
+    return "write digits only, e.g. 4096"
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:36]} ..."  # noqa: PLR2004
+
+
+def _walk(loc: tuple[str | int, ...], plain: object) -> tuple[tuple[str | int, ...], object]:
+    """The path in the data that pydantic's `loc` means, and the value there."""
+    path: list[str | int] = []
+    value = plain
+    for i, key in enumerate(loc):
+        if isinstance(value, dict) and key in value:
+            value = value[key]  # pyright: ignore[reportUnknownVariableType]
+        elif isinstance(value, list) and isinstance(key, int) and key < len(value):  # pyright: ignore[reportUnknownArgumentType]
+            value = value[key]  # pyright: ignore[reportUnknownVariableType]
+        elif isinstance(value, dict) and i == len(loc) - 1:
+            path.append(key)
+            return tuple(path), None
+        else:
+            continue  # a union's tag
+        path.append(key)
+    return tuple(path), value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _node_class(path: tuple[str | int, ...], plain: dict[str, Any]) -> type | None:
+    """The dataclass that the data at a path is read into."""
+    match path:
+        case ():
+            return Architecture
+        case ("blocks", _):
+            return Block
+        case ("embedding",):
+            return Embedding
+        case ("claims", _):
+            return Claim
+        case _:
+            value = _walk(path, plain)[1]
+            kind: object = value.get("kind") if isinstance(value, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            family = _family_of(path)
+            return kinds(family).get(str(kind)) if family else None
+
+
+_FAMILY_OF_KEY = {"expert": "ffn", "shared_expert": "ffn", "qk_norm": "norm"}
+
+
+def _family_of(path: tuple[str | int, ...]) -> str | None:
+    key = str(path[-1])
+    name = _FAMILY_OF_KEY.get(key, key)
+    return name if name in FAMILIES else None
+
+
+def _fields_at(path: tuple[str | int, ...], plain: dict[str, Any]) -> list[str]:
+    node = _node_class(path, plain)
+    names = [f.name for f in fields(node)] if node is not None and is_dataclass(node) else []
+    return [*names, "extends"] if node is Block else names
+
+
+def _hint(path: tuple[str | int, ...], plain: dict[str, Any]) -> str:
+    """The first words of a missing field's documentation stand in its schema; name its type here."""
+    node = _node_class(path[:-1], plain)
+    if node is None:
+        return "..."
+    annotation = str(node.__dataclass_fields__[str(path[-1])].type)
+    return {"PositiveInt": "<a whole number>", "str": "<text>"}.get(annotation, f"<{annotation}>")
+
+
+def _which_kind(dotted: str, key: str, value: object) -> Finding:
+    family = _family_of((key,))
+    names = list(kinds(family)) if family else []
+    if not isinstance(value, dict):
+        what = f"{_shown(value)} where a mapping with a kind is due"
+        return Finding(path=dotted, what=what, fix=f"use kind: {', '.join(names)}")
+    kind: object = value.get("kind")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if kind is None:
+        return Finding(path=dotted, what="which kind is this?", fix=f"add kind: {' | '.join(names)}")
+    near = difflib.get_close_matches(str(kind), names, n=1)  # pyright: ignore[reportUnknownArgumentType]
+    fix = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(names)}"
+    return Finding(path=f"{dotted}.kind", what=f"there is no {family} kind {_shown(kind)}", fix=fix)

@@ -1,0 +1,1 @@
+"""How a token chooses its experts."""

@@ -1,0 +1,118 @@
+"""What does not fit together: findings across fields, all of them at once.
+
+Each component finds what is wrong inside itself (`Component.findings`); the rules here look across components. Paths
+are dotted keys; `vitruvius.spec.reading` turns them into lines and columns.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from vitruvius.errors import Finding, PatternError, SpecError, UsageError
+from vitruvius.spec.expressions import evaluate
+from vitruvius.spec.graph import Graph, resolve
+from vitruvius.spec.node import Scope, under
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vitruvius.spec.model import Architecture, Block
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_BLOCK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
+_LARGEST_PARAMETERS = 10**15
+
+
+def findings(architecture: Architecture) -> list[Finding]:
+    """Everything wrong with, or worth knowing about, an architecture; paths are dotted and lines unknown."""
+    scope = Scope(
+        width=architecture.width, vocab_size=architecture.vocab_size, context=architecture.context, depth=1
+    )
+    found = list(_names(architecture))
+    for name, block in architecture.blocks.items():
+        found += under(f"blocks.{name}", _block(block, scope))
+    found += under("embedding", _embedding(architecture, scope))
+    try:
+        graph = resolve(architecture)
+    except SpecError as error:
+        return found + list(error.findings)
+    if not any(finding.severity == "error" for finding in found):
+        found += _stack(graph)
+    return found
+
+
+def ensure(architecture: Architecture) -> Graph:
+    """The resolved architecture, checked: the one entrance of size, build, check and train for Python-built specs.
+
+    Raises SpecError with every finding that is an error.
+    """
+    errors = [finding for finding in findings(architecture) if finding.severity == "error"]
+    if errors:
+        raise SpecError(errors)
+    return resolve(architecture)
+
+
+def _names(architecture: Architecture) -> Iterator[Finding]:
+    if not _NAME.fullmatch(architecture.name):
+        what = f"{architecture.name[:40]!r} cannot name files and folders"
+        fix = "start with a letter or digit; use at most 100 letters, digits, '.', '_' and '-'"
+        yield Finding(path="name", what=what, fix=fix)
+    if not architecture.blocks:
+        yield Finding(path="blocks", what="there are no blocks", fix="describe at least one")
+    for name in architecture.blocks:
+        if not _BLOCK_NAME.fullmatch(name):
+            what = f"{name[:40]!r} cannot stand in a layer line"
+            fix = "start with a letter; use at most 100 letters, digits, '_' and '-'"
+            yield Finding(path=f"blocks.{name}", what=what, fix=fix)
+
+
+def _block(block: Block, scope: Scope) -> Iterator[Finding]:
+    if block.mixer is None and block.ffn is None:
+        yield Finding(what="this block does nothing", fix="give it a mixer, an ffn or both")
+    for name, component in (("mixer", block.mixer), ("ffn", block.ffn), ("norm", block.norm)):
+        if component is not None:
+            yield from under(name, component.findings(scope))
+
+
+def _embedding(architecture: Architecture, scope: Scope) -> Iterator[Finding]:
+    embedding = architecture.embedding
+    if embedding.scale is not None:
+        try:
+            evaluate(embedding.scale, {"width": scope.width})
+        except UsageError as error:
+            yield Finding(path="scale", what=error.what, fix=error.fix)
+    position = embedding.position
+    if position is None:
+        return
+    if position.acts_on != "embedding":
+        what = f"{position.kind} positions act inside attention, not on the embedding"
+        fix = f"move it to each mixer: {{position: {{kind: {position.kind}}}}}"
+        yield Finding(path="position", what=what, fix=fix)
+    yield from under("position", position.findings(scope))
+
+
+def _stack(graph: Graph) -> Iterator[Finding]:
+    architecture = graph.architecture
+    used = {name for layer in graph.layers for name in layer.name.split("/")}
+    for name in architecture.blocks:
+        if name not in used:
+            yield Finding(path=f"blocks.{name}", severity="note", what="no layer uses this block")
+    if architecture.head.causal:
+        for name in sorted(used):
+            yield from under(f"blocks.{name}.mixer", _future(architecture.blocks[name]))
+    total = sum(tensor.count for tensor in graph.tensors().values())
+    if total > _LARGEST_PARAMETERS:
+        yield Finding(path="width", what=f"{total:,} parameters are more than anyone builds", fix="check the dimensions")
+
+
+def _future(block: Block) -> Iterator[Finding]:
+    try:
+        pattern = block.mixer.pattern() if block.mixer is not None else None
+    except PatternError:
+        return
+    if pattern is not None and not pattern.is_causal:
+        sees: str = getattr(block.mixer, "sees", "...")
+        what = f"{sees!r} lets a token see later ones, and an lm head would be trained on the answer"
+        fix = f"write causal & ({sees})" if "|" in sees else f"write causal & {sees}"
+        yield Finding(path="sees", what=what, fix=fix)

@@ -1,0 +1,260 @@
+"""AdamW for low-precision weights: fp32 master copies and moments, clipping and rounding in one sweep."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from vitruvius.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+CHUNK = 1 << 18
+"""Elements updated at a time: master, moments and gradient of a chunk (4 MiB) stay in a core's cache."""
+
+DecayRule = Literal["matrices", "matrices-not-embeddings", "everything", "nothing"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that share a weight decay and a learning-rate factor."""
+
+    name: str
+    """What the group is called in messages and metrics."""
+
+    parameters: Mapping[str, nn.Parameter]
+    """By the name they have in the model; a tied weight appears once."""
+
+    weight_decay: float
+    """Decoupled: each step multiplies the weight by 1 - lr * weight_decay."""
+
+    lr_factor: float = 1.0
+    """Multiplies the step's learning rate."""
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]],
+    *,
+    weight_decay: float,
+    decay: DecayRule = "matrices",
+    embeddings: frozenset[str] = frozenset(),
+) -> tuple[ParameterGroup, ...]:
+    """Split trainable parameters into those that decay and those that do not.
+
+    `matrices` decays everything with two or more dimensions (so no norm gain and no bias), embeddings included;
+    `matrices-not-embeddings` leaves out the names in `embeddings`. Empty groups are dropped.
+    """
+    if decay not in DECAYS:
+        raise UsageError(f"there is no decay rule {decay!r}", fix=f"use one of {', '.join(DECAYS)}")
+    with_decay: dict[str, nn.Parameter] = {}
+    without: dict[str, nn.Parameter] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            decays = DECAYS[decay](parameter.dim(), name in embeddings)
+            (with_decay if decays else without)[name] = parameter
+    groups = (
+        ParameterGroup(name="decayed", parameters=with_decay, weight_decay=weight_decay),
+        ParameterGroup(name="undecayed", parameters=without, weight_decay=0.0),
+    )
+    return tuple(group for group in groups if group.parameters)
+
+
+DECAYS = {
+    "matrices": lambda dims, _is_embedding: dims > 1,
+    "matrices-not-embeddings": lambda dims, is_embedding: dims > 1 and not is_embedding,
+    "everything": lambda _dims, _is_embedding: True,
+    "nothing": lambda _dims, _is_embedding: False,
+}
+"""Rule: does a parameter with this many dimensions, an embedding or not, decay?"""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One parameter with its fp32 state; `master` is the parameter's own memory when that is fp32 already."""
+
+    parameter: nn.Parameter
+    master: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    weight_decay: float
+    lr_factor: float
+    accumulated: Tensor | None = None
+
+    def gradient(self) -> Tensor | None:
+        return self.parameter.grad if self.accumulated is None else self.accumulated
+
+
+class MasterAdamW:
+    """AdamW that reads gradients in the weights' dtype and keeps master weights and moments in fp32.
+
+    Moments, master and weight are updated chunk by chunk while in cache, with clipping folded into the read of the
+    gradient and the rounding to the weights' dtype into the write. fp32 parameters are their own masters.
+    A step depends on nothing but the state, the gradients and its arguments, so a run restored with `load_tensors`
+    continues bit for bit. Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019; Micikevicius et
+    al., Mixed Precision Training, 2018.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> None:
+        """Raise UsageError for a parameter named twice or with a dtype that has no fp32 master."""
+        self.groups = tuple(groups)
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.steps = 0
+        self._slots: dict[str, _Slot] = {}
+        for group in self.groups:
+            for name, parameter in group.parameters.items():
+                if name in self._slots:
+                    raise UsageError(f"parameter {name} is in two groups", fix="put it in one")
+                self._slots[name] = _slot(name, parameter, group)
+
+    @torch.no_grad()
+    def accumulate(self) -> None:
+        """Add the gradients at hand to fp32 sums and clear them: call after the backward pass of each micro-batch.
+
+        The caller divides the loss by the number of micro-batches. With a single micro-batch this is not needed.
+        """
+        for slot in self._slots.values():
+            grad = slot.parameter.grad
+            if grad is None:
+                continue
+            if slot.accumulated is None:
+                slot.accumulated = grad.to(torch.float32, copy=True)
+            else:
+                slot.accumulated.add_(grad)
+            slot.parameter.grad = None
+
+    @torch.no_grad()
+    def grad_norm(self) -> float:
+        """L2 norm over all gradients, summed in fp32."""
+        grads = [grad for slot in self._slots.values() if (grad := slot.gradient()) is not None]
+        if not grads:
+            return 0.0
+        norms = torch._foreach_norm(grads, 2, torch.float32)  # noqa: SLF001 - what clip_grad_norm_ itself calls
+        return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+    @torch.no_grad()
+    def step(self, *, lr: float | None = None, clip: float | None = None) -> float:
+        """Update all parameters that have a gradient and return the gradients' norm before clipping.
+
+        With `clip`, gradients are scaled so that their norm is at most that. Gradients are left as they are: call
+        `zero_grad`. When the norm is not finite nothing is changed, and the step does not count.
+        """
+        norm = self.grad_norm()
+        if not math.isfinite(norm):
+            return norm
+        if lr is not None:
+            self.lr = lr
+        factor = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
+        self.steps += 1
+        for slot in self._slots.values():
+            grad = slot.gradient()
+            if grad is not None:
+                self._update(slot, grad, factor)
+        return norm
+
+    def zero_grad(self) -> None:
+        """Drop the gradients and the sums over micro-batches."""
+        for slot in self._slots.values():
+            slot.parameter.grad = None
+            slot.accumulated = None
+
+    def _update(self, slot: _Slot, grad: Tensor, factor: float) -> None:
+        master, weight, grad = slot.master.view(-1), slot.parameter.detach().view(-1), grad.reshape(-1)
+        exp_avg, exp_avg_sq = slot.exp_avg.view(-1), slot.exp_avg_sq.view(-1)
+        step = torch.tensor(float(self.steps), device=master.device)
+        scratch = torch.empty(min(CHUNK, grad.numel()), device=master.device)
+        for start in range(0, grad.numel(), CHUNK):
+            part = slice(start, min(start + CHUNK, grad.numel()))
+            wide = scratch[: part.stop - start].copy_(grad[part])
+            if factor != 1.0:
+                wide.mul_(factor)
+            torch._fused_adamw_(  # noqa: SLF001 - the kernel behind torch.optim.AdamW(fused=True)
+                [master[part]],
+                [wide],
+                [exp_avg[part]],
+                [exp_avg_sq[part]],
+                [],
+                [step],
+                lr=self.lr * slot.lr_factor,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=slot.weight_decay,
+                eps=self.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+            if slot.master.dtype != slot.parameter.dtype:
+                weight[part].copy_(master[part])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state by name, as a checkpoint stores it: `step`, `master.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`.
+
+        A parameter that is its own master has no `master` entry: the model's file holds it. The tensors are the
+        optimiser's own memory; copy them before the next step if they are written later.
+        """
+        state = {"step": torch.tensor(self.steps, dtype=torch.int64)}
+        for name, slot in self._slots.items():
+            for kind, tensor in _kinds(slot).items():
+                state[f"{kind}.{name}"] = tensor
+        return state
+
+    @torch.no_grad()
+    def load_tensors(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `tensors` gave, and round the masters into the weights.
+
+        Raises RunError, before anything is changed, when names, shapes or dtypes differ from this model's.
+        """
+        mine = self.tensors()
+        findings = [f"{name} is missing" for name in mine.keys() - state.keys()]
+        findings += [f"{name} is not in this model" for name in state.keys() - mine.keys()]
+        for name in mine.keys() & state.keys():
+            here, there = mine[name], state[name]
+            if here.shape != there.shape or here.dtype != there.dtype:
+                findings.append(
+                    f"{name} is {list(there.shape)} {there.dtype}, expected {list(here.shape)} {here.dtype}"
+                )
+        if findings:
+            raise RunError(
+                "optimiser state does not fit the model: " + "; ".join(sorted(findings)[:8]),
+                fix="resume with the spec and the dtype that the checkpoint was written with",
+            )
+        self.steps = int(state["step"])
+        for name, slot in self._slots.items():
+            for kind, tensor in _kinds(slot).items():
+                tensor.copy_(state[f"{kind}.{name}"])
+            if slot.master.dtype != slot.parameter.dtype:
+                slot.parameter.copy_(slot.master)
+
+
+def _slot(name: str, parameter: nn.Parameter, group: ParameterGroup) -> _Slot:
+    if parameter.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UsageError(
+            f"parameter {name} is {parameter.dtype}, which has no fp32 master", fix="train in float32 or bfloat16"
+        )
+    weight = parameter.detach()
+    master = weight if weight.dtype == torch.float32 else weight.to(torch.float32)
+    return _Slot(
+        parameter=parameter,
+        master=master,
+        exp_avg=torch.zeros_like(master, memory_format=torch.contiguous_format),
+        exp_avg_sq=torch.zeros_like(master, memory_format=torch.contiguous_format),
+        weight_decay=group.weight_decay,
+        lr_factor=group.lr_factor,
+    )
+
+
+def _kinds(slot: _Slot) -> dict[str, Tensor]:
+    kinds = {"exp_avg": slot.exp_avg, "exp_avg_sq": slot.exp_avg_sq}
+    return kinds if slot.master.dtype == slot.parameter.dtype else {"master": slot.master, **kinds}
