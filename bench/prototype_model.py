@@ -17,14 +17,13 @@ class Block(nn.Module):
     def forward(s, x, cos, sin, blocks):
         B, T, D = x.shape
         h = rms_norm(x, s.n1, eps=1e-5)
-        q = F.linear(h, s.q).view(B, T, s.H, s.K).transpose(1, 2)
-        k = F.linear(h, s.k).view(B, T, s.G, s.K).transpose(1, 2)
-        v = F.linear(h, s.v).view(B, T, s.G, s.K).transpose(1, 2)
+        q, k, v = joint_linear(h, (s.q, s.k, s.v))
+        q, k, v = (y.view(B, T, -1, s.K).transpose(1, 2) for y in (q, k, v))
         q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
         a, _ = blockwise_attention(q, k, v, blocks=blocks)
-        x = x + F.linear(a.transpose(1, 2).reshape(B, T, D), s.o)
+        x = x + linear(a.transpose(1, 2).reshape(B, T, D), s.o)
         h = rms_norm(x, s.n2, eps=1e-5)
-        return x + F.linear(gated_activation(F.linear(h, s.gate), F.linear(h, s.up)), s.down)
+        return x + gated_ffn(h, s.gate, s.up, s.down)
 
 class Llama(nn.Module):
     def __init__(s, V=8192, D=384, L=6, H=6, G=2, Fh=1024, block=128):

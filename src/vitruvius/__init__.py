@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vitruvius.sizing import size as size
     from vitruvius.spec import Architecture as Architecture
     from vitruvius.spec import preset as preset
-    from vitruvius.spec import presets as presets
+    from vitruvius.spec import preset_names as preset_names
     from vitruvius.spec import read as read
     from vitruvius.spec import shrink as shrink
     from vitruvius.spec import write as write
@@ -33,7 +33,7 @@ _HOME = {
     "build": "vitruvius.nn",
     "check": "vitruvius.checks",
     "preset": "vitruvius.spec",
-    "presets": "vitruvius.spec",
+    "preset_names": "vitruvius.spec",
     "read": "vitruvius.spec",
     "shrink": "vitruvius.spec",
     "size": "vitruvius.sizing",
@@ -47,7 +47,7 @@ __all__ = [
     "build",
     "check",
     "preset",
-    "presets",
+    "preset_names",
     "read",
     "shrink",
     "size",

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
+
 import numpy as np
 import pytest
 import torch
@@ -218,10 +221,8 @@ def test_a_pattern_prints_as_conditions(pattern, written):
 
 def test_too_many_alternatives_are_refused_with_a_way_out():
     primes = [p for p in range(2, 400) if all(p % d for d in range(2, p))]
-    pattern = NOTHING
     with pytest.raises(PatternError, match="more than 64 alternatives") as caught:
-        for p in primes:
-            pattern = pattern | stride(p)
+        reduce(or_, map(stride, primes))
     assert caught.value.fix
 
 
@@ -246,6 +247,37 @@ def test_a_clause_of_senseless_numbers_is_refused(numbers):
     with pytest.raises(PatternError) as caught:
         Clause(**numbers)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        ({"query_step": 6, "query_residue": 4}, {"query_step": 3, "query_residue": 1}),
+        ({"query_low": 4, "query_high": 5}, {"query_step": 3, "query_residue": 1}),
+        ({"key_step": 4, "key_residue": 2, "key_low": 6}, {"key_step": 2}),
+        ({"distance_low": 6, "distance_high": 6}, {"distance_multiple": 3}),
+        ({"chunks": (4,), "distance_low": 0}, {"chunks": (12, 8)}),
+    ],
+    ids=str,
+)
+def test_a_clause_inside_another_is_dropped_and_the_other_way_round_kept(small, large):
+    small, large = Clause(**small), Clause(**large)
+    assert Pattern((small, large)) == Pattern((large,)) != Pattern((small,))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"query_step": 4}, {"query_step": 3}),
+        ({"query_step": 4, "query_residue": 1}, {"query_step": 2}),
+        ({"key_step": 4}, {"key_step": 6}),
+        ({"distance_multiple": 4}, {"distance_multiple": 6}),
+        ({"chunks": (4,)}, {"chunks": (6,)}),
+    ],
+    ids=str,
+)
+def test_clauses_that_only_overlap_are_both_kept(one, other):
+    assert len(Pattern((Clause(**one), Clause(**other))).clauses) == 2
 
 
 def test_an_unlimited_bound_stays_unlimited_under_and():

@@ -9,6 +9,7 @@ from vitruvius.errors import PatternError
 from vitruvius.patterns import (
     FOREVER,
     NEVER,
+    Clause,
     Pattern,
     block,
     causal,
@@ -36,6 +37,31 @@ def mask(pattern: Pattern, queries: int, keys: int) -> np.ndarray:
 def tiles(allowed: np.ndarray, size: int) -> int:
     n = len(allowed)
     return sum(bool(allowed[q : q + size, k : k + size].any()) for q in range(0, n, size) for k in range(0, n, size))
+
+
+CORNERS = [
+    parse("causal & block(9) & stride(4)"),
+    parse("causal & ((block(10) & stride(4)) | (sinks(1) & stride(7)))"),
+    Pattern((Clause(distance_high=-3),)),
+    Pattern((Clause(distance_low=-9, distance_high=-3, key_step=4),)),
+    Pattern((Clause(distance_low=7, key_step=5, key_residue=3, distance_multiple=3),)),
+    Pattern((Clause(distance_low=7, distance_high=13, distance_multiple=3, chunks=(11,)),)),
+    Pattern((Clause(key_step=6, key_residue=1, query_step=4, query_residue=3, distance_multiple=2),)),
+    Pattern((Clause(key_step=3, query_step=5, query_low=6, query_high=31, chunks=(8, 12)),)),
+    Pattern((Clause(key_low=5, key_high=19, distance_low=2, chunks=(16,)), Clause(query_step=7, distance_high=0))),
+]
+
+
+@pytest.mark.parametrize("pattern", CORNERS, ids=str)
+def test_every_count_is_exact_at_every_length_in_the_corners(pattern):
+    endless = mask(pattern, FAR + PERIOD, 60)
+    for n in range(1, 60):
+        allowed = mask(pattern, n, n)
+        assert pattern.pairs(n) == allowed.sum()
+        assert pattern.blocks(n, 5) == tiles(allowed, 5)
+        assert pattern.live(n - 1) == endless[n - 1 :, :n].any(axis=0).sum()
+        assert pattern.empty_rows(n, n) == tuple(np.flatnonzero(~allowed.any(axis=1)))
+        assert pattern.unread_keys(n, n) == tuple(np.flatnonzero(~allowed.any(axis=0)))
 
 
 @given(PATTERNS, st.integers(1, 90))

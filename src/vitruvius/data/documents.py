@@ -207,8 +207,10 @@ def _refuse_constant(name: str) -> None:
 
 
 def _json_type(value: object) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
-    return names.get(type(value), "null")
+    names = (
+        (bool, "a boolean"), (int | float, "a number"), (str, "a string"), (list, "a list"), (dict, "an object"),
+    )  # fmt: skip
+    return next((name for kind, name in names if isinstance(value, kind)), "null")
 
 
 READERS: dict[Kind, Callable[[BinaryIO, str, ReadOptions], Iterator[str | Refusal]]] = {

@@ -42,7 +42,9 @@ class Inputs:
     """Files in folders that the kind does not cover: suffix -> count."""
 
 
-def find_inputs(arguments: Sequence[str | Path], *, kind: InputKind = "auto", extensions: Sequence[str] = (".py",)) -> Inputs:
+def find_inputs(
+    arguments: Sequence[str | Path], *, kind: InputKind = "auto", extensions: Sequence[str] = (".py",)
+) -> Inputs:
     """The files that `arguments` (files, folders, names of corpora) stand for.
 
     A named file is read as `kind`, or by its suffix, or else as text. In a folder, only files whose suffix

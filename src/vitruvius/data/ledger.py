@@ -116,7 +116,9 @@ class Ledger:
             DataError: no document is left.
         """
         if self.bad_rate > max_bad_rate:
-            worst = ", ".join(f"{reason} {count:,}" for reason, count in self.dropped.most_common() if reason in BAD_REASONS)
+            worst = ", ".join(
+                f"{reason} {count:,}" for reason, count in self.dropped.most_common() if reason in BAD_REASONS
+            )
             raise TooMuchBadDataError(
                 f"{self.bad:,} of {self.documents_in:,} documents are bad ({self.bad_rate:.2%}: {worst}); "
                 f"the limit is {max_bad_rate:.2%}",

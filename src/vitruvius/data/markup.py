@@ -7,11 +7,12 @@ import re
 from html.parser import HTMLParser
 from typing import Final
 
-_PARAGRAPHS: Final = frozenset(
-    "address article aside blockquote body dd details dialog div dl dt fieldset figcaption figure footer form h1 h2 h3 h4"
-    " h5 h6 header hr html legend main menu nav ol optgroup p pre search section summary table ul".split()
-)
-_LINES: Final = frozenset("br caption li option tbody tfoot thead tr".split())
+_PARAGRAPH_TAGS: Final = """
+    address article aside blockquote body dd details dialog div dl dt fieldset figcaption figure footer form
+    h1 h2 h3 h4 h5 h6 header hr html legend main menu nav ol optgroup p pre search section summary table ul
+"""
+_PARAGRAPHS: Final = frozenset(_PARAGRAPH_TAGS.split())
+_LINES: Final = frozenset(("br", "caption", "li", "option", "tbody", "tfoot", "thead", "tr"))
 _CELLS: Final = frozenset(("td", "th"))
 _DROPPED: Final = frozenset(("script", "style", "template", "title", "noscript", "svg"))
 _CHARSET: Final = re.compile(rb"""<meta[^>]*?charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)

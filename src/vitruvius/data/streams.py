@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 LINE_LIMIT = 16 * 2**20
@@ -56,7 +56,7 @@ class Line:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Generator[BinaryIO]:
     """Open a regular file for reading, unpacking `.gz`; the file must stay as it is until the block ends.
 
     Raises:

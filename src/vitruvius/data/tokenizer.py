@@ -36,7 +36,9 @@ WORDS = (
 """What counts as a word for the merges: the split of Llama 3, digits in groups of three."""
 
 _LONGEST_TRAINING_WORD = 256
-_LONG_RUN = re.compile(rf"\w{{{_LONGEST_TRAINING_WORD}}}|\s{{{_LONGEST_TRAINING_WORD}}}|[^\w\s]{{{_LONGEST_TRAINING_WORD}}}")
+_LONG_RUN = re.compile(
+    rf"\w{{{_LONGEST_TRAINING_WORD}}}|\s{{{_LONGEST_TRAINING_WORD}}}|[^\w\s]{{{_LONGEST_TRAINING_WORD}}}"
+)
 
 
 @final
@@ -68,7 +70,7 @@ class Tokenizer:
             )
         self.eos = found
         """The separator's text."""
-        self.eos_id: int = inner.token_to_id(found)
+        self.eos_id = inner.get_vocab(with_added_tokens=True)[found]
         """The separator's id; it ends each document."""
         self.vocab_size: int = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         """One more than the largest id: the rows an embedding needs."""
@@ -153,8 +155,9 @@ class StreamDecoder:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
-    """A byte-level BPE with at most `vocab_size` tokens, the separator being id 0; fewer when the text has no more merges.
+    """A byte-level BPE with at most `vocab_size` tokens, the separator being id 0.
 
+    It has fewer tokens when the text has no more pairs to merge.
     The same texts give the same tokenizer, in any order of texts and on any number of cores.
 
     Raises:
@@ -168,7 +171,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
             fix=f"use {SMALLEST_VOCABULARY} or more; 1024 is fine for a demonstration, 8192 to 32768 for small models",
         )
     require("tokenizers")
-    from tokenizers import Regex, Tokenizer as Inner, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Inner
 
     # The library types its component constructors loosely.
     inner: Any = Inner(models.BPE())
@@ -232,7 +236,7 @@ def _token_bytes(inner: tokenizers.Tokenizer, vocab_size: int, where: str) -> tu
         if token in added:
             pieces.append(b"" if added[token].special else added[token].content.encode())
             continue
-        spelled = cast("str | None", inner.id_to_token(token)) or ""
+        spelled = inner.id_to_token(token) or ""
         if not alphabet.keys() >= set(spelled):
             raise DataError(
                 f"token {token} ({spelled!r}) is not spelled in bytes: this tokenizer is not byte-level",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vitruvius.nn.positions.tables import LearnedPositionModule
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,7 +26,7 @@ def initialise(model: Model, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     parameters = dict(model.named_parameters())
     for module in model.modules():
-        if hasattr(module, "table_std"):
+        if isinstance(module, LearnedPositionModule):
             module.table_std = model.architecture.init.table_std
     offset_gains = _gains_starting_at_zero(model)
     for name, tensor in model.graph.tensors().items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class Model(nn.Module):
         Raises UsageError when the arguments do not go together or the cache is full, PositionOverflowError when a
         learned table is too short.
         """
-        if tokens_BT.dim() != 2 or tokens_BT.shape[1] == 0:  # noqa: PLR2004
+        if tokens_BT.dim() != 2 or tokens_BT.shape[1] == 0:
             raise UsageError(f"tokens have shape {tuple(tokens_BT.shape)}", fix="pass ids of shape [batch, time]")
         place = self._place(tokens_BT, documents, cache, signals)
         if cache is not None:
@@ -121,7 +121,8 @@ class Model(nn.Module):
         Its tensors take exactly the bytes that `vitruvius.size` prints.
         """
         states: list[LayerCache | None] = [
-            None if layer.mixer is None else layer.mixer.decode_state(batch, capacity) for layer in self.layers
+            None if layer.mixer is None else layer.mixer.decode_state(batch, capacity)
+            for layer in cast("list[LayerModule]", list(self.layers))
         ]
         return Cache(states, batch=batch, capacity=capacity, device=self.device)
 

@@ -7,15 +7,16 @@ Every question about a pattern (mask, FLOPs, cache, picture) is answered from it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, overload, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from vitruvius.errors import PatternError
 from vitruvius.patterns import counting, rows, tiles
 from vitruvius.patterns.arithmetic import FOREVER, LIMIT, NEVER
 
 if TYPE_CHECKING:
-    from vitruvius.patterns.clause import Clause
     from collections.abc import Iterable
+
+    from vitruvius.patterns.clause import Clause
 
 MOST_CLAUSES: Final = 64
 """A pattern that needs more alternatives than this is refused."""

@@ -66,10 +66,12 @@ class Clause:
     @property
     def spans(self) -> tuple[int, ...]:
         """The numbers of positions after which one of the conditions ends or repeats."""
-        ends = (self.distance_high + 1, 1 - self.distance_low, self.key_high, self.query_high)
+        ends = (self.distance_high + 1, self.key_high, self.query_high)
+        ahead = (1 - self.distance_low,) if -FOREVER < self.distance_low < 0 else ()
         steps = (self.distance_multiple, self.key_step, self.query_step)
         return (
-            *(end for end in ends if 1 < end < FOREVER),
+            *(end for end in ends if 0 < end < FOREVER),
+            *ahead,
             *(step for step in steps if step > 1),
             *self.chunks,
         )

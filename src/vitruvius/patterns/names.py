@@ -222,7 +222,7 @@ register(
 register(
     "dilated",
     dilated,
-    meaning="`window` keys at distances 0, every, 2 * every, ...",
+    meaning="`window` keys at distances 0, every, 2 * every and so on",
     example="dilated(1024, every=4)",
     smaller=_smaller_dilated,
 )

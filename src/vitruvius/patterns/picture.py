@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vitruvius.errors import PatternError
 from vitruvius.patterns.algebra import Pattern

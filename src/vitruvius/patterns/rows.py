@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from math import lcm
+from typing import TYPE_CHECKING
 
 from vitruvius.patterns.arithmetic import FOREVER, progression
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vitruvius.patterns.clause import Clause

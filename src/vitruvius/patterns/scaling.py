@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vitruvius.errors import PatternError
+from vitruvius.patterns.arithmetic import FOREVER
 from vitruvius.patterns.text import Named, Node, build, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# What does not fit into half of a picture is shrunk to one part in so many.
 _SHARE_OF_SINKS: Final = 8
 _SHARE_OF_WINDOWS: Final = 4
-_SHARE_OF_STRIDES: Final = 2
+_SHARE_OF_SPACED_KEYS: Final = 2
 
 
 def shrink_text(text: str, factor: float) -> str:
@@ -46,13 +48,15 @@ def _terms(node: Node) -> Iterator[Named]:
 def _factor_to_fit(text: str, term: Named, n: int) -> float:
     pattern = build(text, term)
     span = pattern.longest_reach or 1
-    if any(clause.distance_multiple > 1 for clause in pattern.clauses):
-        share = _SHARE_OF_STRIDES
+    if 2 * span <= n:
+        return 1.0
+    if any(clause.distance_multiple > 1 and clause.distance_high < FOREVER for clause in pattern.clauses):
+        share = _SHARE_OF_SPACED_KEYS
     elif all(clause.key_step == 1 and clause.restricts_keys for clause in pattern.clauses):
         share = _SHARE_OF_SINKS
     else:
         share = _SHARE_OF_WINDOWS
-    return max(1.0, span * share / n)
+    return span * share / n
 
 
 def _rewritten(text: str, factors: list[tuple[Named, float]]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import gcd
+from typing import TYPE_CHECKING
 
 from vitruvius.patterns.algebra import Pattern
 from vitruvius.patterns.arithmetic import FOREVER, Progression, common_residue, progression
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vitruvius.patterns.clause import Clause

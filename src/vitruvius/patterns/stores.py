@@ -16,7 +16,7 @@ Two archives may hold the same key. They are sorted by falling reach, so a reade
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, overload, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 from vitruvius.errors import PatternError
 from vitruvius.patterns.arithmetic import FOREVER

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Final, Literal, NoReturn, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from vitruvius.errors import PatternError
 from vitruvius.patterns.names import NAMED, NamedPattern, Parameter, whole

@@ -10,7 +10,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
     from typing import BinaryIO
 
@@ -27,7 +27,7 @@ def json_text(value: object) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Generator[BinaryIO]:
     """Open a temporary file beside `path`; it takes the name `path`, durably, when the block ends without an error."""
     # Beside, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -54,7 +54,7 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, json_text(value).encode())
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON is whatever the file holds)
+def read_json(path: Path) -> Any:
     """What the JSON file `path` holds.
 
     Raises:

@@ -1,16 +1,15 @@
 """The run folder: one record of everything that runs.
 
-    run.json                 what was run, on what, with what; status, start and end
-    metrics.jsonl            one row per step
-    events.jsonl             what happened when
-    checkpoints/step-N/      whole checkpoints only, each with its manifest
-    .lock                    one writer at a time
+run.json                 what was run, on what, with what; status, start and end
+metrics.jsonl            one row per step
+events.jsonl             what happened when
+checkpoints/step-N/      whole checkpoints only, each with its manifest
+.lock                    one writer at a time
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from vitruvius.runs.lock import LOCK_NAME, FolderLock
 from vitruvius.runs.manifest import verify_manifest, write_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from types import TracebackType
 
 RUN_SCHEMA = "vitruvius.run/1"
@@ -125,7 +124,7 @@ class RunFolder:
         self._events = LineLog(path / "events.jsonl")
 
     @classmethod
-    def create(  # noqa: PLR0913 (one argument per part of the record)
+    def create(
         cls,
         path: Path | str,
         *,
@@ -226,7 +225,7 @@ class RunFolder:
         self.event("resumed", environment=environment())
         self.update(status="running", finished=None)
 
-    def metric(  # noqa: PLR0913 (one argument per column of the contract)
+    def metric(
         self,
         *,
         step: int,
@@ -250,7 +249,7 @@ class RunFolder:
         return self._metrics.keep(lambda row: row["step"] <= after_step)
 
     @contextlib.contextmanager
-    def checkpoint(self, step: int) -> Iterator[Path]:
+    def checkpoint(self, step: int) -> Generator[Path]:
         """A folder to write checkpoint `step` into; it appears as `checkpoints/step-N` when the block ends, whole.
 
         The manifest is written last, then the folder is renamed, so `step-N` either has every byte on
@@ -278,7 +277,7 @@ class RunFolder:
 
 
 def _refuse_to_overwrite(path: Path) -> None:
-    entries = sorted(set(os.listdir(path)) - {LOCK_NAME})
+    entries = sorted({entry.name for entry in path.iterdir()} - {LOCK_NAME})
     if "run.json" in entries:
         raise RunError(
             "this folder already holds a run",

@@ -56,8 +56,11 @@ class LineLog:
         return dropped
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close the file; doing so twice is harmless."""
+        # A descriptor is a number that another file gets next, so it must never be closed twice.
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.errors import CorruptCheckpointError
@@ -26,7 +27,7 @@ def write_manifest(directory: Path) -> dict[str, Any]:
         files[path.relative_to(directory).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     for folder in (directory, *(path for path in sorted(directory.rglob("*")) if path.is_dir())):
         sync_directory(folder)
-    manifest = {"schema": MANIFEST_SCHEMA, "files": files}
+    manifest = {"schema": MANIFEST_SCHEMA, "files": files, "sha256": _digest(files)}
     write_atomically(directory / MANIFEST_NAME, json_text(manifest).encode())
     return manifest
 
@@ -64,8 +65,13 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise _corrupt(path, "there is no manifest, so the folder was not completely written") from None
     except ValueError as error:
         raise _corrupt(path, f"the manifest is not JSON ({error})") from None
-    # Our own text is canonical: whatever does not come out as it went in has been changed, even in a space.
-    if not _is_manifest(manifest) or json_text(manifest).encode() != raw:
+    # Our own text is canonical: whatever does not come out as it went in has been changed, even in a space. The
+    # manifest's hash of itself tells a flipped name or hash in it from a damaged file.
+    if (
+        not _is_manifest(manifest)
+        or json_text(manifest).encode() != raw
+        or manifest["sha256"] != _digest(manifest["files"])
+    ):
         raise _corrupt(path, "the manifest is damaged: it is not as it was written")
     return manifest
 
@@ -74,10 +80,18 @@ def _is_manifest(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     manifest = cast("dict[str, Any]", value)
-    if manifest.get("schema") != MANIFEST_SCHEMA or not isinstance(manifest.get("files"), dict):
+    if manifest.keys() != {"schema", "files", "sha256"} or manifest["schema"] != MANIFEST_SCHEMA:
+        return False
+    if not isinstance(manifest["files"], dict):
         return False
     entries = cast("dict[str, Any]", manifest["files"]).values()
-    return all(isinstance(entry, dict) and {"bytes", "sha256"} == cast("dict[str, Any]", entry).keys() for entry in entries)
+    return all(
+        isinstance(entry, dict) and {"bytes", "sha256"} == cast("dict[str, Any]", entry).keys() for entry in entries
+    )
+
+
+def _digest(files: dict[str, Any]) -> str:
+    return hashlib.sha256(json_text(files).encode()).hexdigest()
 
 
 def _verify_file(path: Path, expected: dict[str, Any]) -> None:

@@ -51,7 +51,11 @@ class ReproducibilityRecord:
             "Date (UTC)": machine.get("time_utc"),
         }
         runtime |= {name: value for name, value in machine.get("variables", {}).items() if value is not None}
-        versions = {"vitruvius": machine.get("vitruvius"), "Python": machine.get("python"), **machine.get("packages", {})}
+        versions = {
+            "vitruvius": machine.get("vitruvius"),
+            "Python": machine.get("python"),
+            **machine.get("packages", {}),
+        }
         sections = [f"### {self.title}"]
         if self.command:
             sections.append("```sh\n" + shlex.join(self.command) + "\n```")
@@ -68,7 +72,7 @@ class ReproducibilityRecord:
         return "\n\n".join(sections) + "\n"
 
 
-def reproducibility_record(  # noqa: PLR0913 (one argument per part of the record)
+def reproducibility_record(
     title: str,
     *,
     command: Sequence[str] = (),

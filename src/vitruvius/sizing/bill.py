@@ -13,6 +13,7 @@ from vitruvius.sizing.parameters import Parameters, count_parameters
 from vitruvius.spec.rules import ensure
 
 if TYPE_CHECKING:
+    from vitruvius.spec.graph import Graph
     from vitruvius.spec.model import Architecture
 
 MODES = ("inference", "train")
@@ -126,7 +127,7 @@ def size(
         kv_cache_bytes=0 if mode == "train" else kv_cache_bytes(graph, tokens, batch, dtype),
         forward_flops=cost.useful,
         dense_flops=cost.dense,
-        layers=_by_block(architecture, tokens, batch, dtype),
+        layers=_by_block(graph, tokens, batch, dtype),
         claims=tuple(judge(claim, graph) for claim in architecture.claims),
     )
 
@@ -140,20 +141,19 @@ def _check(tokens: int, batch: int, dtype: str, mode: str) -> None:
         raise UsageError(f"there is no mode {mode!r}", fix=f"use one of {', '.join(MODES)}")
 
 
-def _by_block(architecture: Architecture, tokens: int, batch: int, dtype: str) -> tuple[LayerBill, ...]:
-    graph = ensure(architecture)
+def _by_block(graph: Graph, tokens: int, batch: int, dtype: str) -> tuple[LayerBill, ...]:
+    states = graph.cache_shapes(tokens)
     rows: dict[str, LayerBill] = {}
     for layer in graph.layers:
         if layer.name in rows:
             continue
         tensors = layer.tensors(graph.scope).values()
-        shapes = layer.mixer.cache_shapes(graph.scope, tokens) if layer.mixer is not None else {}
         rows[layer.name] = LayerBill(
             name=layer.name,
             layers=sum(other.name == layer.name for other in graph.layers),
             parameters=sum(t.count for t in tensors),
             active=sum(t.active for t in tensors),
-            kv_cache_bytes=sum(prod(shape) for shape in shapes.values()) * batch * bytes_per_value(dtype),
+            kv_cache_bytes=sum(map(prod, states[layer.index].values())) * batch * bytes_per_value(dtype),
             useful_flops=layer.flops(graph.scope, tokens).useful,
         )
     return tuple(rows.values())

@@ -14,7 +14,7 @@ from vitruvius.spec.reading import (
 )
 from vitruvius.spec.rules import ensure, findings
 from vitruvius.spec.shrink import shrink
-from vitruvius.spec.writing import to_data, to_yaml
+from vitruvius.spec.writing import to_data, to_yaml, write
 
 __all__ = [
     "Architecture",
@@ -41,4 +41,5 @@ __all__ = [
     "shrink",
     "to_data",
     "to_yaml",
+    "write",
 ]

@@ -18,7 +18,7 @@ MAX_DEPTH: Final = 64
 """Mappings and lists nest at most this deep."""
 
 MAX_NODES: Final = 50_000
-"""A spec has at most this many values."""
+"""A spec has at most this many keys and values."""
 
 _COLON_WITHOUT_SPACE: Final = re.compile(r"([A-Za-z_][\w-]*):(\S.*)")
 
@@ -30,6 +30,7 @@ class _Split:
     mark: Mark
     start: int
     """Index of its first character in the text."""
+    path: str
     key: str | None
     unclosed: int
 
@@ -123,7 +124,9 @@ class TreeBuilder:
         self._nodes += 1
         if self._nodes > MAX_NODES:
             self._refuse(
-                f"more than {MAX_NODES:,} values; no architecture needs so many", mark, fix="is this the right file?"
+                f"more than {MAX_NODES:,} keys and values; no architecture needs so many",
+                mark,
+                fix="is this the right file?",
             )
         return self._nodes <= MAX_NODES
 
@@ -248,7 +251,9 @@ class TreeBuilder:
         if split is None:
             if unclosed > 0:
                 key = frame.key if frame.awaits_value else None
-                frame.split = _Split(mark=mark, start=event.start_mark.index, key=key, unclosed=unclosed)
+                frame.split = _Split(
+                    mark=mark, start=event.start_mark.index, path=self.path, key=key, unclosed=unclosed
+                )
             return
         split.unclosed += unclosed
         if split.unclosed > 0:
@@ -259,13 +264,16 @@ class TreeBuilder:
             f"the comma inside {quoted(whole)} ends the value, because it stands between {{}} or []",
             split.mark,
             fix="quote it: " + printable(f"{split.key}: {safe}" if split.key else safe, limit=200),
+            path=split.path,
         )
         frame.split = None
 
     # --------------------------------------------------------------------------------------------------- refusals
 
-    def _refuse(self, what: str, mark: Mark, *, fix: str) -> None:
-        self.report.add(what, mark=mark, fix=fix, path="" if self.report.is_full else self.path)
+    def _refuse(self, what: str, mark: Mark, *, fix: str, path: str | None = None) -> None:
+        if path is None:
+            path = "" if self.report.is_full else self.path
+        self.report.add(what, mark=mark, fix=fix, path=path)
 
     def _refuse_properties(self, event: Any, mark: Mark) -> None:
         if event.anchor is not None:

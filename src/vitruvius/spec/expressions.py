@@ -1,6 +1,6 @@
 """Numbers written as arithmetic: `sqrt(width)`, `1/sqrt(80)`, `0.5`.
 
-    sum := product ;  product := atom (('*' | '/') atom)* ;  atom := NUMBER | NAME | 'sqrt' '(' product ')'
+sum := product ;  product := atom (('*' | '/') atom)* ;  atom := NUMBER | NAME | 'sqrt' '(' product ')'
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vitruvius.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_TOKEN = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)|(?P<name>[A-Za-z_]+)|(?P<sign>[()*/]))")
+_WORD = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)|(?P<name>[A-Za-z_]+)|(?P<sign>[()*/]))")
 _LONGEST = 100
 
 
@@ -25,60 +25,60 @@ def evaluate(value: float | str, names: Mapping[str, float]) -> float:
     """
     if not isinstance(value, str):
         return float(value)
-    tokens = _tokens(value)
-    result, end = _product(tokens, 0, names, value)
-    if end != len(tokens):
-        raise _unreadable(value, tokens[end])
+    words = _words(value)
+    result, end = _product(words, 0, names, value)
+    if end != len(words):
+        raise _unreadable(value, words[end])
     if not isfinite(result) or result <= 0:
         raise UsageError(f"{value!r} is {result}, not a positive number")
     return result
 
 
-def _tokens(text: str) -> list[str]:
+def _words(text: str) -> list[str]:
     if len(text) > _LONGEST:
         raise UsageError(f"an expression may be at most {_LONGEST} characters long")
-    tokens: list[str] = []
+    words: list[str] = []
     at = 0
     stripped = text.rstrip()
     while at < len(stripped):
-        match = _TOKEN.match(stripped, at)
+        match = _WORD.match(stripped, at)
         if match is None:
             raise _unreadable(text, stripped[at:].strip()[:8])
-        tokens.append(match[0].strip())
+        words.append(match[0].strip())
         at = match.end()
-    return tokens
+    return words
 
 
-def _product(tokens: list[str], at: int, names: Mapping[str, float], text: str) -> tuple[float, int]:
-    value, at = _atom(tokens, at, names, text)
-    while at < len(tokens) and tokens[at] in "*/":
-        right, after = _atom(tokens, at + 1, names, text)
-        if tokens[at] == "/" and right == 0:
+def _product(words: list[str], at: int, names: Mapping[str, float], text: str) -> tuple[float, int]:
+    value, at = _atom(words, at, names, text)
+    while at < len(words) and words[at] in "*/":
+        right, after = _atom(words, at + 1, names, text)
+        if words[at] == "/" and right == 0:
             raise UsageError(f"{text!r} divides by zero")
-        value = value * right if tokens[at] == "*" else value / right
+        value = value * right if words[at] == "*" else value / right
         at = after
     return value, at
 
 
-def _atom(tokens: list[str], at: int, names: Mapping[str, float], text: str) -> tuple[float, int]:
-    if at >= len(tokens):
+def _atom(words: list[str], at: int, names: Mapping[str, float], text: str) -> tuple[float, int]:
+    if at >= len(words):
         raise _unreadable(text, "the end")
-    token = tokens[at]
-    if token[0].isdigit():
-        return float(token), at + 1
-    if token == "sqrt" and tokens[at + 1 : at + 2] == ["("]:
-        value, after = _product(tokens, at + 2, names, text)
-        if tokens[after : after + 1] != [")"]:
+    word = words[at]
+    if word[0].isdigit():
+        return float(word), at + 1
+    if word == "sqrt" and words[at + 1 : at + 2] == ["("]:
+        value, after = _product(words, at + 2, names, text)
+        if words[after : after + 1] != [")"]:
             raise UsageError(f"{text!r}: this sqrt( is never closed")
         return sqrt(value), after + 1
-    if token in names:
-        return float(names[token]), at + 1
-    raise _unreadable(text, token, names)
+    if word in names:
+        return float(names[word]), at + 1
+    raise _unreadable(text, word, names)
 
 
-def _unreadable(text: str, token: str, names: Mapping[str, float] | None = None) -> UsageError:
+def _unreadable(text: str, word: str, names: Mapping[str, float] | None = None) -> UsageError:
     known = ", ".join(sorted(names)) if names else "names"
     return UsageError(
-        f"cannot read {token!r} in {text!r}",
+        f"cannot read {word!r} in {text!r}",
         fix=f"write a number, or a product or quotient of numbers, {known} and sqrt(...)",
     )

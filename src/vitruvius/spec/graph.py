@@ -8,7 +8,7 @@ tensor by tensor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from vitruvius.errors import Finding, SpecError
@@ -115,7 +115,9 @@ def resolve(architecture: Architecture) -> Graph:
     try:
         rows = parse_lines(architecture.layers, architecture.blocks)
     except LineError as error:
-        raise SpecError([Finding(what=error.what, fix=error.fix, path="layers")]) from None
+        at = "" if error.position is None else f" (character {error.position + 1})"
+        path = "layers" if error.line_index is None else f"layers.{error.line_index}"
+        raise SpecError([Finding(what=error.what + at, fix=error.fix, path=path)]) from None
     layers: list[Layer] = []
     first_with: dict[tuple[tuple[str, int], ...], int] = {}
     for index, row in enumerate(rows):
@@ -146,8 +148,8 @@ def _stacked(row: tuple[LayerItem, ...], architecture: Architecture) -> Block:
     merged: dict[str, object] = {}
     for item in row:
         block = architecture.blocks[item.name]
-        fields = {name: getattr(block, name) for name in Block.__dataclass_fields__}
-        given = {name: value for name, value in fields.items() if value is not None}
+        values = {f.name: getattr(block, f.name) for f in fields(Block)}
+        given = {name: value for name, value in values.items() if value is not None}
         clash = sorted(set(merged) & set(given))
         if clash:
             names = " and ".join(item.name for item in row)

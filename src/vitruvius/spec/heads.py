@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vitruvius.spec.node import Flops, Head, PositiveFloat, Scope, TensorSpec, register
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class LanguageModelHead(Head):
     """Logits over the vocabulary for the next token."""
 
-    causal: ClassVar[bool] = True
+    causal = True
 
     kind: Literal["lm"] = "lm"
     tied: bool = False

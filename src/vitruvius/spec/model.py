@@ -76,5 +76,5 @@ class Architecture(Node):
     """What the last residual stream becomes."""
     init: Init = field(default_factory=NormalInit)
     """How the first weights are drawn."""
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list[Claim])
     """Numbers others quote for this architecture, checked by `size`."""

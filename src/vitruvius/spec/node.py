@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -89,32 +90,29 @@ class Flops:
         return Flops(useful=self.useful + other.useful, dense=self.dense + other.dense)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """Base of everything in a spec."""
 
-    __slots__ = ()
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Component(Node):
     """Base of the families. Subclasses of a family are kinds."""
-
-    __slots__ = ()
 
     family: ClassVar[str] = ""
     """Name of the family, as in error messages and docs (`mixer`, `ffn`, ...)."""
 
-    @property
-    def kind(self) -> str:
-        """The registered name; kinds override this with a literal field."""
-        raise NotImplementedError
+    kind: str
+    """The registered name; each kind narrows this to a literal of its own."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         """A family validates as the union of its registered kinds, told apart by `kind`."""
         if "family" not in cls.__dict__:
             return handler(source)
-        from pydantic_core import core_schema  # noqa: PLC0415 (a spec can be built without pydantic)
+        from pydantic_core import core_schema
 
         choices = {name: handler.generate_schema(node) for name, node in kinds(cls.family).items()}
         return core_schema.tagged_union_schema(choices, discriminator="kind")
@@ -127,7 +125,6 @@ class Component(Node):
         """Cost of a forward pass over one sequence of `tokens` tokens; by default that of the linear maps."""
         per_token = sum(2 * t.active for t in self.tensors(scope).values() if t.role in LINEAR_ROLES)
         return Flops(useful=per_token * tokens, dense=per_token * tokens)
-
 
     def findings(self, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 (kinds that always fit)
         """What does not fit together inside this component; paths start at its own fields."""
@@ -184,8 +181,9 @@ class Position(Component):
     family = "position"
     acts_on: ClassVar[Literal["embedding", "rotation", "scores"]]
 
-    def findings_for_heads(self, head_width: int, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 (most fit any head)
-        """What does not fit heads of this width."""
+    def findings_for_heads(self, head_width: int, farthest: int, scope: Scope) -> Iterable[Finding]:
+        """What does not fit heads of this width in a layer that sees as far as `farthest` positions back."""
+        del head_width, farthest, scope
         return ()
 
 
@@ -259,7 +257,7 @@ def register(node: Kind) -> Kind:
 
     Raises ValueError when the family already has another kind of that name.
     """
-    name: str = node.__dataclass_fields__["kind"].default  # pyright: ignore[reportAttributeAccessIssue]
+    name: str = node.__dataclass_fields__["kind"].default
     known = _registry[node.family].setdefault(name, node)
     if known is not node and known.__qualname__ != node.__qualname__:
         message = f"{node.family} kind {name!r} is already registered by {known.__module__}.{known.__qualname__}"
@@ -271,7 +269,7 @@ def register(node: Kind) -> Kind:
 @cache
 def load_kinds() -> None:
     """Import the built-in kinds, then those that installed packages register under `vitruvius.components`."""
-    from vitruvius.spec import builtin  # noqa: F401, PLC0415 (importing registers)
+    import_module("vitruvius.spec.builtin")
 
     for point in entry_points(group="vitruvius.components"):
         point.load()

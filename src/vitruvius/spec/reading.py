@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.errors import Finding, SpecError, UsageError
 from vitruvius.spec.embeddings import Embedding
@@ -19,13 +19,14 @@ from vitruvius.spec.node import FAMILIES, kinds
 from vitruvius.spec.overrides import apply_overrides
 from vitruvius.spec.rules import findings as rule_findings
 from vitruvius.spec.source import load, parse_text
-from vitruvius.spec.tree import Mark, to_plain
+from vitruvius.spec.tree import to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import TypeAdapter
 
+    from vitruvius.spec.node import Node
     from vitruvius.spec.tree import Node as Tree
 
 BARE_NAMES = frozenset(
@@ -131,7 +132,7 @@ def _closest(name: str, known: Sequence[str]) -> str:
 @cache
 def adapter() -> TypeAdapter[Architecture]:
     """The validator of plain data, built from the registered kinds."""
-    from pydantic import TypeAdapter as Adapter  # noqa: PLC0415 (100 ms that --help need not pay)
+    from pydantic import TypeAdapter as Adapter
 
     return Adapter(Architecture)
 
@@ -139,7 +140,7 @@ def adapter() -> TypeAdapter[Architecture]:
 def _understand(tree: Tree, text: str, file: str, overrides: Sequence[str]) -> Reading:
     tree = resolve_blocks(apply_overrides(tree, overrides, bare=BARE_NAMES), bare=BARE_NAMES)
     plain = to_plain(tree)
-    assert isinstance(plain, dict)  # noqa: S101 (the reader refuses other files)
+    assert isinstance(plain, dict)
     architecture = _validated(plain, tree, file)
     found = [_placed(finding, tree, file) for finding in rule_findings(architecture)]
     errors = [finding for finding in found if finding.severity == "error"]
@@ -149,12 +150,14 @@ def _understand(tree: Tree, text: str, file: str, overrides: Sequence[str]) -> R
 
 
 def _in_order(found: list[Finding]) -> list[Finding]:
-    return sorted(found, key=lambda f: (f.file, f.line or 0, f.column or 0))
+    """By place; what several blocks inherit from one line is said once."""
+    distinct = {(f.file, f.line, f.column, f.what): f for f in reversed(found)}
+    return sorted(distinct.values(), key=lambda f: (f.file, f.line or 0, f.column or 0))
 
 
 def from_plain(plain: dict[str, Any]) -> Architecture:
     """An architecture from plain data as `to_data` writes it (run folders, reports); findings carry no lines."""
-    from pydantic import ValidationError  # noqa: PLC0415
+    from pydantic import ValidationError
 
     try:
         return adapter().validate_json(json.dumps(plain, allow_nan=False))
@@ -163,7 +166,7 @@ def from_plain(plain: dict[str, Any]) -> Architecture:
 
 
 def _validated(plain: dict[str, Any], tree: Tree, file: str) -> Architecture:
-    from pydantic import ValidationError  # noqa: PLC0415
+    from pydantic import ValidationError
 
     try:
         return adapter().validate_json(json.dumps(plain, allow_nan=False))
@@ -177,19 +180,26 @@ def _validated(plain: dict[str, Any], tree: Tree, file: str) -> Architecture:
 
 def _placed(finding: Finding, tree: Tree, file: str) -> Finding:
     """The finding at the line of its path, or of the nearest value above it."""
-    node, mark = tree, Mark(file, tree.line, tree.column)
+    node, mark = tree, tree.mark
     for key in finding.path.split(".") if finding.path else ():
         mark = node.key_marks.get(key, mark)
-        value = node.value
-        if isinstance(value, dict) and key in value:
-            node = value[key]
-        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
-            node = value[int(key)]
-        else:
+        below = _below(node, key)
+        if below is None:
             break
+        node = below
         mark = mark if isinstance(node.value, dict) else node.mark
     place = mark.file if mark.file.startswith("--set") else file
     return replace(finding, file=place, line=mark.line, column=mark.column)
+
+
+def _below(node: Tree, key: str) -> Tree | None:
+    """The value under a key or list index, if it is there."""
+    if isinstance(node.value, dict):
+        return node.value.get(key)
+    if isinstance(node.value, list) and key.isdigit():
+        items = node.value
+        return items[int(key)] if int(key) < len(items) else None
+    return None
 
 
 def _explain(entry: Any, plain: dict[str, Any]) -> Finding:
@@ -215,8 +225,10 @@ def _explain(entry: Any, plain: dict[str, Any]) -> Finding:
     if kind in bounds:
         signs = {"gt": ">", "ge": ">=", "le": "<="}
         name = bounds[kind]
-        shown = value if len(str(value)) <= 24 else f"{str(value)[:12]}..."  # noqa: PLR2004
-        return Finding(path=dotted, what=f"{shown} is out of range", fix=f"use a number {signs[name]} {context[name]:g}")
+        shown = value if len(str(value)) <= 24 else f"{str(value)[:12]}..."
+        return Finding(
+            path=dotted, what=f"{shown} is out of range", fix=f"use a number {signs[name]} {context[name]:g}"
+        )
     types = {"bool_type": "true or false", "float_type": "a number", "string_type": "text", "dict_type": "a mapping"}
     types |= {"dataclass_type": "a mapping", "list_type": "a list", "dataclass_exact_type": "a mapping"}
     if kind in types:
@@ -232,28 +244,26 @@ def _whole(value: object) -> str:
 
 def _shown(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:36]} ..."  # noqa: PLR2004
+    return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
-def _walk(loc: tuple[str | int, ...], plain: object) -> tuple[tuple[str | int, ...], object]:
+def _walk(loc: tuple[str | int, ...], plain: object) -> tuple[tuple[str | int, ...], Any]:
     """The path in the data that pydantic's `loc` means, and the value there."""
     path: list[str | int] = []
-    value = plain
+    value: Any = plain
     for i, key in enumerate(loc):
-        if isinstance(value, dict) and key in value:
-            value = value[key]  # pyright: ignore[reportUnknownVariableType]
-        elif isinstance(value, list) and isinstance(key, int) and key < len(value):  # pyright: ignore[reportUnknownArgumentType]
-            value = value[key]  # pyright: ignore[reportUnknownVariableType]
-        elif isinstance(value, dict) and i == len(loc) - 1:
-            path.append(key)
-            return tuple(path), None
+        inside = key in value if isinstance(value, dict) else isinstance(value, list) and isinstance(key, int)
+        if inside:
+            value = cast("Any", value)[key]
+        elif not (isinstance(value, dict) and i == len(loc) - 1):
+            continue  # the tag of a union
         else:
-            continue  # a union's tag
+            value = None
         path.append(key)
-    return tuple(path), value  # pyright: ignore[reportUnknownVariableType]
+    return tuple(path), cast("Any", value)
 
 
-def _node_class(path: tuple[str | int, ...], plain: dict[str, Any]) -> type | None:
+def _node_class(path: tuple[str | int, ...], plain: dict[str, Any]) -> type[Node] | None:
     """The dataclass that the data at a path is read into."""
     match path:
         case ():
@@ -266,9 +276,13 @@ def _node_class(path: tuple[str | int, ...], plain: dict[str, Any]) -> type | No
             return Claim
         case _:
             value = _walk(path, plain)[1]
-            kind: object = value.get("kind") if isinstance(value, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            kind = _kind_of(value)
             family = _family_of(path)
             return kinds(family).get(str(kind)) if family else None
+
+
+def _kind_of(value: object) -> object:
+    return cast("dict[str, object]", value).get("kind") if isinstance(value, dict) else None
 
 
 _FAMILY_OF_KEY = {"expert": "ffn", "shared_expert": "ffn", "qk_norm": "norm"}
@@ -282,7 +296,7 @@ def _family_of(path: tuple[str | int, ...]) -> str | None:
 
 def _fields_at(path: tuple[str | int, ...], plain: dict[str, Any]) -> list[str]:
     node = _node_class(path, plain)
-    names = [f.name for f in fields(node)] if node is not None and is_dataclass(node) else []
+    names = [f.name for f in fields(node)] if node is not None else []
     return [*names, "extends"] if node is Block else names
 
 
@@ -291,19 +305,19 @@ def _hint(path: tuple[str | int, ...], plain: dict[str, Any]) -> str:
     node = _node_class(path[:-1], plain)
     if node is None:
         return "..."
-    annotation = str(node.__dataclass_fields__[str(path[-1])].type)
+    annotation = next(str(f.type) for f in fields(node) if f.name == path[-1])
     return {"PositiveInt": "<a whole number>", "str": "<text>"}.get(annotation, f"<{annotation}>")
 
 
 def _which_kind(dotted: str, key: str, value: object) -> Finding:
     family = _family_of((key,))
     names = list(kinds(family)) if family else []
-    if not isinstance(value, dict):
+    kind = _kind_of(value)
+    if kind is None and not isinstance(value, dict):
         what = f"{_shown(value)} where a mapping with a kind is due"
         return Finding(path=dotted, what=what, fix=f"use kind: {', '.join(names)}")
-    kind: object = value.get("kind")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if kind is None:
         return Finding(path=dotted, what="which kind is this?", fix=f"add kind: {' | '.join(names)}")
-    near = difflib.get_close_matches(str(kind), names, n=1)  # pyright: ignore[reportUnknownArgumentType]
+    near = difflib.get_close_matches(str(kind), names, n=1)
     fix = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(names)}"
     return Finding(path=f"{dotted}.kind", what=f"there is no {family} kind {_shown(kind)}", fix=fix)

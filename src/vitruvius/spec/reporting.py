@@ -56,6 +56,11 @@ class Report:
         self._unshown = 0
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing was noted."""
+        return not self._findings
+
+    @property
     def is_full(self) -> bool:
         """Whether the next finding is only counted, so that guessing a fix for it is work lost."""
         return len(self._findings) >= MAX_FINDINGS

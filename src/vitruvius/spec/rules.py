@@ -26,9 +26,7 @@ _LARGEST_PARAMETERS = 10**15
 
 def findings(architecture: Architecture) -> list[Finding]:
     """Everything wrong with, or worth knowing about, an architecture; paths are dotted and lines unknown."""
-    scope = Scope(
-        width=architecture.width, vocab_size=architecture.vocab_size, context=architecture.context, depth=1
-    )
+    scope = Scope(width=architecture.width, vocab_size=architecture.vocab_size, context=architecture.context, depth=1)
     found = list(_names(architecture))
     for name, block in architecture.blocks.items():
         found += under(f"blocks.{name}", _block(block, scope))
@@ -103,7 +101,9 @@ def _stack(graph: Graph) -> Iterator[Finding]:
             yield from under(f"blocks.{name}.mixer", _future(architecture.blocks[name]))
     total = sum(tensor.count for tensor in graph.tensors().values())
     if total > _LARGEST_PARAMETERS:
-        yield Finding(path="width", what=f"{total:,} parameters are more than anyone builds", fix="check the dimensions")
+        yield Finding(
+            path="width", what=f"{total:,} parameters are more than anyone builds", fix="check the dimensions"
+        )
 
 
 def _future(block: Block) -> Iterator[Finding]:

@@ -62,7 +62,7 @@ def read_scalar(text: str) -> Scalar:
     if text[0] not in _NUMBER_STARTS:
         return text
     if len(text) > _LONGEST_NUMBER:
-        digits = sum(map(str.isdigit, text))
+        digits = _count_digits(text)
         if _NUMBER_LETTERS.issuperset(text) and digits > MAX_DIGITS:
             raise _too_many_digits(text, digits)
         return text
@@ -78,7 +78,9 @@ def read_scalar(text: str) -> Scalar:
 
 def _number(text: str, match: re.Match[str]) -> int | float:
     exponent = match["exponent"] or ""
-    digits = sum(map(str.isdigit, text))
+    mantissa = text.removesuffix(exponent)
+    # The zeros before the first digit of 0.00012 add no precision; a double never needs more than 17 digits.
+    digits = max(_count_digits(mantissa.lstrip("+-0_.")), _count_digits(exponent))
     if digits > MAX_DIGITS:
         raise _too_many_digits(text, digits)
     whole = (match["whole"] or "0").replace("_", "")
@@ -97,6 +99,10 @@ def _number(text: str, match: re.Match[str]) -> int | float:
     if value == 0 and re.search(r"[1-9]", bare.lower().partition("e")[0]):
         raise ScalarError(f"{quoted(text)} is too small for a double", fix="the smallest is about 5e-324; or write 0")
     return value
+
+
+def _count_digits(text: str) -> int:
+    return sum(map(str.isdigit, text))
 
 
 def _too_many_digits(text: str, digits: int) -> ScalarError:

@@ -99,6 +99,7 @@ class _Shrinker:
     def _attention(self, node: Attention) -> dict[str, object]:
         heads, groups = _heads(node)
         from vitruvius.patterns import shrink_text
+
         text = shrink_text(node.sees, self.factor) if self.factor > 1 else node.sees
         parse(text)
         return {
@@ -107,4 +108,3 @@ class _Shrinker:
             "head_width": _HEAD_WIDTH if node.head_width or self.width != heads * _HEAD_WIDTH else None,
             "sees": text,
         }
-

@@ -207,7 +207,9 @@ def _refuse_tabs(text: str, file: str, report: Report) -> None:
     for line, match in _matching_lines(re.compile("\t"), text):
         code = match.string.partition("#")[0].rstrip("\t ")
         if "\t" in code or _QUOTE.search(code):
-            report.add("a tab; YAML wants spaces", mark=Mark(file, line, match.start() + 1), fix="replace it with spaces")
+            report.add(
+                "a tab; YAML wants spaces", mark=Mark(file, line, match.start() + 1), fix="replace it with spaces"
+            )
 
 
 # ----------------------------------------------------------------------------------------------------------- events

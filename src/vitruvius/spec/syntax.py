@@ -56,7 +56,7 @@ def explain(error: Any, text: str, file: str, innermost: Mark | None) -> Explana
     """
     problem: Any = getattr(error, "problem_mark", None)
     if problem is None:
-        return Explanation("this is not YAML", "see the line named, or start from a preset", Mark(file, 1, 1))
+        return Explanation("this is not YAML", "open it in an editor that knows YAML", Mark(file, 1, 1))
     mark = Mark(file, problem.line + 1, problem.column + 1)
     # PyYAML's own parser goes on to say what it found, in words that libyaml uses for other complaints.
     problem_text = str(error.problem or "").partition(", but ")[0]

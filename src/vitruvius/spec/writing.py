@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.spec.node import Component, Node
 from vitruvius.spec.scalars import ScalarError, read_scalar
@@ -36,17 +39,46 @@ def _is_default(f: Any, value: object) -> bool:
     return f.default_factory is not MISSING and value == f.default_factory()
 
 
-def _plain(value: object, defaults: str) -> object:
+def _plain(value: Any, defaults: str) -> Any:
     if isinstance(value, Node):
         return to_data(value, defaults=defaults)
     if isinstance(value, dict):
-        return {k: _plain(v, defaults) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return {k: _plain(v, defaults) for k, v in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [_plain(v, defaults) for v in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return [_plain(v, defaults) for v in cast("list[Any]", value)]
     return value
 
 
-_ORDER = ("name", "description", "vocab_size", "width", "context", "embedding", "norm", "head", "init", "blocks", "layers")
+_ORDER = (
+    "name",
+    "description",
+    "vocab_size",
+    "width",
+    "context",
+    "embedding",
+    "norm",
+    "head",
+    "init",
+    "blocks",
+    "layers",
+)
+
+
+def write(architecture: Architecture, path: str | os.PathLike[str]) -> None:
+    """Write the spec as YAML, whole or not at all: an interrupted write leaves the old file.
+
+    Raises OSError when the file cannot be written.
+    """
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:50]}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(to_yaml(architecture))
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def to_yaml(architecture: Architecture) -> str:
@@ -56,22 +88,28 @@ def to_yaml(architecture: Architecture) -> str:
     return "".join(_entry(key, data[key], 0) for key in keys)
 
 
-def _entry(key: str, value: object, depth: int) -> str:
+def _entry(key: str, value: Any, depth: int) -> str:
     indent = "  " * depth
-    one_line = f"{indent}{_scalar(key)}: {_flow(value)}\n"
-    spread = isinstance(value, dict) and bool(value) and (key == "blocks" or depth == 1 and "mixer" in value)
+    head = f"{indent}{_scalar(key)}:"
     if isinstance(value, list) and value:
-        return f"{indent}{_scalar(key)}:\n" + "".join(f"{indent}  - {_flow(item)}\n" for item in value)  # pyright: ignore[reportUnknownVariableType]
-    if not isinstance(value, dict) or not value or (len(one_line) <= _WIDEST and not spread):
+        items = cast("list[Any]", value)
+        return f"{head}\n" + "".join(f"{indent}  - {_flow(item)}\n" for item in items)
+    one_line = f"{head} {_flow(value)}\n"
+    if not isinstance(value, dict) or not value:
         return one_line
-    return f"{indent}{_scalar(key)}:\n" + "".join(_entry(str(k), v, depth + 1) for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    mapping = cast("dict[str, Any]", value)
+    spread = key == "blocks" or (depth == 1 and "mixer" in mapping)
+    if len(one_line) <= _WIDEST and not spread:
+        return one_line
+    return f"{head}\n" + "".join(_entry(k, v, depth + 1) for k, v in mapping.items())
 
 
-def _flow(value: object) -> str:
+def _flow(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_scalar(str(k))}: {_flow(v)}" for k, v in value.items()) + "}"  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        mapping = cast("dict[str, Any]", value)
+        return "{" + ", ".join(f"{_scalar(k)}: {_flow(v)}" for k, v in mapping.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_flow(v) for v in value) + "]"  # pyright: ignore[reportUnknownVariableType]
+        return "[" + ", ".join(_flow(v) for v in cast("list[Any]", value)) + "]"
     return _scalar(value)
 
 

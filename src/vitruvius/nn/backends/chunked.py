@@ -158,6 +158,7 @@ def _distances(pattern: Pattern) -> Pattern:
 
 def _with_bias(block: QueryBlock, bias: BiasHook, heads: int, step: int, device: torch.device) -> QueryBlock:
     """The block with the position's bias; only distances matter to it, so indices serve as positions."""
+
     def make() -> Tensor:
         queries = torch.arange(block.q_start, block.q_stop, device=device) * step
         return bias(queries, _indices(block.keys, device) * step, heads)  # pyright: ignore[reportArgumentType]

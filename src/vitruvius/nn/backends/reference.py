@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def reference(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
-    """Softmax over every allowed pair, [B, H, T, K]; the attention weights go to `signals.attention` when listened to."""
+    """Softmax over every allowed pair, [B, H, T, K]; weights go to `signals.attention` when somebody listens."""
     place = request.place
     mask = request.pattern.allows(place.positions.unsqueeze(-1), place.positions.unsqueeze(-2))
-    if mask.dim() == 3:  # noqa: PLR2004 (rows differ: broadcast over heads)
+    if mask.dim() == 3:
         mask = mask.unsqueeze(1)
     if place.documents is not None:
         mask = mask & (place.documents.unsqueeze(-1) == place.documents.unsqueeze(-2)).unsqueeze(1)

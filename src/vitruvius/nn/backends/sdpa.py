@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
     """Plain causal attention, [B, H, T, K]; the caller has made sure that the request is that."""
     gqa = q_BHTK.shape[1] != k_BGTK.shape[1]
-    return F.scaled_dot_product_attention(
-        q_BHTK, k_BGTK, v_BGTK, is_causal=True, scale=request.scale, enable_gqa=gqa
-    )
+    return F.scaled_dot_product_attention(q_BHTK, k_BGTK, v_BGTK, is_causal=True, scale=request.scale, enable_gqa=gqa)
 
 
 def sdpa_masked(
@@ -32,15 +30,13 @@ def sdpa_masked(
         added = bias.to(q_BHTK.dtype)
         if mask is not None:
             added = added.masked_fill(~mask, -torch.inf)
-        if added.dim() == 3:  # noqa: PLR2004
+        if added.dim() == 3:
             added = added.unsqueeze(0)
     gqa = q_BHTK.shape[1] != k_BGSK.shape[1]
     return F.scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK, attn_mask=added, scale=scale, enable_gqa=gqa)
 
 
-def _one_query(
-    q_BH1K: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, *, mask: Tensor | None, scale: float
-) -> Tensor:
+def _one_query(q_BH1K: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, *, mask: Tensor | None, scale: float) -> Tensor:
     """A single query per row: the heads of a group become queries of one head, so that keys are never repeated."""
     groups = k_BGSK.shape[1]
     q_BGRK = q_BH1K.unflatten(1, (groups, -1)).squeeze(3)

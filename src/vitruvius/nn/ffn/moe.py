@@ -38,11 +38,13 @@ class Experts(nn.Module):
     def forward(self, x_ND: Tensor, multiply: Multiply) -> Tensor:
         """Tokens sorted by expert through their experts; `multiply(x, weight_Eoi, bias_Eo)` is a grouped linear map."""
         if self.gated:
-            gate, up = multiply(x_ND, self.gate_weight, None), multiply(x_ND, self.up_weight, None)
-            return multiply(gated_activation(gate, up, activation=self.activation), self.down_weight, None)
-        up_bias, down_bias = getattr(self, "up_bias", None), getattr(self, "down_bias", None)
-        hidden = activate(multiply(x_ND, self.up_weight, up_bias), self.activation)
-        return multiply(hidden, self.down_weight, down_bias)
+            gate, up = (multiply(x_ND, *self._map(name)) for name in ("gate", "up"))
+            return multiply(gated_activation(gate, up, activation=self.activation), *self._map("down"))
+        return multiply(activate(multiply(x_ND, *self._map("up")), self.activation), *self._map("down"))
+
+    def _map(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """Weights [E, out, in] and biases [E, out] of one of the experts' linear maps."""
+        return self.get_parameter(f"{name}_weight"), getattr(self, f"{name}_bias", None)
 
 
 @implements(Moe)

@@ -42,9 +42,9 @@ class AttentionModule(nn.Module):
         q_BHTK, k_BGTK, v_BGTK = self._project(x_BTD)
         if self.q_norm is not None and self.k_norm is not None:
             q_BHTK, k_BGTK = self.q_norm(q_BHTK), self.k_norm(k_BGTK)
-        if hasattr(self.position, "rotate"):
-            q_BHTK, k_BGTK = self.position.rotate(q_BHTK, k_BGTK, place.positions)
-        bias = self.position.bias if hasattr(self.position, "bias") else None
+        rotate, bias = getattr(self.position, "rotate", None), getattr(self.position, "bias", None)
+        if rotate is not None:
+            q_BHTK, k_BGTK = rotate(q_BHTK, k_BGTK, place.positions)
         request = Request(pattern=self.pattern, scale=self.scale, place=place, bias=bias)
         if cache is None:
             out_BHTK = attend(q_BHTK, k_BGTK, v_BGTK, request)
@@ -66,7 +66,5 @@ class AttentionModule(nn.Module):
         """Empty keys and values for `batch` sequences of up to `capacity` tokens."""
         shapes = self.spec.cache_shapes(self.scope, capacity)
         weight = self.k.weight
-        k, v = (
-            torch.zeros(batch, *shapes[name], device=weight.device, dtype=weight.dtype) for name in ("k", "v")
-        )
+        k, v = (torch.zeros(batch, *shapes[name], device=weight.device, dtype=weight.dtype) for name in ("k", "v"))
         return KeyValueStore(self.spec.stores(capacity), k, v)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.autograd.function import once_differentiable
 
-from vitruvius.nn.ops.linear import weight_gradient
+from vitruvius.nn.ops.projection import weight_gradient
 from vitruvius.nn.ops.norm import statistics_dtype
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 Reduction = Literal["sum", "mean", "none"]
 
-CHUNK_LOGITS = 1 << 24
-"""Logits held at a time when the caller names no chunk: 32 MiB in bf16, whatever the vocabulary."""
+CHUNK_LOGITS = 1 << 23
+"""Logits held at a time when the caller names no chunk: 16 MiB in bf16, whatever the vocabulary."""
 
 
 def linear_cross_entropy(
@@ -112,7 +112,8 @@ def _sweep(h_ND: Tensor, targets_N: Tensor, head: _Head, weight_N: Tensor | None
         loss_N[rows] = loss_C * counted_C
         if grads is None:
             continue
-        p_CV.scatter_(-1, target_C1, residual_C.neg().to(p_CV.dtype).unsqueeze(-1))
+        every_C = torch.arange(p_CV.shape[0], device=p_CV.device)
+        p_CV[every_C, target_C1.squeeze(-1)] = residual_C.neg().to(p_CV.dtype)  # scatter_ would copy all of p
         if tanh_CV is not None:
             p_CV.mul_(tanh_CV.square_().neg_().add_(1))
         weight_C = counted_C.to(loss_N.dtype) if weight_N is None else weight_N[rows] * counted_C

@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
+
+BLOCK = 1 << 17
+"""Elements worked on at a time: 0.5 MiB in fp32, so that a block and its temporaries stay in a core's cache."""
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6, gain_offset: float = 0.0) -> Tensor:
@@ -42,39 +48,54 @@ def _gain(weight: Tensor | None, offset: float, dtype: torch.dtype) -> Tensor | 
     return gain + offset if offset else gain
 
 
+def row_blocks(rows: int, width: int) -> Iterator[slice]:
+    """Runs of rows of about BLOCK elements, so that several passes over one run find it in cache."""
+    step = max(1, BLOCK // max(width, 1))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
 class _RMSNorm(torch.autograd.Function):
     """Saves the input and one reciprocal per row; the wide copy of the input is made again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float, gain_offset: float) -> Tensor:
-        wide = statistics_dtype(x.dtype)
-        xw = x.to(wide, copy=True)
-        # A norm is one fused pass; `x.square().mean()` writes the squares to memory first.
-        mean_square = torch.linalg.vector_norm(xw, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        reciprocal = mean_square.add_(eps).rsqrt_()
-        xw.mul_(reciprocal)
+        width, wide = x.shape[-1], statistics_dtype(x.dtype)
+        x_ND = x.reshape(-1, width)
         gain = _gain(weight, gain_offset, wide)
-        if gain is not None:
-            xw.mul_(gain)
-        ctx.save_for_backward(x, weight, reciprocal)
+        out_ND = torch.empty_like(x_ND)
+        reciprocal_N1 = torch.empty(x_ND.shape[0], 1, dtype=wide, device=x.device)
+        for rows in row_blocks(*x_ND.shape):
+            block = x_ND[rows].to(wide, copy=True)
+            # A norm is one fused pass; `x.square().mean()` writes the squares to memory first.
+            mean_square = torch.linalg.vector_norm(block, dim=-1, keepdim=True).square_().div_(width)
+            reciprocal_N1[rows] = mean_square.add_(eps).rsqrt_()
+            block.mul_(reciprocal_N1[rows])
+            if gain is not None:
+                block.mul_(gain)
+            out_ND[rows] = block
+        ctx.save_for_backward(x, weight, reciprocal_N1)
         ctx.gain_offset = gain_offset
-        return xw.to(x.dtype)
+        return out_ND.view(x.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weight, reciprocal = ctx.saved_tensors
-        wide, width = reciprocal.dtype, x.shape[-1]
-        grad = grads[0].to(wide, copy=True)
-        normed = x.to(wide, copy=True).mul_(reciprocal)
+        x, weight, reciprocal_N1 = ctx.saved_tensors
+        width, wide = x.shape[-1], reciprocal_N1.dtype
+        x_ND, grad_ND = x.reshape(-1, width), grads[0].reshape(-1, width)
         gain = _gain(weight, ctx.gain_offset, wide)
-        product = grad * normed
-        grad_weight = None
-        if gain is None:
-            mean = product.sum(-1, keepdim=True).div_(width)
-        else:
-            if ctx.needs_input_grad[1]:
-                grad_weight = product.reshape(-1, width).sum(0).to(weight.dtype)
-            mean = torch.matmul(product, gain).div_(width).unsqueeze(-1)
-            grad.mul_(gain)
-        grad.addcmul_(normed, mean, value=-1).mul_(reciprocal)
-        return grad.to(x.dtype), grad_weight, None, None
+        grad_x = torch.empty_like(x_ND)
+        grad_weight = torch.zeros(width, dtype=wide, device=x.device)
+        for rows in row_blocks(*x_ND.shape):
+            normed = x_ND[rows].to(wide, copy=True).mul_(reciprocal_N1[rows])
+            grad = grad_ND[rows].to(wide, copy=True)
+            product = grad * normed
+            if gain is None:
+                mean = product.mean(-1, keepdim=True)
+            else:
+                grad_weight += product.sum(0)
+                mean = torch.mv(product, gain).div_(width).unsqueeze(-1)
+                grad.mul_(gain)
+            grad_x[rows] = grad.addcmul_(normed, mean, value=-1).mul_(reciprocal_N1[rows])
+        return grad_x.view(x.shape), None if weight is None else grad_weight.to(weight.dtype), None, None

@@ -26,19 +26,22 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     wide = statistics_dtype(x.dtype)
-    half = cos.shape[-1]
     cos, sin = cos.to(wide), sin.to(wide)
-    xw = x.to(wide)
-    first, second = xw[..., :half], xw[..., half : 2 * half]
-    if 2 * half == x.shape[-1]:
-        # One pass over whole rows is faster than one over each half.
-        out = xw * torch.cat((cos, cos), dim=-1)
-    else:
-        out = xw.clone()
-        out[..., : 2 * half].mul_(torch.cat((cos, cos), dim=-1))
-    out[..., :half].addcmul_(second, sin, value=-1)
-    out[..., half : 2 * half].addcmul_(first, sin)
-    return out.to(x.dtype)
+    both = torch.cat((cos, cos), dim=-1)
+    half, turned = cos.shape[-1], both.shape[-1]
+    # Same strides as x: queries come as a [B, H, T, K] view of [B, T, H, K] memory and leave as one.
+    out = torch.empty_like(x)
+    if turned < x.shape[-1]:
+        out[..., turned:] = x[..., turned:]
+    rows = x.shape[0] if x.dim() > cos.dim() or cos.shape[0] == 1 else 1
+    for row in range(rows):
+        part = slice(row, row + 1) if rows > 1 else slice(None)
+        block = x[part, ..., :turned].to(wide)
+        new = block * both
+        new[..., :half].addcmul_(block[..., half:], sin, value=-1)
+        new[..., half:].addcmul_(block[..., :half], sin)
+        out[part, ..., :turned] = new
+    return out
 
 
 class _Rotary(torch.autograd.Function):

@@ -68,7 +68,7 @@ def rotary_tables(spec: RotaryPosition, width: int, positions: Tensor, dtype: to
         return known
     frequencies = torch.tensor(spec.frequencies(width), dtype=torch.float64, device=positions.device)
     angles = positions.double().unsqueeze(-1) * frequencies
-    if positions.dim() == 2:  # noqa: PLR2004 (rows differ: broadcast over heads)
+    if positions.dim() == 2:
         angles = angles.unsqueeze(1)
     factor = spec.attention_factor
     cos, sin = (angles.cos() * factor).to(wide), (angles.sin() * factor).to(wide)

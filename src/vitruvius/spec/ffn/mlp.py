@@ -48,7 +48,11 @@ class Gated(FeedForward):
     __slots__ = ()
 
     hidden: int
-    activation: Literal["silu", "gelu", "gelu_tanh"]
+
+    @property
+    def activation(self) -> Literal["silu", "gelu", "gelu_tanh"]:
+        """Applied to the gate."""
+        raise NotImplementedError
 
     @property
     def hidden_width(self) -> int:

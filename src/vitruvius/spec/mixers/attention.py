@@ -110,8 +110,17 @@ class Attention(Mixer):
                 what = f"{self.position.kind} positions are added to the embedding, not inside attention"
                 fix = f"move it to embedding: {{position: {{kind: {self.position.kind}}}}}"
                 yield Finding(path="position", what=what, fix=fix)
-            yield from under("position", self.position.findings_for_heads(self.width_of_head(scope), scope))
+            head_width, farthest = self.width_of_head(scope), self._farthest(scope)
+            yield from under("position", self.position.findings_for_heads(head_width, farthest, scope))
         yield from under("sees", self._pattern_findings(scope))
+
+    def _farthest(self, scope: Scope) -> int:
+        """The greatest distance at which a query sees a key within the context."""
+        try:
+            highs = [clause.distance_high for clause in self.pattern().clauses]
+        except PatternError:
+            return scope.context
+        return min(scope.context, max(highs, default=0))
 
     def _pattern_findings(self, scope: Scope) -> Iterator[Finding]:
         try:
@@ -146,5 +155,5 @@ def _some(positions: Sequence[int]) -> str:
 
 def _divisors(number: int) -> str:
     divisors = [n for n in range(1, min(number, 4096) + 1) if number % n == 0]
-    shown = divisors if len(divisors) <= 8 else [*divisors[:4], *divisors[-4:]]  # noqa: PLR2004 (fits a line)
+    shown = divisors if len(divisors) <= 8 else [*divisors[:4], *divisors[-4:]]
     return ", ".join(map(str, shown))

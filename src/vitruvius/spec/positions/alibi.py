@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor, log2
-from typing import ClassVar, Literal
+from typing import Literal
 
 from vitruvius.spec.node import Position, register
 
@@ -14,12 +14,12 @@ from vitruvius.spec.node import Position, register
 class ALiBi(Position):
     """A penalty on each score that grows linearly with distance, one slope per head (Press et al., 2022)."""
 
-    acts_on: ClassVar[Literal["scores"]] = "scores"
+    acts_on = "scores"
 
     kind: Literal["alibi"] = "alibi"
 
     def slopes(self, heads: int) -> tuple[float, ...]:
-        """Slope of each head: a geometric series from 2^(-8/n); between powers of two, as the authors' code fills in."""
+        """Slope of each head: a geometric series from 2^(-8/n), filled in between powers of two."""
         power = 2 ** floor(log2(heads))
         slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
         finer = [2.0 ** (-4.0 * (i + 1) / power) for i in range(0, 2 * power, 2)]

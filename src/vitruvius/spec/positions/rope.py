@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, cos, floor, log, pi
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from vitruvius.errors import Finding
+from vitruvius.errors import Finding, Severity
 from vitruvius.spec.node import (
     NonNegativeFloat,
     Position,
@@ -124,7 +124,7 @@ class YarnScaling(Scaling):
 class RotaryPosition(Position):
     """Queries and keys rotated by angles proportional to position (Su et al., 2021)."""
 
-    acts_on: ClassVar[Literal["rotation"]] = "rotation"
+    acts_on = "rotation"
 
     kind: Literal["rope"] = "rope"
     theta: PositiveFloat = 10_000.0
@@ -144,21 +144,22 @@ class RotaryPosition(Position):
         """What cosines and sines are multiplied by (1 unless the scaling says otherwise)."""
         return 1.0 if self.scaling is None else self.scaling.attention_factor
 
-    def first_negative(self, head_width: int, context: int) -> int | None:
-        """A distance below `context` at which sum_i cos(m * frequency_i) is negative, or None when none was found.
+    def first_negative(self, head_width: int, farthest: int) -> int | None:
+        """A distance below `farthest` at which sum_i cos(m * frequency_i) is negative, or None when none was found.
 
         There the rotation stops preferring a near key over a far one ("Base of RoPE bounds context length",
-        Men et al., 2024). Distances are probed in steps of 1 %, so the one returned is the first to within that.
+        Men et al., 2024). Distances are probed in steps of 1 %: the one returned is negative,
+        an earlier one between two probes may be too.
         """
         frequencies = self.frequencies(head_width)
         distance = 1
-        while distance < context:
+        while distance < farthest:
             if sum(cos(distance * frequency) for frequency in frequencies) < 0:
                 return distance
             distance = max(distance + 1, distance * 101 // 100)
         return None
 
-    def findings_for_heads(self, head_width: int, scope: Scope) -> Iterator[Finding]:
+    def findings_for_heads(self, head_width: int, farthest: int, scope: Scope) -> Iterator[Finding]:
         """Odd heads, scalings that do not reach the context, wavelengths too short for it."""
         if head_width % 2:
             what = f"rotary positions turn pairs of channels, and a head is {head_width} wide"
@@ -174,11 +175,12 @@ class RotaryPosition(Position):
                 what = f"factor x original_context reaches {reach:,.0f} tokens, and the context is {scope.context:,}"
                 fix = f"multiply the factor by {scope.context / reach:g}, or use a context of at most {int(reach):,}"
                 yield Finding(path="scaling.factor", severity="warning", what=what, fix=fix)
-        distance = self.first_negative(head_width, scope.context)
+        distance = self.first_negative(head_width, farthest)
         if distance is not None:
             what = (
-                f"from distance {distance:,}, inside the context of {scope.context:,}, the rotation no longer prefers "
-                f"near keys: the sum of cos(distance x frequency) over the pairs turns negative"
+                f"at distance {distance:,} the rotation no longer prefers near keys over far ones (the sum of "
+                f"cos(distance x frequency) over the pairs is negative), and this layer sees as far as {farthest:,}"
             )
-            fix = "raise theta or scale the frequencies (docs/components/positions.md)"
-            yield Finding(path="theta", severity="warning", what=what, fix=fix)
+            fix = "raise theta or scale the frequencies (docs/components/position-rope.md)"
+            severity: Severity = "warning" if 2 * distance < farthest else "note"
+            yield Finding(path="theta", severity=severity, what=what, fix=fix)

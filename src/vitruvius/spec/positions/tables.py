@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import Position, PositiveFloat, PositiveInt, Scope, TensorSpec, register
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class LearnedPosition(Position):
     """A trained vector per position, added to the token embedding (Gehring et al., 2017; GPT-2)."""
 
-    acts_on: ClassVar[Literal["embedding"]] = "embedding"
+    acts_on = "embedding"
 
     kind: Literal["learned"] = "learned"
     size: PositiveInt | None = None
@@ -53,7 +53,7 @@ class LearnedPosition(Position):
 class SinusoidalPosition(Position):
     """Fixed sines and cosines of geometric wavelengths, added to the token embedding (Vaswani et al., 2017)."""
 
-    acts_on: ClassVar[Literal["embedding"]] = "embedding"
+    acts_on = "embedding"
 
     kind: Literal["sinusoidal"] = "sinusoidal"
     base: PositiveFloat = 10_000.0

@@ -1,0 +1,168 @@
+"""Probes of first loss, gradients and the ability to learn."""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from vitruvius.checks.compare import EXACT, gap
+from vitruvius.checks.outcome import Measure, failed, within
+from vitruvius.nn import Signals
+from vitruvius.spec.ffn.moe import Moe
+from vitruvius.spec.mixers.attention import Attention
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from vitruvius.checks.subject import Subject
+    from vitruvius.nn import Model
+    from vitruvius.spec import Graph, Layer
+
+INIT_NATS = 0.15
+"""How far the first loss may lie from ln(vocabulary) + s^2 / 2."""
+_WIDE_LOGITS = 1.0
+_INIT_TOKENS = 2048
+
+OVERFIT_STEPS, OVERFIT_RATE, OVERFIT_LEFT = 60, 1e-2, 0.5
+"""Steps and learning rate of plain AdamW in fp32, and the share of the first loss that may be left after them."""
+
+
+def gradients(subject: Subject) -> Measure:
+    """Each parameter tensor, and each expert of a mixture, has a finite, non-zero gradient."""
+    model = subject.model
+    tokens = subject.tokens(4, max(subject.length, 2))
+    signals = Signals(replay=forced_routing(subject.graph, tokens.numel() - tokens.shape[0], tokens.device))
+    model.zero_grad(set_to_none=True)
+    loss = model.loss(tokens[:, :-1], tokens[:, 1:], signals=signals)
+    torch.stack([loss, *signals.losses]).sum().backward()
+    silent = silent_tensors(subject.graph, tokens.shape[1] - 1)
+    wrong = [text for name, p in model.named_parameters() if (text := _ill(name, p, subject.graph, silent))]
+    count = sum(1 for _ in model.parameters())
+    model.zero_grad(set_to_none=True)
+    if wrong:
+        return failed("; ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""))  # noqa: PLR2004
+    note = f"; {len(silent)} cannot have one by their mathematics" if silent else ""
+    return Measure(passed=True, detail=f"{count} tensors, experts one by one{note}")
+
+
+def _ill(name: str, parameter: Tensor, graph: Graph, silent: set[str]) -> str:
+    """What is wrong with a parameter's gradient, or the empty text."""
+    gradient = parameter.grad
+    if not parameter.requires_grad:
+        return f"{name} is frozen"
+    if gradient is None:
+        return "" if name in silent else f"{name} takes no part in the loss"
+    if not gradient.isfinite().all():
+        return f"{name} has a gradient that is not finite"
+    if name in silent:
+        return ""
+    tensor = graph.tensors().get(name)
+    if tensor is not None and tensor.used != (1, 1):
+        dead = (gradient.flatten(1).abs().amax(dim=1) == 0).nonzero().flatten().tolist()
+        return f"{name}: experts {dead[:8]} have no gradient" if dead else ""
+    return "" if gradient.abs().max() > 0 else f"{name} has a gradient of zero"
+
+
+def silent_tensors(graph: Graph, length: int) -> set[str]:
+    """Tensors whose gradient is zero by mathematics, not by mistake.
+
+    A bias on keys adds the same to all scores of a query, which a softmax ignores, unless keys are rotated or
+    normalised afterwards. With one key per query the softmax is one whatever the scores are. A router of one expert,
+    or of one chosen expert with renormalised weights and no auxiliary loss, gives a constant weight.
+    """
+    silent: set[str] = set()
+    for layer in graph.layers:
+        if layer.owns_weights:
+            silent |= {f"layers.{layer.index}.{name}" for name in _silent_in(layer, length)}
+    return silent
+
+
+def _silent_in(layer: Layer, length: int) -> Iterator[str]:
+    mixer, ffn = layer.mixer, layer.ffn
+    if isinstance(mixer, Attention):
+        rotated = mixer.position is not None and mixer.position.acts_on == "rotation"
+        if mixer.bias != "none" and mixer.qk_norm is None and not rotated:
+            yield "mixer.k.bias"
+        if mixer.pattern().pairs(length) == length:
+            for which in ("q", "k"):
+                yield from (f"mixer.{which}.{end}" for end in ("weight", "bias"))
+                yield from (f"mixer.{which}_norm.{end}" for end in ("weight", "bias"))
+    if isinstance(ffn, Moe) and ffn.experts == 1:
+        yield "ffn.router.weight"
+
+
+def forced_routing(graph: Graph, tokens: int, device: torch.device) -> Iterator[Tensor]:
+    """Chosen experts for each mixture of a pass over `tokens` tokens, such that every expert gets some."""
+    for layer in graph.layers:
+        if isinstance(layer.ffn, Moe):
+            first = torch.arange(tokens, device=device).unsqueeze(1) * layer.ffn.top_k
+            yield (first + torch.arange(layer.ffn.top_k, device=device)) % layer.ffn.experts
+
+
+def loss_path(subject: Subject) -> Measure:
+    """`model.loss`, which never holds all logits, equals the cross-entropy of `model(tokens)`, gradients included."""
+    model, tokens = subject.model, subject.tokens(2, max(subject.length, 2), salt=4)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
+    targets[0, : targets.shape[1] // 3] = -100
+    found = _graded(model, lambda: model.loss(inputs, targets))
+    expected = _graded(model, lambda: F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()))
+    worst = max(gap(a, b) for a, b in zip(found, expected, strict=True))
+    return within(worst, EXACT, "loss and its gradients, with targets that count nothing")
+
+
+def _graded(model: Model, loss: object) -> list[Tensor]:
+    """The loss, then the gradient of each parameter that has one."""
+    model.zero_grad(set_to_none=True)
+    value: Tensor = loss()  # pyright: ignore[reportCallIssue]
+    value.backward()
+    found = [value.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def init_loss(subject: Subject) -> Measure:
+    """A fresh model knows nothing: its loss on random targets is ln(vocabulary) plus half the variance of its logits."""
+    model = subject.fresh(torch.float32)
+    length = min(subject.length, 128)
+    tokens = subject.tokens(max(1, _INIT_TOKENS // length), length, salt=5)
+    with torch.no_grad():
+        logits = model(tokens).double()
+        targets = subject.tokens(*tokens.shape, salt=6)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
+        # The few targets that were drawn are a sample; every token being as likely, this is their expectation.
+        chance = (logits.mean(dim=-1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)).mean().item()
+        loss -= chance
+        variance = logits.var(dim=-1, correction=0).mean().item()
+    expected = log(subject.probed.vocab_size) + variance / 2
+    spread = variance**0.5
+    warning = ""
+    if spread > _WIDE_LOGITS:
+        warning = f"logits spread by s = {spread:.2f} at first; above 1 the first steps only undo that (smaller init?)"
+    detail = f"loss {loss:.4f}, ln({subject.probed.vocab_size:,}) + s^2/2 = {expected:.4f} with s = {spread:.3f}"
+    return within(abs(loss - expected), INIT_NATS, detail, warning=warning)
+
+
+def overfit(subject: Subject) -> Measure:
+    """Plain AdamW in fp32 brings the loss on one small batch well down: information and gradients flow."""
+    model = subject.fresh(torch.float32)
+    tokens = subject.tokens(2, max(2, min(subject.length, 17)), salt=7)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    with torch.no_grad():
+        model(inputs)  # learned positions grow before the optimizer takes hold of them
+    optimizer = torch.optim.AdamW(model.parameters(), lr=OVERFIT_RATE, weight_decay=0.0, foreach=True)
+    first = last = 0.0
+    for step in range(OVERFIT_STEPS + 1):
+        loss = model.loss(inputs, targets)
+        last = loss.item()
+        first = last if step == 0 else first
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    detail = f"loss {first:.3f} -> {last:.3f} in {OVERFIT_STEPS} steps on {inputs.numel()} tokens"
+    return within(last / first if first else 0.0, OVERFIT_LEFT, detail)

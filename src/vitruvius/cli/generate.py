@@ -1,0 +1,132 @@
+"""`vitruvius generate`: text from a trained run."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from vitruvius.cli.output import STDOUT, say
+from vitruvius.cli.verbs import ExampleCommand
+
+if TYPE_CHECKING:
+    from vitruvius.inference import Generation
+
+_MOST_PROMPT = 4 << 20
+
+
+@click.command(
+    cls=ExampleCommand,
+    help="Write text with the newest checkpoint of RUN. Only the text goes to stdout.",
+    examples=[
+        "vitruvius generate runs/first --prompt 'def main(' --max-tokens 200",
+        "vitruvius generate runs/first --prompt 'import ' --temperature 0",
+        "cat start.txt | vitruvius generate runs/first --prompt - --top-p 0.9 --seed 7 --stop 'class '",
+    ],
+)
+@click.argument("run")
+@click.option("--prompt", required=True, help="The text to continue; - reads it from standard input.")
+@click.option("--max-tokens", type=int, default=256, show_default=True, help="Tokens to generate at most.")
+@click.option("--temperature", type=float, default=0.8, show_default=True, help="0 takes the likeliest token.")
+@click.option("--top-k", type=int, help="Draw among the k likeliest tokens.")
+@click.option("--top-p", type=float, help="Draw among the likeliest tokens that reach this probability.")
+@click.option("--min-p", type=float, help="Drop tokens below this fraction of the likeliest one's probability.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal text.")
+@click.option("--stop", multiple=True, help="End before this text; may be given several times.")
+@click.option("--echo", is_flag=True, help="Print the prompt too.")
+@click.option(
+    "--dtype", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Number format to run in."
+)
+def command(
+    *,
+    run: str,
+    prompt: str,
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    seed: int,
+    stop: tuple[str, ...],
+    echo: bool,
+    dtype: str,
+) -> None:
+    """Load the run, stream its continuation, say on stderr why it ended."""
+    from pathlib import Path
+
+    from vitruvius.data import load_tokenizer
+    from vitruvius.inference import Generation, Sampler, StopText
+    from vitruvius.nn.weights import load_model
+
+    sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    stops = StopText(stop)
+    text = _prompt(prompt)
+    model = load_model(Path(run), dtype=dtype)
+    tokenizer = load_tokenizer(Path(run) / "tokenizer.json")
+    ids = tokenizer.encode(text) or [tokenizer.eos_id]
+    generation = Generation(
+        model,
+        ids,
+        max_tokens=max_tokens,
+        sampler=sampler,
+        seed=_seed(seed),
+        stop_tokens=[tokenizer.eos_id],
+        vocabulary=tokenizer.vocab_size,
+    )
+    if echo:
+        _write(text)
+    decoder = tokenizer.stream()
+    for token in generation:
+        _write(stops.push(decoder.push(token)))
+        if stops.found:
+            break
+    _write(stops.push(decoder.finish()) + stops.flush() + "\n")
+    say(_ending(generation, found=stops.found))
+
+
+def _prompt(prompt: str) -> str:
+    from vitruvius.errors import UsageError
+
+    if prompt != "-":
+        text = prompt
+    else:
+        raw = sys.stdin.buffer.read(_MOST_PROMPT + 1)
+        if len(raw) > _MOST_PROMPT:
+            raise UsageError("the prompt on standard input is longer than 4 MiB", fix="send a shorter one")
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"the prompt is not UTF-8 (byte {error.start})", fix="send UTF-8 text") from None
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the prompt is not UTF-8 (character {error.start + 1})", fix="send UTF-8 text") from None
+    return text
+
+
+def _seed(seed: int) -> int:
+    from vitruvius.errors import UsageError
+
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed={seed} is out of range", fix="use a whole number from 0 to 2^63 - 1")
+    return seed
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = STDOUT
+        raise
+
+
+def _ending(generation: Generation, *, found: bool) -> str:
+    finish = generation.finish
+    if found:
+        return "ended at a stop text"
+    if finish is None:
+        return "nothing was generated"
+    words = {"stop": "the model ended the text", "length": "max-tokens reached", "context": "the context is full"}
+    return f"{finish.tokens} tokens; {words[finish.reason]}"

@@ -1,0 +1,106 @@
+"""The output folder of `data prepare`: made aside, then put in place in one go."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+from typing import TYPE_CHECKING
+
+from vitruvius.errors import DataError
+from vitruvius.runs.files import sync_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+_OURS = re.compile(
+    r"index\.json|tokenizer\.json|counts\.json|quarantine\.jsonl|(train|validation)(/shard-\d{5}\.(bin|idx))?"
+)
+EVIDENCE = ("counts.json", "quarantine.jsonl")
+
+
+def check_output(out: Path) -> None:
+    """Check that `out` is free, or holds nothing but prepared data, before any work is done.
+
+    Raises:
+        DataError: it is a file or a link, or holds other files.
+    """
+    _recover(out)
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise DataError("this is not a folder", where=str(out), fix="choose another --out")
+    if out.is_dir():
+        foreign = [path for path in sorted(out.rglob("*")) if not _OURS.fullmatch(path.relative_to(out).as_posix())]
+        if foreign:
+            raise DataError(
+                f"this folder holds other files ({foreign[0].relative_to(out).as_posix()!r})",
+                where=str(out),
+                fix="choose a new or empty folder, or one that holds prepared data",
+            )
+
+
+@contextlib.contextmanager
+def staging(out: Path) -> Generator[Path]:
+    """A folder beside `out` to work in, gone when the block ends; leftovers of dead processes go too."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    host = socket.gethostname()
+    for leftover in out.parent.glob(f".{out.name}.partial-{host}-*"):
+        owner = leftover.name.rpartition("-")[2]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(leftover, ignore_errors=True)
+    work = out.with_name(f".{out.name}.partial-{host}-{os.getpid()}")
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def publish(work: Path, out: Path) -> None:
+    """Put the folder `work` in the place of `out`: a reader finds the earlier data or the new, never a mixture."""
+    previous = _previous(out)
+    for folder in (*(path for path in work.rglob("*") if path.is_dir()), work):
+        sync_directory(folder)
+    if out.exists():
+        out.rename(previous)
+    work.rename(out)
+    sync_directory(out.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def evidence_folder(out: Path) -> Path:
+    """Where counts and quarantine of a refused corpus go: `out`, or beside it when earlier data is there."""
+    return out.with_name(f"{out.name}.rejected") if (out / "index.json").exists() else out
+
+
+def leave_evidence(work: Path, folder: Path) -> None:
+    """Move counts and quarantine out of `work` into `folder`."""
+    folder.mkdir(exist_ok=True)
+    for name in EVIDENCE:
+        (work / name).replace(folder / name)
+    sync_directory(folder)
+
+
+def _previous(out: Path) -> Path:
+    return out.with_name(f".{out.name}.previous")
+
+
+def _recover(out: Path) -> None:
+    """Finish what a process killed between the two renames of `publish` left undone."""
+    previous = _previous(out)
+    if previous.is_dir() and not out.exists():
+        previous.rename(out)
+    elif previous.is_dir():
+        shutil.rmtree(previous)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,6 @@
+"""Running a model: sampling and cached generation."""
+
+from vitruvius.inference.generate import Finish, Generation, StopText
+from vitruvius.inference.sampling import Sampler
+
+__all__ = ["Finish", "Generation", "Sampler", "StopText"]

@@ -1,0 +1,151 @@
+"""Weights on disk: safetensors files whose names are those of the model's parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from vitruvius.errors import RunError
+from vitruvius.nn.build import DTYPES, build
+from vitruvius.runs.checkpoints import MODEL_FILE, latest_checkpoint
+from vitruvius.runs.folder import RunReader
+from vitruvius.runs.tensorfile import TensorEntry, read_header
+from vitruvius.spec import from_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from vitruvius.nn.model import Model
+    from vitruvius.runs import Checkpoint
+
+Verify = Literal["hashes", "headers"]
+"""What is checked before loading: every byte against the manifest, or only that the headers make sense."""
+
+FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+"""torch dtype -> name in a safetensors header."""
+
+_SHOWN = 8
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors a weights file holds: parameters and persistent buffers, each once however often it is used."""
+    kept = model.state_dict().keys()
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return weights | {name: buffer for name, buffer in model.named_buffers() if name in kept}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file; equal tensors give equal bytes."""
+    from safetensors.torch import save_file
+
+    # One metadata entry only: the library writes several in the order of a hash table.
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, path, metadata={"format": "pt"})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises RunError when the file is not whole, see `read_header`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    read_header(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"the file cannot be read: {error}", where=str(path), fix="use another checkpoint") from None
+
+
+@torch.no_grad()
+def load_weights(model: Model, folder: Path | str) -> None:
+    """Fill a model from `folder/model.safetensors`; values are rounded to the model's own dtype.
+
+    Raises RunError, before anything is changed, when a name, shape or dtype does not fit; all findings at once.
+    """
+    path = Path(folder) / MODEL_FILE
+    header = read_header(path)
+    _grow_tables(model, header)
+    mine = weights_of(model)
+    findings = _misfits(mine, header)
+    if findings:
+        more = f"; and {len(findings) - _SHOWN} more" if len(findings) > _SHOWN else ""
+        raise RunError(
+            "the weights do not fit the architecture: " + "; ".join(findings[:_SHOWN]) + more,
+            where=str(path),
+            fix="load them into the architecture they were trained with",
+        )
+    for name, tensor in read_tensors(path).items():
+        mine[name].copy_(tensor)
+
+
+def load_model(
+    folder: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str | None = None,
+    verify: Verify = "hashes",
+) -> Model:
+    """The trained model of a run folder, or of one of its checkpoints (`RUN/checkpoints/step-N`), in eval mode.
+
+    The architecture comes from the run's record. `dtype` is the one the weights were written in when not given.
+    Raises RunError when the folder has no checkpoint or the weights do not fit, CorruptCheckpointError when a byte
+    differs from the manifest, SpecError when the recorded architecture is not one.
+    """
+    run, checkpoint = find_checkpoint(folder)
+    if verify == "hashes":
+        checkpoint.verify()
+    architecture = from_plain(run.record()["spec"]["data"])
+    if dtype is None:
+        dtype = _dtype_of(checkpoint)
+    if isinstance(dtype, str):
+        dtype = DTYPES[dtype]
+    model = build(architecture, dtype=dtype)
+    load_weights(model, checkpoint.path)
+    return model.to(device).eval()
+
+
+def find_checkpoint(folder: Path | str) -> tuple[RunReader, Checkpoint]:
+    """The run and the checkpoint that a folder means: a run's newest, or the one that is named.
+
+    Raises RunError when the folder is neither.
+    """
+    path = Path(folder)
+    above = path.resolve().parent
+    if not (path / "run.json").exists() and above.name == "checkpoints" and (above.parent / "run.json").is_file():
+        run = RunReader(above.parent)
+        named = [checkpoint for checkpoint in run.checkpoints() if checkpoint.path.name == path.resolve().name]
+        if not named:
+            raise RunError("this is not a whole checkpoint", where=str(path), fix="name a folder step-N beside it")
+        return run, named[0]
+    return RunReader(path), latest_checkpoint(path)
+
+
+def _dtype_of(checkpoint: Checkpoint) -> torch.dtype:
+    names = {entry.dtype for entry in read_header(checkpoint.path / MODEL_FILE).values()}
+    return next((dtype for dtype, name in FLOATS.items() if name in names), torch.float32)
+
+
+def _grow_tables(model: Model, header: Mapping[str, TensorEntry]) -> None:
+    """Learned tables that grew in training grow here too, up to their own limit."""
+    for name, module in model.named_modules():
+        entry = header.get(f"{name}.weight")
+        if entry is not None and hasattr(module, "grow") and len(entry.shape) > 1:
+            module.grow(min(entry.shape[0], module.limit))
+
+
+def _misfits(mine: Mapping[str, Tensor], header: Mapping[str, TensorEntry]) -> list[str]:
+    findings = [f"{name} is missing" for name in sorted(mine.keys() - header.keys())]
+    findings += [f"{name} is not in this architecture" for name in sorted(header.keys() - mine.keys())]
+    for name in sorted(mine.keys() & header.keys()):
+        tensor, entry = mine[name], header[name]
+        if tuple(tensor.shape) != entry.shape:
+            findings.append(f"{name} is {list(entry.shape)}, expected {list(tensor.shape)}")
+        elif tensor.is_floating_point() != (entry.dtype in FLOATS.values()):
+            findings.append(f"{name} is {entry.dtype}, expected {tensor.dtype}")
+    return findings
