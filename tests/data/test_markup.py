@@ -22,6 +22,20 @@ PAGES = {
     "styles are dropped": ("<style>p { color: red }</style><p>a", "a\n"),
     "titles and drawings are dropped": ("<title>t</title><svg><text>s</text></svg><p>a", "a\n"),
     "comments are dropped": ("a<!-- <p>no</p> -->b", "ab\n"),
+    "a comment may be empty": ("a<!-->b<!---->c", "abc\n"),
+    "a comment that never ends takes the rest": ("a<!-- b", "a\n"),
+    "declarations are dropped": ("<!DOCTYPE html><?xml version='1.0'?></ >a", "a\n"),
+    "quotes hide the end of a tag": ("<a title='>no' alt=\"no>\">a</a>", "a\n"),
+    "a quote outside a value hides nothing": ("<a b' c>yes'</a>", "yes'\n"),
+    "a tag that never ends takes the rest": ("a<b no", "a\n"),
+    "a lone less-than is text": ("1 < 2 <3 << 4", "1 < 2 <3 << 4\n"),
+    "the end of a script needs the whole name": ("a<script></scripts>no</SCRIPT >b", "ab\n"),
+    "a drawing may end itself": ("a<svg/>b", "ab\n"),
+    "drawings nest": ("<svg><svg></svg>no</svg>a", "a\n"),
+    "a number that is no character": (
+        "a&#99999999999999;b&#x" + "f" * 5000 + ";c&#" + "9" * 5000 + "d",
+        "a\ufffdb\ufffdc\ufffdd\n",
+    ),
     "an unclosed drawing ends with the element around it": ("<noscript><svg>x</noscript>b", "b\n"),
     "no text at all": ("<div><p> </p></div>", ""),
     "no markup at all": ("just text", "just text\n"),
@@ -38,6 +52,14 @@ def test_a_page_reads_as_it_looks(page, text):
 def test_any_input_gives_text_that_ends_with_one_newline(page):
     text = html_text(page)
     assert text == "" or (text.endswith("\n") and not text.endswith("\n\n"))
+
+
+@pytest.mark.parametrize(
+    "unit", ["<", "<a ", "<a b='", '<a b="', "<!--", "<!", "<?", "</", "<svg>", "<svg></noscript>", "&#"]
+)
+def test_a_megabyte_of_what_never_ends_is_read(unit):
+    # A parser that starts again at each of them takes hours, which the suite's time limit turns into a failure.
+    assert len(html_text(unit * (2**20 // len(unit)))) <= 2**20 + 1
 
 
 def test_a_declared_encoding_is_found_in_both_forms():

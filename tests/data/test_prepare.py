@@ -22,7 +22,7 @@ from vitruvius.errors import DataError, TooMuchBadDataError, UsageError
 pytest.importorskip("tokenizers")
 pytest.importorskip("numpy")
 
-WORDS = "the of and to in is that for it as was with be by on not he his but at are this have from or".split()
+WORDS = ("the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he")
 SMALL = PrepareOptions(vocab=300)
 
 
@@ -216,9 +216,10 @@ def test_the_threshold_takes_the_wanted_number_of_documents(tmp_path):
     spool.close()
     places = [place for _, place, _ in spool.documents()]
     for fraction in (0.001, 0.05, 0.999):
-        below = sum(place < spool.held_out_below(fraction) for place in places)
+        threshold = spool.held_out_below(fraction)
+        below = sum(place < threshold for place in places)
         assert abs(below - fraction * 1000) <= 15 * fraction * (1 - fraction) + 1
-    assert 0 < min(places) and max(places) < HASH_RANGE
+    assert max(places) < HASH_RANGE
 
 
 def test_held_out_text_does_not_train_the_tokenizer(tmp_path):
@@ -374,6 +375,23 @@ def test_a_folder_without_a_file_to_read_says_what_it_found(tmp_path):
     (tmp_path / "in" / "a.png").touch()
     with pytest.raises(DataError, match=r"found 1 \.png"):
         prepare([tmp_path / "in"], tmp_path / "out", SMALL)
+
+
+def test_output_inside_an_input_is_not_read_back(tmp_path):
+    jsonl(tmp_path / "a.jsonl", range(10), b"bad\n")
+    options = PrepareOptions(vocab=300, max_bad_rate=1)
+    first = prepare([tmp_path], tmp_path / "out", options)
+    (tmp_path / "out.rejected").mkdir()
+    (tmp_path / "out.rejected" / "quarantine.jsonl").write_text("{}\n")
+    assert prepare([tmp_path], tmp_path / "out", options).counts == first.counts
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may list every folder")
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path):
+    jsonl(tmp_path / "a.jsonl", range(10))
+    (tmp_path / "locked").mkdir(mode=0)
+    with pytest.raises(DataError, match="locked"):
+        find_inputs([tmp_path])
 
 
 def test_the_kind_decides_what_is_taken_from_a_folder(corpus):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 from vitruvius.data.shards import BLOCK_BYTES, TokenShards, dtype_for, read_index
 from vitruvius.data.writing import SplitWriter, fingerprint_of
 from vitruvius.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 np = pytest.importorskip("numpy")
 
@@ -46,7 +50,7 @@ DOCUMENTS = [[1, 2, 3, EOS], [4, EOS], [5, 6, 7, 8, 9, EOS], [EOS], [10, 11, EOS
 @given(data=st.data())
 def test_reading_across_shards_equals_reading_the_stream(tmp_path_factory, shard_tokens, data):
     shards = TokenShards.open(build(tmp_path_factory.mktemp("s"), DOCUMENTS, shard_tokens=shard_tokens))
-    stream = sum(DOCUMENTS, [])
+    stream = list(chain.from_iterable(DOCUMENTS))
     start = data.draw(st.integers(0, len(stream)))
     stop = data.draw(st.integers(start, len(stream)))
     found = shards.read(start, stop)

@@ -4,7 +4,7 @@ import doctest
 
 import pytest
 
-from vitruvius.patterns import picture_of
+from vitruvius.patterns import parse, to_text
 
 
 @pytest.fixture
@@ -23,4 +23,4 @@ def test_the_pictures_on_the_page_are_the_ones_that_are_drawn(page):
     texts = [line.split("Drawn: `")[1].split("`")[0] for line in page.splitlines() if "Drawn: `" in line]
     assert len(texts) == 10
     for text in texts:
-        assert "\n".join(f"    {line}" for line in picture_of(text, 16).split("\n")) in page
+        assert "\n".join(f"    {line}" for line in to_text(parse(text), 16).split("\n")) in page

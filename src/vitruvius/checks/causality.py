@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from vitruvius.checks.compare import EXACT, gap
 from vitruvius.checks.outcome import Measure, does_not_apply, failed, within
 from vitruvius.nn import Signals
+from vitruvius.spec.ffn.moe import Moe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,10 +93,41 @@ def backends(subject: Subject) -> Measure:
     return within(worst[where], EXACT, detail if worst[where] <= EXACT else f"{where} differs")
 
 
-def _run(model: Model, tokens_BT: Tensor, name: str) -> tuple[Tensor, dict[str, Tensor]]:
+FP32 = 1e-4
+"""Two fp32 computations of one thing: 2^-24 for each rounding, some hundred of them, and gradients of sums."""
+
+
+def experts(subject: Subject) -> Measure:
+    """Grouped products, which exist in fp32 and bf16 only, equal the loop over experts, forward and backward."""
+    if not any(isinstance(layer.ffn, Moe) for layer in subject.graph.layers):
+        return does_not_apply("no mixtures of experts")
+    model = subject.fresh(torch.float32)
+    tokens = subject.tokens(2, subject.length)
+    chosen: list[Tensor] = []
+    with torch.no_grad():
+        model(tokens, signals=Signals(routing=chosen))
+    found, gradients = _run(model, tokens, "auto", chosen)
+    expected, looped = _run(model, tokens, "reference", chosen)
+    worst = {name: _relative(gradients[name], looped[name]) for name in looped if ".ffn." in name}
+    worst["logits"] = _relative(found, expected)
+    where = max(worst, key=lambda name: worst[name] if worst[name] == worst[name] else float("inf"))
+    detail = "grouped products against the loop over experts in fp32, routing replayed"
+    return within(worst[where], FP32, detail if worst[where] <= FP32 else f"{where} differs")
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    """Root-mean-square difference relative to the size of what is expected."""
+    size = expected.square().mean().sqrt().clamp_min(1e-12)
+    return ((found - expected).square().mean().sqrt() / size).item()
+
+
+def _run(
+    model: Model, tokens_BT: Tensor, name: str, replay: list[Tensor] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad(set_to_none=True)
+    signals = None if replay is None else Signals(replay=iter(replay))
     with backend(model, name):
-        logits = model(tokens_BT)
+        logits = model(tokens_BT, signals=signals)
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten()).backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)

@@ -73,7 +73,13 @@ PROBES: tuple[Probe, ...] = (
         name="backends",
         run=causality.backends,
         means="the fast path computes something else than the readable one",
-        look_at="nn/backends/chunked.py and sdpa.py against reference.py; grouped against looped in nn/ffn/moe.py",
+        look_at="nn/backends/chunked.py and sdpa.py against reference.py",
+    ),
+    Probe(
+        name="experts",
+        run=causality.experts,
+        means="training computes other mixtures than the readable loop does",
+        look_at="grouped against looped in nn/ffn/moe.py: offsets, transposes, biases, empty experts",
     ),
     Probe(
         name="cached-decode",

@@ -60,9 +60,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def say_findings(findings: Iterable[Finding]) -> None:
-    """Print warnings and notes on stderr, what was written once and inherited often said once."""
+    """Print warnings and notes on stderr."""
     from vitruvius.cli.output import clean, say
-    from vitruvius.report.findings import merged
 
-    for finding in merged(findings):
+    for finding in findings:
         say(clean(str(finding)) + "\n")

@@ -34,11 +34,12 @@ _NAME_LINE = re.compile(r"^name:.*$", re.MULTILINE)
 @click.option("--force", is_flag=True, help="Replace a file that is already there.")
 def command(*, name: str, source: str, out: Path, force: bool) -> None:
     """Write NAME.yaml: a preset's text, comments included, under a name of your own."""
-    from vitruvius.spec.reading import SUFFIXES, locate_preset, read_with_findings
+    from vitruvius.spec.reading import SUFFIXES, preset, presets_folder, read_with_findings
 
     if name.endswith(SUFFIXES):
         name = name.rpartition(".")[0]
-    reading = read_with_findings(locate_preset(source))
+    preset(source)  # raises, naming close ones, where there is none
+    reading = read_with_findings(presets_folder() / f"{source}.yaml")
     _refuse_bad_name(name, reading)
     path = out / f"{name}.yaml"
     _write(path, _text(name, source, reading, path), force=force)
@@ -80,6 +81,7 @@ def _write(path: Path, text: str, *, force: bool) -> None:
 
     if os.path.lexists(path) and not force:
         raise UsageError(f"{path} is already there", fix="choose another name, or replace it with --force")
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.encode())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,10 @@ def standard_library_sources(limit_bytes: int = 4_000_000) -> list[Path]:
     with the same Python, and a mixture of all parts of the library.
     """
     library = Path(sysconfig.get_path("stdlib"))
-    files = [path for path in library.rglob("*.py") if not _LEFT_OUT & set(path.relative_to(library).parts[:-1])]
+    files: list[Path] = []
+    for parent, folders, names in os.walk(library):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT]
+        files += [Path(parent, name) for name in names if name.endswith(".py")]
     files.sort(key=lambda path: hashlib.sha256(path.relative_to(library).as_posix().encode()).digest())
     chosen: list[Path] = []
     total = 0

@@ -32,10 +32,10 @@ def check_output(out: Path) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise DataError("this is not a folder", where=str(out), fix="choose another --out")
     if out.is_dir():
-        foreign = [path for path in sorted(out.rglob("*")) if not _OURS.fullmatch(path.relative_to(out).as_posix())]
+        foreign = _foreign(out)
         if foreign:
             raise DataError(
-                f"this folder holds other files ({foreign[0].relative_to(out).as_posix()!r})",
+                f"this folder holds other files ({foreign[0]!r})",
                 where=str(out),
                 fix="choose a new or empty folder, or one that holds prepared data",
             )
@@ -72,7 +72,12 @@ def publish(work: Path, out: Path) -> None:
 
 def evidence_folder(out: Path) -> Path:
     """Where counts and quarantine of a refused corpus go: `out`, or beside it when earlier data is there."""
-    return out.with_name(f"{out.name}.rejected") if (out / "index.json").exists() else out
+    return rejected_folder(out) if (out / "index.json").exists() else out
+
+
+def rejected_folder(out: Path) -> Path:
+    """Where evidence goes when `out` holds earlier data."""
+    return out.with_name(f"{out.name}.rejected")
 
 
 def leave_evidence(work: Path, folder: Path) -> None:
@@ -92,8 +97,14 @@ def _recover(out: Path) -> None:
     previous = _previous(out)
     if previous.is_dir() and not out.exists():
         previous.rename(out)
-    elif previous.is_dir():
+    elif previous.is_dir() and not _foreign(previous):
         shutil.rmtree(previous)
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names below `folder` that `prepare` does not write."""
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")))
+    return [name for name in names if not _OURS.fullmatch(name)]
 
 
 def _alive(pid: int) -> bool:

@@ -43,16 +43,22 @@ class Inputs:
 
 
 def find_inputs(
-    arguments: Sequence[str | Path], *, kind: InputKind = "auto", extensions: Sequence[str] = (".py",)
+    arguments: Sequence[str | Path],
+    *,
+    kind: InputKind = "auto",
+    extensions: Sequence[str] = (".py",),
+    exclude: Sequence[Path] = (),
 ) -> Inputs:
     """The files that `arguments` (files, folders, names of corpora) stand for.
 
     A named file is read as `kind`, or by its suffix, or else as text. In a folder, only files whose suffix
-    belongs to `kind` are taken; hidden files and folders and links to folders are left out.
+    belongs to `kind` are taken; hidden files and folders, links to folders, and the folders `exclude`
+    (the output may lie inside an input) are left out.
 
     Raises:
-        DataError: an argument does not exist, or there is no file to read.
+        DataError: an argument does not exist, a folder cannot be listed, or there is no file to read.
     """
+    left_out = {_identity(path) for path in exclude}
     wanted = _suffixes(kind, extensions)
     found: dict[str, InputFile] = {}
     passed_over: Counter[str] = Counter()
@@ -62,7 +68,7 @@ def find_inputs(
             for name, source in CORPORA[str(argument)]():
                 found[_identity(source)] = InputFile(name=name, path=source, kind="source")
         elif path.is_dir():
-            for file in _files_below(path):
+            for file in _files_below(path, left_out):
                 suffix = _suffix(file)
                 if suffix in wanted:
                     found.setdefault(_identity(file), InputFile(name=_name(file), path=file, kind=wanted[suffix]))
@@ -99,13 +105,21 @@ def _suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+def _files_below(folder: Path, left_out: set[str]) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, onerror=_refuse_unlisted):
+        wanted = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in wanted if _identity(Path(parent, name)) not in left_out)
         for name in sorted(names):
             file = Path(parent, name)
             if not name.startswith(".") and file.is_file():
                 yield file
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    """Stop instead of passing over a folder in silence, which is what os.walk does."""
+    raise DataError(
+        f"the folder cannot be listed: {error.strerror}", where=str(error.filename), fix="check its permissions"
+    )
 
 
 def _identity(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vitruvius.data.documents import ReadOptions, read_documents
 from vitruvius.data.extras import require
-from vitruvius.data.folder import check_output, evidence_folder, leave_evidence, publish, staging
+from vitruvius.data.folder import check_output, evidence_folder, leave_evidence, publish, rejected_folder, staging
 from vitruvius.data.inputs import InputKind, find_inputs
 from vitruvius.data.ledger import Ledger, Refusal
 from vitruvius.data.shards import DATA_SCHEMA, dtype_for
@@ -129,7 +129,8 @@ def prepare(
     options = options or PrepareOptions()
     out = Path(out)
     check_output(out)
-    found = find_inputs(inputs, kind=options.kind, extensions=options.extensions)
+    ours = (out, rejected_folder(out))
+    found = find_inputs(inputs, kind=options.kind, extensions=options.extensions, exclude=ours)
     loaded = None if options.tokenizer is None else load_tokenizer(options.tokenizer, eos=options.eos)
     with staging(out) as work:
         ledger, spool = _read(found, work, options, progress)

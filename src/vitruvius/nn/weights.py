@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from vitruvius.errors import RunError
-from vitruvius.nn.build import DTYPES, build
+from vitruvius.nn.build import build
 from vitruvius.runs.checkpoints import MODEL_FILE, latest_checkpoint
 from vitruvius.runs.folder import RunReader
 from vitruvius.runs.tensorfile import TensorEntry, read_header
@@ -25,8 +26,20 @@ if TYPE_CHECKING:
 Verify = Literal["hashes", "headers"]
 """What is checked before loading: every byte against the manifest, or only that the headers make sense."""
 
-FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-"""torch dtype -> name in a safetensors header."""
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""torch dtype -> its name in a safetensors header."""
+
+FLOATS = {DTYPE_NAMES[dtype]: dtype for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+"""Number formats of weights, by name."""
 
 _SHOWN = 8
 
@@ -39,12 +52,25 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file; equal tensors give equal bytes."""
-    from safetensors.torch import save_file
+    """Write a safetensors file; equal tensors give equal bytes. Raises OSError as the file system does.
 
-    # One metadata entry only: the library writes several in the order of a hash table.
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, path, metadata={"format": "pt"})
+    Written here and not by the library: it reports a full disk as an error of its own, and holds a copy of the whole.
+    """
+    # Wide values first, so that every tensor is aligned whatever its neighbours are.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            raw = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            file.write(raw.numpy().data)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -103,8 +129,6 @@ def load_model(
     architecture = from_plain(run.record()["spec"]["data"])
     if dtype is None:
         dtype = _dtype_of(checkpoint)
-    if isinstance(dtype, str):
-        dtype = DTYPES[dtype]
     model = build(architecture, dtype=dtype)
     load_weights(model, checkpoint.path)
     return model.to(device).eval()
@@ -126,17 +150,22 @@ def find_checkpoint(folder: Path | str) -> tuple[RunReader, Checkpoint]:
     return RunReader(path), latest_checkpoint(path)
 
 
+def tables_that_grow(model: nn.Module) -> dict[str, Any]:
+    """Modules with a table that can be made longer (`grow(rows)`, up to `limit`), by name."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "grow")}
+
+
 def _dtype_of(checkpoint: Checkpoint) -> torch.dtype:
     names = {entry.dtype for entry in read_header(checkpoint.path / MODEL_FILE).values()}
-    return next((dtype for dtype, name in FLOATS.items() if name in names), torch.float32)
+    return next((dtype for name, dtype in FLOATS.items() if name in names), torch.float32)
 
 
 def _grow_tables(model: Model, header: Mapping[str, TensorEntry]) -> None:
     """Learned tables that grew in training grow here too, up to their own limit."""
-    for name, module in model.named_modules():
+    for name, table in tables_that_grow(model).items():
         entry = header.get(f"{name}.weight")
-        if entry is not None and hasattr(module, "grow") and len(entry.shape) > 1:
-            module.grow(min(entry.shape[0], module.limit))
+        if entry is not None and len(entry.shape) == 2:
+            table.grow(min(entry.shape[0], table.limit))
 
 
 def _misfits(mine: Mapping[str, Tensor], header: Mapping[str, TensorEntry]) -> list[str]:
@@ -146,6 +175,6 @@ def _misfits(mine: Mapping[str, Tensor], header: Mapping[str, TensorEntry]) -> l
         tensor, entry = mine[name], header[name]
         if tuple(tensor.shape) != entry.shape:
             findings.append(f"{name} is {list(entry.shape)}, expected {list(tensor.shape)}")
-        elif tensor.is_floating_point() != (entry.dtype in FLOATS.values()):
+        elif tensor.is_floating_point() != (entry.dtype in FLOATS):
             findings.append(f"{name} is {entry.dtype}, expected {tensor.dtype}")
     return findings

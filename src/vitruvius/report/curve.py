@@ -81,7 +81,9 @@ def curve_svg(
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points] + [level.y for level in levels]
     if not xs:
-        return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="40"><title>{escape(title)}</title></svg>'
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="40"><title>{escape(title)}</title></svg>'
+        )
     frame = _Frame.around(xs, ys, width, height)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '

@@ -80,7 +80,7 @@ def latest_good_checkpoint(run: Path | str) -> Choice:
 
 
 def set_aside(checkpoint: Checkpoint) -> Path:
-    """Rename a damaged checkpoint to `damaged-step-N`, so that nothing takes it for a good one; returns the new path."""
+    """Rename a damaged checkpoint to `damaged-step-N`, so that nothing takes it for a good one; the new path."""
     folder = checkpoint.path.parent
     names = (f"damaged-step-{checkpoint.step}" + (f"-{number}" if number else "") for number in range(1000))
     target = next(folder / name for name in names if not (folder / name).exists())

@@ -97,7 +97,7 @@ def _entry(path: Path, name: str, value: object) -> TensorEntry:
     if fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise _wrong(path, f"the header's entry {name!r} does not have dtype, shape and data_offsets")
     shape, offsets = _whole_numbers(fields["shape"]), _whole_numbers(fields["data_offsets"])
-    if shape is None or len(shape) > _LONGEST_SHAPE or offsets is None or len(offsets) != 2:  # noqa: PLR2004
+    if shape is None or len(shape) > _LONGEST_SHAPE or offsets is None or len(offsets) != 2:
         raise _wrong(path, f"shape or offsets of {name!r} are not whole numbers from 0 on")
     bits = BITS.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
     if bits is None:

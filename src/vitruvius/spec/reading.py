@@ -79,7 +79,7 @@ def preset(name: str, *, overrides: Sequence[str] = ()) -> Architecture:
     """A preset by name. Raises UsageError with the closest names when there is none."""
     if name not in preset_names():
         raise UsageError(f"there is no preset {name!r}", fix=_closest(name, preset_names()))
-    return read(name, overrides=overrides)
+    return read(presets_folder() / f"{name}.yaml", overrides=overrides)
 
 
 @cache
@@ -99,7 +99,7 @@ def presets_folder() -> Path:
 
 
 def locate(spec: str | os.PathLike[str]) -> Path:
-    """The file that a SPEC argument means: an existing path first, then a preset's name.
+    """The file that a SPEC argument means: an existing file first, then a preset's name, then any other path.
 
     Raises UsageError naming close presets or files.
     """
@@ -108,13 +108,13 @@ def locate(spec: str | os.PathLike[str]) -> Path:
         raise UsageError("a spec is named by a file or a preset, and this name is empty or holds a NUL")
     path = Path(text)
     try:
-        exists = path.exists()
+        exists, is_folder = path.exists(), path.is_dir()
     except OSError as error:
         raise UsageError(f"{text[:80]!r}: {error.strerror}", fix="name a spec file or a preset") from None
+    if text in preset_names() and (is_folder or not exists):  # a run folder may well be called like its preset
+        return presets_folder() / f"{text}.yaml"
     if exists:
         return path
-    if text in preset_names():
-        return presets_folder() / f"{text}.yaml"
     near = list(preset_names())
     if path.parent.is_dir():
         near += [str(p) for p in sorted(path.parent.iterdir())[:1000] if p.suffix in SUFFIXES]

@@ -6,10 +6,10 @@ import re
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from vitruvius.patterns import parse
+from vitruvius.patterns import shrink_text
 from vitruvius.spec.ffn.moe import Moe
 from vitruvius.spec.graph import resolve
-from vitruvius.spec.mixers.attention import Attention, longest_reach
+from vitruvius.spec.mixers.attention import Attention
 from vitruvius.spec.node import Node
 from vitruvius.spec.positions.tables import LearnedPosition
 
@@ -66,7 +66,7 @@ def _window_factor(architecture: Architecture, context: int) -> float:
     for block in architecture.blocks.values():
         pattern = block.mixer.pattern() if block.mixer is not None else None
         if pattern is not None:
-            widest = max(widest, longest_reach(pattern))
+            widest = max(widest, pattern.widest_window or 1)
     return max(1.0, 3 * widest / context)
 
 
@@ -98,10 +98,8 @@ class _Shrinker:
 
     def _attention(self, node: Attention) -> dict[str, object]:
         heads, groups = _heads(node)
-        from vitruvius.patterns import shrink_text
 
         text = shrink_text(node.sees, self.factor) if self.factor > 1 else node.sees
-        parse(text)
         return {
             "heads": heads,
             "kv_heads": None if node.kv_heads is None else groups,

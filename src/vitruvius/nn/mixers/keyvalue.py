@@ -82,7 +82,8 @@ class KeyValueStore:
             after = [start + 1 for start in self.step.starts]
             positions = self._slot_positions(after)
             mask = self.plan.pattern.allows(q_positions.unsqueeze(-1), positions.unsqueeze(-2))
-            return _Selection(everything, positions, (mask & self._once(positions).unsqueeze(-2)).unsqueeze(1))
+            mask = mask & self._once(positions).unsqueeze(-2)
+            return _Selection(everything, positions, mask.unsqueeze(1))
         t = self.step.starts[0]
         positions = self._slot_positions([t + 1])[0]
         seen = self.plan.pattern.allows(t, positions) & self._once(positions)
@@ -107,6 +108,8 @@ class KeyValueStore:
         )
         if step.aligned:
             old, usable, new = old[0], usable[0], new[0]
+        else:
+            old, usable = old.expand(len(new), -1), usable.expand(len(new), -1)
         positions = torch.cat([old, new], dim=-1)
         mask = self.plan.pattern.allows(q_positions.unsqueeze(-1), positions.unsqueeze(-2))
         usable = torch.cat([usable, torch.ones_like(new, dtype=torch.bool)], dim=-1)

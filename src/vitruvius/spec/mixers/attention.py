@@ -7,7 +7,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding, PatternError, UsageError
-from vitruvius.patterns import FOREVER, Pattern, parse
+from vitruvius.patterns import Pattern, parse
 from vitruvius.patterns.stores import StorePlan, plan
 from vitruvius.spec.expressions import evaluate
 from vitruvius.spec.node import Flops, Mixer, Norm, Position, PositiveInt, Scope, TensorSpec, register, under
@@ -129,8 +129,8 @@ class Attention(Mixer):
             at = "" if error.position is None else f" (character {error.position + 1})"
             yield Finding(what=error.what + at, fix=error.fix)
             return
-        widest = longest_reach(pattern)
-        if widest > scope.context:
+        widest = pattern.widest_window
+        if widest is not None and widest > scope.context:
             what = f"a window of {widest:,} is longer than the context of {scope.context:,}"
             yield Finding(what=what, fix=f"use a window of at most {scope.context:,}, or a longer context")
         empty = pattern.empty_rows(scope.context)
@@ -141,12 +141,6 @@ class Attention(Mixer):
         if unread:
             what = f"nobody reads the keys at positions {_some(unread)}; they are computed and never cached"
             yield Finding(severity="note", what=what)
-
-
-def longest_reach(pattern: Pattern) -> int:
-    """Positions that the longest bounded window of a pattern spans, 0 without one."""
-    highs = (clause.distance_high for clause in pattern.clauses)
-    return max((high + 1 for high in highs if high < FOREVER), default=0)
 
 
 def _some(positions: Sequence[int]) -> str:

@@ -1,0 +1,104 @@
+"""`vitruvius check`: probe the built model of a spec."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+
+from vitruvius.cli.output import clean, emit, emit_json, next_step, say
+from vitruvius.cli.verbs import ExampleCommand
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vitruvius.spec import Architecture
+
+FAILED = 1
+
+
+@click.command(
+    cls=ExampleCommand,
+    help="Probe the model of SPEC (a file or a preset): leaks, cache, gradients, first loss, numerics, cost.\n\n"
+    "Leaves with 1 when a check fails. A spec too big to run is probed through a smaller twin with the same kinds and "
+    "proportions; parameters and cache are checked at full size all the same.",
+    examples=[
+        "vitruvius check my-arch.yaml",
+        "vitruvius check llama-moe --only cached-decode --only gradients",
+        "vitruvius check llama-moe --set blocks.dense.mixer.sees='causal & sliding(64)' --json",
+        "vitruvius check tiny-simple-transformer --lengths 128,512,1024",
+    ],
+)
+@click.argument("spec")
+@click.option("--only", multiple=True, metavar="NAME", help="Run this check alone; repeatable.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Draws weights and tokens.")
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change the spec first; repeatable.")
+@click.option("--list", "listed", is_flag=True, help="List the checks and leave.")
+@click.option("--lengths", metavar="N,N,...", help="Instead, run the whole model at these lengths, growing its positions.")
+@click.option("--record", type=click.Path(dir_okay=False), help="With --lengths: write the reproducibility records here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON (vitruvius.check/1).")
+def command(
+    spec: str,
+    only: tuple[str, ...],
+    seed: int,
+    overrides: tuple[str, ...],
+    listed: bool,  # noqa: FBT001 (a flag of the command line)
+    lengths: str | None,
+    record: Path | None,
+    as_json: bool,  # noqa: FBT001 (a flag of the command line)
+) -> int:
+    """Read the spec, run the probes, print the report."""
+    from vitruvius.checks import PROBES, check
+    from vitruvius.spec import read_with_findings
+
+    if listed:
+        width = max(len(probe.name) for probe in PROBES)
+        emit("\n".join(f"{probe.name:<{width}}  {probe.about}" for probe in PROBES))
+        return 0
+    reading = read_with_findings(spec, overrides=overrides)
+    for finding in reading.findings:
+        if finding.severity == "warning":
+            say(clean(str(finding)))
+    if lengths is not None:
+        return _grow(reading.architecture, _numbers(lengths), record, seed=seed, as_json=as_json, spec=spec)
+    if record is not None:
+        raise click.UsageError("--record goes with --lengths")
+    report = check(reading.architecture, seed=seed, only=only or None)
+    if as_json:
+        emit_json(report.to_dict())
+    else:
+        emit(clean(str(report)))
+    again = shlex.quote(spec)
+    if report.passed:
+        next_step(f"vitruvius train {again} --data DIR --out RUN --steps 500")
+        return 0
+    next_step(f"vitruvius check {again} --only {report.failures[0].name}")
+    return FAILED
+
+
+def _grow(
+    architecture: Architecture, lengths: list[int], record: Path | None, *, seed: int, as_json: bool, spec: str
+) -> int:
+    from vitruvius.checks.growth import at_length, records_page
+
+    found = [at_length(architecture, length, seed=seed) for length in lengths]
+    if as_json:
+        emit_json({"schema": "vitruvius.growth/1", "lengths": [run.to_dict() for run in found]})
+    else:
+        emit("\n".join(str(run) for run in found))
+    if record is not None:
+        from pathlib import Path
+
+        Path(record).write_text(records_page(architecture, found, spec=spec, seed=seed), encoding="utf-8")
+        say(f"wrote {record}")
+    passed = all(run.passed for run in found)
+    next_step(f"vitruvius check {shlex.quote(spec)}")
+    return 0 if passed else FAILED
+
+
+def _numbers(text: str) -> list[int]:
+    """`128,512,1024` as numbers; units such as 1k are read too."""
+    from vitruvius.units import parse_tokens
+
+    return [parse_tokens(part.strip()) for part in text.split(",")]

@@ -1,0 +1,156 @@
+"""`vitruvius train`: pretrain an architecture on prepared data, or go on with a run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vitruvius.cli.output import clean, emit, emit_json, next_step, say
+from vitruvius.cli.verbs import ExampleCommand
+from vitruvius.errors import UsageError
+
+if TYPE_CHECKING:
+    from vitruvius.training.loop import Listener
+    from vitruvius.training.request import Request
+    from vitruvius.training.session import TrainResult
+
+EXAMPLES = (
+    "vitruvius train tiny-llama --data data/books --out runs/first --steps 500",
+    "vitruvius train run.yaml --set train.lr=1e-3 --set width=256 --dry-run",
+    "vitruvius train --resume runs/first",
+)
+
+
+@click.command(
+    cls=ExampleCommand,
+    examples=EXAMPLES,
+    help="Train SPEC (a file, a preset, or a run file with spec, data and train sections) on prepared data. "
+    "Ctrl-C and SIGTERM save a checkpoint and leave; --resume goes on bit for bit.",
+    epilog="Every other setting: --set train.NAME=VALUE, listed in docs/training.md.",
+)
+@click.argument("spec", required=False)
+@click.option("--data", metavar="DIR", help="Folder that `vitruvius data prepare` wrote.")
+@click.option("--out", metavar="DIR", help="Run folder to make.")
+@click.option("--resume", metavar="RUN", help="Go on with the run in this folder.")
+@click.option("--steps", type=int, help="Optimizer steps of the whole run.")
+@click.option("--seed", type=int, help="Draws the first weights and the order of the samples.")
+@click.option("--batch", type=int, help="Samples per step.")
+@click.option("--context", metavar="N", help="Tokens per sample: 4096, 128k.")
+@click.option("--lr", type=float, help="Learning rate at the top of the schedule.")
+@click.option("--checkpoint-every", type=int, metavar="K", help="Steps between checkpoints.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change the spec, or train.NAME.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved settings and the bill, and train nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def command(
+    *,
+    spec: str | None,
+    data: str | None,
+    out: str | None,
+    resume: str | None,
+    settings: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Train, and return the exit code: 0, 75 after SIGTERM, 130 after Ctrl-C."""
+    if resume is not None:
+        named = {"SPEC": spec, "--out": out, "--set": settings, **_named(flags)}
+        given = [name for name, value in named.items() if value]
+        if given or dry_run:
+            raise UsageError(
+                f"a resumed run keeps its settings, so {', '.join(given) or '--dry-run'} cannot be given",
+                where="--resume",
+                fix=f"vitruvius train --resume {shlex.quote(resume)}, or train into a new folder",
+            )
+        return _resume(resume, data, as_json=as_json)
+    if spec is None:
+        raise UsageError("name a SPEC to train, or a run to go on with", fix=f"for example: {EXAMPLES[0]}")
+    from vitruvius.training.request import read_request
+    from vitruvius.units import parse_tokens
+
+    if flags["context"] is not None:
+        flags["context"] = parse_tokens(flags["context"])
+    request = read_request(spec, data=data, out=out, flags=flags, settings=settings)
+    for finding in request.reading.findings:
+        say(clean(str(finding)))
+    return _plan(request, as_json=as_json) if dry_run else _train(request, as_json=as_json)
+
+
+def _named(flags: dict[str, Any]) -> dict[str, bool]:
+    return {f"--{name.replace('_', '-')}": value is not None for name, value in flags.items()}
+
+
+def _train(request: Request, *, as_json: bool) -> int:
+    from vitruvius.training import train
+    from vitruvius.training.stopping import stop_on_signals
+
+    with stop_on_signals() as stop:
+        result = train(
+            request.reading.architecture,
+            data=request.data,
+            out=request.out,
+            config=request.config,
+            spec_text=request.reading.text,
+            command=["vitruvius", *sys.argv[1:]],
+            listener=_listener(),
+            stop=stop,
+        )
+    return _report(result, as_json=as_json)
+
+
+def _resume(run: str, data: str | None, *, as_json: bool) -> int:
+    from vitruvius.training import resume
+    from vitruvius.training.stopping import stop_on_signals
+
+    with stop_on_signals() as stop:
+        result = resume(run, data=data, listener=_listener(), stop=stop)
+    return _report(result, as_json=as_json)
+
+
+def _plan(request: Request, *, as_json: bool) -> int:
+    from vitruvius.training.plan import plan
+
+    planned = plan(request)
+    if as_json:
+        emit_json(planned.to_dict())
+    else:
+        emit(clean(planned.to_text()))
+    next_step("the same command without --dry-run")
+    return 0
+
+
+def _listener() -> Listener:
+    from vitruvius.cli.output import wants_color
+    from vitruvius.training.progress import LiveProgress, PlainProgress
+
+    return LiveProgress() if wants_color(sys.stderr) else PlainProgress()
+
+
+def _report(result: TrainResult, *, as_json: bool) -> int:
+    """The summary on stdout, and what to do next on stderr."""
+    if as_json:
+        emit_json(result.to_dict())
+    else:
+        emit(clean(_summary(result)))
+    run = shlex.quote(str(result.run))
+    if result.status == "stopped":
+        say(f"stopped at step {result.step:,} of {result.steps:,} with a checkpoint; nothing is lost")
+        next_step(f"vitruvius train --resume {run}")
+    else:
+        next_step(f"vitruvius generate {run} --prompt 'Once'")
+    return result.exit_code
+
+
+def _summary(result: TrainResult) -> str:
+    lines = [f"{result.run}: {result.status} at step {result.step:,} of {result.steps:,}, {result.tokens:,} tokens"]
+    if result.loss is not None:
+        lines.append(f"training loss {result.loss:.4f} nats/token")
+    if result.val_loss is not None:
+        per_byte = "" if result.val_bits_per_byte is None else f", {result.val_bits_per_byte:.4f} bits/byte"
+        lines.append(f"held-out loss {result.val_loss:.4f} nats/token{per_byte}")
+    if result.tokens_per_second is not None:
+        lines.append(f"{result.tokens_per_second:,.0f} tokens/s over {result.seconds:,.1f} s")
+    return "\n".join([*lines, f"model: {result.checkpoint}"])

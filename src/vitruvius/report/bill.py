@@ -1,0 +1,87 @@
+"""The bill of an architecture, for reading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vitruvius.report.tables import columns
+from vitruvius.units import format_binary_bytes, format_bytes, format_count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vitruvius.sizing import Bill, Verdict
+
+RIGHT, WRONG = "✓", "✗"
+
+
+def bill_text(bill: Bill) -> str:
+    """Parameters, memory, FLOPs, a line for each block, and the claims of others with a mark."""
+    batch = "1 sequence" if bill.batch == 1 else f"{bill.batch:,} sequences"
+    head = f"{bill.name}: {batch} of {bill.context:,} tokens, {bill.dtype}, {_MODES.get(bill.mode, bill.mode)}"
+    parts = [[head], list(_totals(bill)), list(_blocks(bill)), list(_claims(bill))]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+_MODES = {"train": "training"}
+
+
+def format_flops(amount: float) -> str:
+    """FLOPs to four digits with the prefixes of physics: `55.01 GFLOP`."""
+    number, _, unit = format_count(amount).partition(" ")
+    return f"{number} {'G' if unit == 'B' else unit}FLOP"
+
+
+def _totals(bill: Bill) -> Iterator[str]:
+    counts = bill.parameters
+    rows = [_count("parameters", counts.total, "")]
+    if counts.active != counts.total:
+        rows.append(_count("  active", counts.active, f"{counts.active / counts.total:.1%} of them, for each token"))
+    rows.append(_count("  embedding", counts.embedding, "token and position tables"))
+    parts = {k: v for k, v in counts.by_component.items() if k != "embedding" and v}
+    rows += [_count(f"  {name}", value, "") for name, value in sorted(parts.items(), key=lambda kv: -kv[1])]
+    rows.append(_bytes("weights", bill.weights_bytes))
+    if bill.mode != "train":
+        rows.append(_bytes("KV cache", bill.kv_cache_bytes))
+    forward, train = bill.forward_flops_per_token, bill.train_flops_per_token
+    rows.append(("forward FLOPs", f"{forward:,.0f}", format_flops(forward), "a token, averaged over the context"))
+    rows.append(("training FLOPs", f"{train:,.0f}", format_flops(train), "a token, forward and backward"))
+    yield from columns(rows, align="<>><")
+
+
+def _count(name: str, amount: int, note: str) -> tuple[str, str, str, str]:
+    return (name, f"{amount:,}", format_count(amount), note)
+
+
+def _bytes(name: str, amount: int) -> tuple[str, str, str, str]:
+    return (name, f"{amount:,}", format_bytes(amount), format_binary_bytes(amount))
+
+
+def _blocks(bill: Bill) -> Iterator[str]:
+    head = ("block", "layers", "parameters", "active", "KV cache", "forward a token")
+    rows = [
+        (
+            layer.name,
+            f"{layer.layers:,}",
+            format_count(layer.parameters),
+            format_count(layer.active),
+            format_bytes(layer.kv_cache_bytes) if bill.mode != "train" else "",
+            format_flops(layer.useful_flops / bill.context),
+        )
+        for layer in bill.layers
+    ]
+    yield from columns([head, *rows], align="<>>>>>")
+    if any(layer.layers > 1 for layer in bill.layers):
+        yield "(each of these layers)"
+
+
+def _claims(bill: Bill) -> Iterator[str]:
+    for claim in bill.claims:
+        yield _claim(claim)
+        if claim.source:
+            yield f"    {claim.source}"
+
+
+def _claim(claim: Verdict) -> str:
+    mark, verb = (RIGHT, "and is") if claim.holds else (WRONG, "is")
+    return f"{mark} {claim.about}: says {claim.says}, {verb} {claim.shown}"

@@ -1,0 +1,306 @@
+"""What a drawing of an architecture shows, before anything decides where it stands or how it looks.
+
+Everything here comes from the resolved graph: the stack from tokens up to logits, and the inside of each distinct
+block. A kind that is not known here is drawn from its fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from vitruvius.report.folding import Part, fold, line_of
+from vitruvius.spec.ffn.mlp import Gated, Mlp
+from vitruvius.spec.ffn.moe import Moe
+from vitruvius.spec.graph import Graph, Layer
+from vitruvius.spec.mixers.attention import Attention
+from vitruvius.spec.positions.rope import RotaryPosition
+from vitruvius.spec.reporting import printable
+from vitruvius.spec.rules import ensure
+from vitruvius.spec.writing import to_data
+from vitruvius.units import format_count
+
+if TYPE_CHECKING:
+    from vitruvius.spec.model import Architecture, NormPlace
+    from vitruvius.spec.node import Component, FeedForward, Position
+
+_LONGEST_TEXT: Final = 400
+_LONGEST_DETAIL: Final = 72
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """Query heads above the key and value heads that they share."""
+
+    queries: int
+    groups: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """A row of experts, some of them lit."""
+
+    experts: int
+    chosen: int
+    shared: bool
+    """Whether there is one that every token passes through."""
+    router: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maps:
+    """The linear maps of a feed-forward network with what stands between them."""
+
+    inward: tuple[str, ...]
+    """`up`, or `gate` and `up`."""
+    activation: str
+    outward: str
+
+
+Art = Heads | Experts | Maps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A component: its kind, what it says of itself in a few lines, its parameters."""
+
+    title: str
+    details: tuple[str, ...] = ()
+    parameters: int = 0
+    art: Art | None = None
+    sees: str | None = None
+    """The text of its pattern."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """The inside of one block."""
+
+    name: str
+    layers: int
+    """How many layers of the stack it is."""
+    parameters: int
+    """Of one layer."""
+    active: int
+    """Of one layer, for each token."""
+    norm: str
+    norm_place: NormPlace
+    boxes: tuple[Box, ...]
+    """What it applies, in order."""
+
+    @property
+    def sees(self) -> str | None:
+        """The text of its pattern, where it has one."""
+        return next((box.sees for box in self.boxes if box.sees), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagram:
+    """A whole architecture, ready to be drawn."""
+
+    name: str
+    description: str
+    parameters: int
+    active: int
+    depth: int
+    width: int
+    context: int
+    vocab_size: int
+    embedding: Box
+    stack: tuple[Part, ...]
+    """Bottom first."""
+    final_norm: Box | None
+    head: Box
+    designs: tuple[Design, ...]
+    """In the order in which the stack first shows them."""
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """The line under the title."""
+        total = f"{format_count(self.parameters)} parameters"
+        active = (f"{format_count(self.active)} active",) if self.active != self.parameters else ()
+        sizes = (f"{self.depth:,} layers", f"width {self.width:,}", f"context {self.context:,}")
+        return (total, *active, *sizes, f"vocabulary {self.vocab_size:,}")
+
+    @property
+    def layer_line(self) -> str:
+        """The stack in one line: `(dense moe) x 16`."""
+        return line_of(self.stack)
+
+    @property
+    def stream(self) -> str:
+        """The shape on the arrows."""
+        return f"[B, T, {self.width:,}]"
+
+    def design(self, name: str) -> tuple[int, Design]:
+        """Place and design of a block."""
+        return next((i, design) for i, design in enumerate(self.designs) if design.name == name)
+
+
+def diagram_of(architecture: Architecture) -> Diagram:
+    """What to draw of an architecture. Raises SpecError when it does not fit together."""
+    graph = ensure(architecture)
+    tensors = graph.tensors()
+    return Diagram(
+        name=printable(architecture.name, _LONGEST_DETAIL),
+        description=printable(" ".join(architecture.description.split()), _LONGEST_TEXT),
+        parameters=sum(tensor.count for tensor in tensors.values()),
+        active=sum(tensor.active for tensor in tensors.values()),
+        depth=len(graph.layers),
+        width=architecture.width,
+        context=architecture.context,
+        vocab_size=architecture.vocab_size,
+        embedding=_embedding(graph),
+        stack=fold(graph.layers),
+        final_norm=_final_norm(graph),
+        head=_head(graph),
+        designs=tuple(_design(graph, layer) for layer in _first_of_each(graph)),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The ends of the stack
+
+
+def _count(graph: Graph, prefix: str) -> int:
+    return sum(tensor.count for name, tensor in graph.tensors().items() if name.startswith(prefix))
+
+
+def _embedding(graph: Graph) -> Box:
+    embedding, scope = graph.architecture.embedding, graph.scope
+    details = [f"{scope.vocab_size:,} × {scope.width:,}"]
+    if embedding.scale is not None:
+        details.append(f"scaled by {printable(str(embedding.scale))}")
+    if embedding.position is not None:
+        details.append(f"+ {_position(embedding.position)} positions")
+    if embedding.norm is not None:
+        details.append(f"then {embedding.norm.kind}")
+    return Box(title="embedding", details=tuple(details), parameters=_count(graph, "embedding."))
+
+
+def _final_norm(graph: Graph) -> Box | None:
+    norm = graph.final_norm
+    return None if norm is None else Box(title=norm.kind, parameters=_count(graph, "final_norm."))
+
+
+def _head(graph: Graph) -> Box:
+    head, scope = graph.architecture.head, graph.scope
+    details = [f"{scope.width:,} × {scope.vocab_size:,}"]
+    if getattr(head, "tied", False):
+        details = ["tied to the embedding"]
+    cap = getattr(head, "softcap", None)
+    if cap is not None:
+        details.append(f"capped at {cap:g}")
+    return Box(title=f"{head.kind} head", details=tuple(details), parameters=_count(graph, "head."))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Blocks
+
+
+def _first_of_each(graph: Graph) -> list[Layer]:
+    first: dict[str, Layer] = {}
+    for layer in graph.layers:
+        first.setdefault(layer.name, layer)
+    return list(first.values())
+
+
+def _design(graph: Graph, layer: Layer) -> Design:
+    tensors = layer.tensors(graph.scope).values()
+    return Design(
+        name=layer.name,
+        layers=sum(other.name == layer.name for other in graph.layers),
+        parameters=sum(tensor.count for tensor in tensors),
+        active=sum(tensor.active for tensor in tensors),
+        norm=layer.norm.kind,
+        norm_place=layer.norm_place,
+        boxes=tuple(_box(component, graph) for _, component in layer.sublayers()),
+    )
+
+
+def _box(component: Component, graph: Graph) -> Box:
+    parameters = sum(tensor.count for tensor in component.tensors(graph.scope).values())
+    match component:
+        case Attention():
+            return _attention(component, graph, parameters)
+        case Moe():
+            return _moe(component, graph, parameters)
+        case Gated():
+            maps = Maps(inward=("gate", "up"), activation=component.activation, outward="down")
+            return Box(title=component.kind, details=(_widths(component, graph),), parameters=parameters, art=maps)
+        case Mlp():
+            maps = Maps(inward=("up",), activation=component.activation, outward="down")
+            biases = ("with biases",) if component.bias else ()
+            details = (_widths(component, graph), *biases)
+            return Box(title=component.kind, details=details, parameters=parameters, art=maps)
+        case _:
+            sees = getattr(component, "sees", None)
+            pattern = sees if isinstance(sees, str) else None
+            return Box(title=component.kind, details=_fields(component), parameters=parameters, sees=pattern)
+
+
+def _attention(mixer: Attention, graph: Graph, parameters: int) -> Box:
+    head = mixer.width_of_head(graph.scope)
+    details = [f"{mixer.heads:,} heads of {head:,}"]
+    if mixer.groups != mixer.heads:
+        details.append(f"{mixer.groups:,} for keys and values")
+    if mixer.qk_norm is not None:
+        details.append(f"{mixer.qk_norm.kind} on q and k")
+    if mixer.position is not None:
+        details.append(_position(mixer.position))
+        scaling = getattr(mixer.position, "scaling", None)
+        if scaling is not None:
+            details.append(_scaling(scaling))
+    if mixer.score_scale is not None:
+        details.append(f"scores times {printable(str(mixer.score_scale))}")
+    if mixer.bias != "none":
+        details.append("biases" if mixer.bias == "all" else f"biases on {mixer.bias}")
+    art = Heads(queries=mixer.heads, groups=mixer.groups)
+    return Box(
+        title="attention", details=tuple(details), parameters=parameters, art=art, sees=" ".join(mixer.sees.split())
+    )
+
+
+def _moe(moe: Moe, graph: Graph, parameters: int) -> Box:
+    details = [f"{moe.top_k:,} of {moe.experts:,} experts", f"each {moe.expert.kind}, {_widths(moe.expert, graph)}"]
+    if moe.shared_expert is not None:
+        details.append(f"shared {moe.shared_expert.kind}, {_widths(moe.shared_expert, graph)}")
+    renormalised = ", renormalised" if getattr(moe.router, "renormalise", False) else ""
+    router = f"{moe.router.kind} router{renormalised}"
+    art = Experts(experts=moe.experts, chosen=moe.top_k, shared=moe.shared_expert is not None, router=router)
+    return Box(title="mixture of experts", details=tuple(details), parameters=parameters, art=art)
+
+
+def _widths(ffn: FeedForward, graph: Graph) -> str:
+    return f"{graph.scope.width:,} → {ffn.hidden_width:,} → {graph.scope.width:,}"
+
+
+def _position(position: Position) -> str:
+    if isinstance(position, RotaryPosition):
+        return f"rope, theta {position.theta:,.12g}"
+    limit = getattr(position, "size", None)
+    return f"{limit:,} {position.kind}" if isinstance(limit, int) else position.kind
+
+
+def _scaling(scaling: Any) -> str:
+    factor = getattr(scaling, "factor", None)
+    return f"{scaling.kind} scaling" + (f" by {factor:g}" if isinstance(factor, int | float) else "")
+
+
+def _fields(component: Component) -> tuple[str, ...]:
+    """What a kind that this file does not know says of itself: its fields as they were given."""
+    data = {name: value for name, value in to_data(component).items() if name not in {"kind", "sees"}}
+    return tuple(printable(f"{name} {_short(value)}", _LONGEST_DETAIL) for name, value in data.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        kind = value.get("kind")
+        rest = {k: v for k, v in value.items() if k != "kind"}
+        inside = ", ".join(f"{k} {_short(v)}" for k, v in rest.items())
+        return " ".join(part for part in (str(kind) if kind else "", f"({inside})" if inside else "") if part)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return str(value)
+    return f"{value:,}"
+
+

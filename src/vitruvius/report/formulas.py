@@ -1,0 +1,154 @@
+"""Where each number of a bill comes from: a tree of amounts, each with the arithmetic that gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from vitruvius.sizing.memory import bytes_per_value
+from vitruvius.spec.graph import Graph, Layer, resolve
+from vitruvius.spec.mixers.attention import Attention
+from vitruvius.spec.node import LINEAR_ROLES, Component, FeedForward, Head, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from vitruvius.sizing import Bill
+    from vitruvius.spec.model import Architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """A number, what it is, and the arithmetic behind it."""
+
+    value: int
+    name: str
+    formula: str = ""
+    """Whole numbers with `x`, `/` and `+`, e.g. `16 x 218,112,000`; empty where it is the sum of its parts."""
+    parts: tuple[Amount, ...] = ()
+    """What the formula is made of; their sum where there is no formula."""
+
+
+def explain(architecture: Architecture, bill: Bill) -> list[Amount]:
+    """The arithmetic of every number in a bill of this architecture."""
+    graph = resolve(architecture)
+    amounts = [_parameters(graph, "parameters, total", "count")]
+    if bill.parameters.active != bill.parameters.total:
+        amounts.append(_parameters(graph, "parameters, active", "active"))
+    amounts += [_weights(bill), _cache(graph, bill), _flops(graph, bill)]
+    return [amount for amount in amounts if amount.value]
+
+
+def lines(amounts: Iterable[Amount]) -> Iterator[str]:
+    """The trees as text: the amount, what it is, indented below what it is a part of, and `= formula`."""
+    for amount in amounts:
+        rows = list(_rows(amount, 0))
+        width = max(len(value) for value, _ in rows)
+        yield from (f"{value:>{width}}  {text}" for value, text in rows)
+        yield ""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _rows(amount: Amount, depth: int) -> Iterator[tuple[str, str]]:
+    value = f"{amount.value:,}"
+    formula = f" = {amount.formula}" if amount.formula not in {"", value} else ""
+    yield value, f"{'  ' * depth}{amount.name}{formula}"
+    for part in amount.parts:
+        yield from _rows(part, depth + 1)
+
+
+def _times(*factors: int) -> str:
+    return " x ".join(f"{factor:,}" for factor in factors)
+
+
+def _blocks(graph: Graph) -> dict[str, list[Layer]]:
+    """The layers of each block, in the order in which blocks first appear."""
+    blocks: dict[str, list[Layer]] = {}
+    for layer in graph.layers:
+        blocks.setdefault(layer.name, []).append(layer)
+    return blocks
+
+
+def _tensor(name: str, tensor: TensorSpec, what: str) -> Amount:
+    shape = _times(*tensor.shape)
+    if what == "count" or tensor.used == (1, 1):
+        return Amount(value=tensor.count, name=name, formula=shape)
+    chosen, of = tensor.used
+    return Amount(value=tensor.active, name=name, formula=f"{shape} x {chosen:,} / {of:,}")
+
+
+def _parameters(graph: Graph, name: str, what: str) -> Amount:
+    tensors = graph.tensors()
+    parts = [_tensor(n, t, what) for n, t in tensors.items() if n.startswith("embedding.")]
+    for block, layers in _blocks(graph).items():
+        each = tuple(_tensor(n, t, what) for n, t in layers[0].tensors(graph.scope).items())
+        own = sum(layer.owns_weights for layer in layers)
+        one = sum(part.value for part in each)
+        parts.append(Amount(value=own * one, name=block, formula=_times(own, one), parts=each))
+    parts += [_tensor(n, t, what) for n, t in tensors.items() if n.startswith(("final_norm.", "head."))]
+    return Amount(value=sum(part.value for part in parts), name=name, parts=tuple(parts))
+
+
+def _weights(bill: Bill) -> Amount:
+    per_value = bytes_per_value(bill.dtype)
+    formula = _times(bill.parameters.total, per_value)
+    return Amount(value=bill.weights_bytes, name=f"bytes of weights in {bill.dtype}", formula=formula)
+
+
+def _cache(graph: Graph, bill: Bill) -> Amount:
+    per_value = bytes_per_value(bill.dtype)
+    parts: list[Amount] = []
+    for block, layers in _blocks(graph).items():
+        mixer = layers[0].mixer
+        shapes = mixer.cache_shapes(graph.scope, bill.context) if mixer is not None else {}
+        if not shapes or not bill.kv_cache_bytes:
+            continue
+        each = tuple(_tensor(name, TensorSpec(shape=shape), "count") for name, shape in shapes.items())
+        factors = (len(layers), bill.batch, sum(part.value for part in each), per_value)
+        parts.append(Amount(value=prod(factors), name=block, formula=_times(*factors), parts=each))
+    name = f"bytes of cache for {bill.context:,} tokens, batch {bill.batch:,}, {bill.dtype}"
+    return Amount(value=sum(part.value for part in parts), name=name, parts=tuple(parts))
+
+
+def _flops(graph: Graph, bill: Bill) -> Amount:
+    tokens = bill.context
+    parts: list[Amount] = []
+    for block, layers in _blocks(graph).items():
+        each = tuple(part for _, component in layers[0].sublayers() for part in _work(component, graph, tokens))
+        one = sum(part.value for part in each)
+        formula = _times(len(layers), one)
+        parts.append(Amount(value=len(layers) * one, name=block, formula=formula, parts=each))
+    parts += _work(graph.architecture.head, graph, tokens)
+    name = f"FLOPs forward over {tokens:,} tokens; divided by {tokens:,}, per token"
+    return Amount(value=sum(part.value for part in parts), name=name, parts=tuple(parts))
+
+
+def _work(component: Component, graph: Graph, tokens: int) -> Iterator[Amount]:
+    """The FLOPs of one component: its linear maps, then the rest."""
+    scope = graph.scope
+    cost = component.flops(scope, tokens).useful
+    if isinstance(component, Head):
+        logits = (2, scope.vocab_size, scope.width, tokens)
+        yield Amount(value=cost, name="head", formula=_times(*logits) if cost == prod(logits) else "")
+        return
+    role = "ffn" if isinstance(component, FeedForward) else "mixer"
+    used = sum(t.active for t in component.tensors(scope).values() if t.role in LINEAR_ROLES)
+    maps = 2 * used * tokens
+    if not 0 < maps <= cost:
+        yield Amount(value=cost, name=role)
+        return
+    yield Amount(value=maps, name=f"{role}, maps", formula=_times(2, used, tokens))
+    if cost > maps:
+        formula = _pairs(component, graph, tokens, cost - maps)
+        name = f"{role}, query-key pairs" if formula else f"{role}, rest"
+        yield Amount(value=cost - maps, name=name, formula=formula)
+
+
+def _pairs(component: Component, graph: Graph, tokens: int, cost: int) -> str:
+    if not isinstance(component, Attention):
+        return ""
+    factors = (4, component.heads, component.width_of_head(graph.scope), component.pattern().pairs(tokens))
+    return _times(*factors) if prod(factors) == cost else ""

@@ -1,0 +1,115 @@
+"""A run's state on disk and back: whole or not at all, verified before an older one goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vitruvius.errors import CorruptCheckpointError, RunError
+from vitruvius.nn.weights import load_weights, read_tensors, weights_of, write_tensors
+from vitruvius.runs import Checkpoint
+from vitruvius.runs.checkpoints import MODEL_FILE, NO_ROOM, OPTIMIZER_FILE, STATE_FILE, no_room, prune, require_room
+from vitruvius.runs.files import read_json, write_json
+from vitruvius.training.determinism import random_state, restore_random_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+    from vitruvius.nn import Model
+    from vitruvius.runs import RunFolder
+    from vitruvius.training.master import MasterAdamW
+
+STATE_SCHEMA = "vitruvius.checkpoint/1"
+_SLACK = 1 << 20
+"""Room for headers, state and manifest beside the tensors."""
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainState:
+    """How far a run is. Together with the weights, the optimizer's state and torch's random state it is all of it."""
+
+    step: int = 0
+    """Updates done."""
+    tokens: int = 0
+    """Tokens read by them."""
+    sample_digest: str = "0" * 16
+    """Chain over the samples of every step, in order: equal streams have equal digests."""
+
+
+def save(
+    run: RunFolder, state: TrainState, model: Model, optimizer: MasterAdamW, *, belongs_to: str, keep: int
+) -> Checkpoint:
+    """Write `checkpoints/step-N`, verify it, and only then let older ones go.
+
+    belongs_to: hash of config, spec and data. Raises RunError with bytes needed and free when it does not fit,
+    CorruptCheckpointError when what was read back is not what was written; older checkpoints are intact either way.
+    """
+    folder = run.path / "checkpoints"
+    weights, moments = weights_of(model), optimizer.tensors()
+    needed = _bytes(weights.values()) + _bytes(moments.values()) + _SLACK
+    require_room(folder, needed)
+    try:
+        with run.checkpoint(state.step) as partial:
+            write_tensors(partial / MODEL_FILE, weights)
+            write_tensors(partial / OPTIMIZER_FILE, moments)
+            write_json(partial / STATE_FILE, _state_data(state, belongs_to))
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise no_room(folder, needed) from None
+        raise
+    checkpoint = Checkpoint(step=state.step, path=folder / f"step-{state.step}")
+    checkpoint.verify()
+    prune(run.reader.checkpoints(), keep=keep, verified=checkpoint)
+    return checkpoint
+
+
+def restore(checkpoint: Checkpoint, model: Model, optimizer: MasterAdamW, *, belongs_to: str) -> TrainState:
+    """Put a verified checkpoint's state into the model, the optimizer and torch, and return how far it is.
+
+    Raises RunError when it belongs to another run or does not fit the model.
+    """
+    path = checkpoint.path / STATE_FILE
+    data = _read_state(checkpoint)
+    if data["belongs_to"] != belongs_to:
+        raise RunError(
+            "this checkpoint was written with another config, spec or data",
+            where=str(path),
+            fix="run.json was changed after it was written: put it back, or train into a new folder",
+        )
+    load_weights(model, checkpoint.path)
+    optimizer.load_tensors(read_tensors(checkpoint.path / OPTIMIZER_FILE))
+    restore_random_state(data["random"])
+    return TrainState(step=data["step"], tokens=data["tokens"], sample_digest=data["sample_digest"])
+
+
+def _state_data(state: TrainState, belongs_to: str) -> dict[str, Any]:
+    return {
+        "schema": STATE_SCHEMA,
+        "step": state.step,
+        "tokens": state.tokens,
+        "sample_digest": state.sample_digest,
+        "belongs_to": belongs_to,
+        "random": random_state(),
+    }
+
+
+def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    path = checkpoint.path / STATE_FILE
+    try:
+        data = read_json(path)
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpointError(f"the state cannot be read: {error}", where=str(path)) from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != STATE_SCHEMA or data["step"] != checkpoint.step:
+        raise CorruptCheckpointError(
+            f"the state has the schema {schema!r}, this version reads {STATE_SCHEMA!r} at step {checkpoint.step}",
+            where=str(path),
+            fix="resume with the version of vitruvius that wrote it",
+        )
+    return data
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

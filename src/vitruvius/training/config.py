@@ -1,0 +1,212 @@
+"""How a run trains: every setting with its default, and the rules between them. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from vitruvius.errors import Finding, SpecError
+from vitruvius.spec.reporting import did_you_mean, listed
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+    from vitruvius.spec import Architecture
+
+_LARGEST = 2**31 - 1
+Count = Annotated[int, Ge(1), Le(_LARGEST)]
+CountOrNone = Annotated[int, Ge(0), Le(_LARGEST)]
+Fraction = Annotated[float, Ge(0.0), Le(1.0)]
+Beta = Annotated[float, Ge(0.0), Lt(1.0)]
+Positive = Annotated[float, Gt(0.0), Le(1e9)]
+
+LONGEST_DEFAULT_WARMUP = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Settings of a training run. What is None is filled in by `resolved`, and stands in `run.json` as a number."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+    steps: Count = 1000
+    """Optimizer steps of the whole run; the schedule ends there."""
+    batch: Count = 8
+    """Samples per optimizer step, however many pieces it is computed in."""
+    accumulate: Count = 1
+    """Pieces that a batch is computed in, one after another; divides `batch`. More pieces take less memory."""
+    context: Count | None = None
+    """Tokens per sample; the architecture's own context when not given."""
+    documents: Literal["separate", "joined"] = "separate"
+    """`separate`: attention and positions stay within a document. `joined`: a sample is one long text."""
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
+    """Draws the first weights and the order of the samples."""
+
+    objective: Literal["causal-lm"] = "causal-lm"
+    """What is learned."""
+    optimizer: Literal["adamw"] = "adamw"
+    """How weights follow gradients."""
+    lr: Positive = 3e-3
+    """Learning rate at the top of the schedule; right for widths around 128, less for wider models."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate goes down after warm-up."""
+    warmup: CountOrNone | None = None
+    """Steps over which the learning rate rises linearly; a twentieth of `steps`, at most 1,000, when not given."""
+    min_lr: Fraction = 0.1
+    """Learning rate of the last step, as a fraction of `lr`."""
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """Decay of AdamW's first and second moment per step."""
+    eps: Positive = 1e-8
+    """Added to the root of AdamW's second moment."""
+    weight_decay: Annotated[float, Ge(0.0), Le(1e3)] = 0.1
+    """Decoupled decay: each step multiplies a decayed weight by 1 - lr * weight_decay."""
+    decay: Literal["matrices", "matrices-not-embeddings", "everything", "nothing"] = "matrices"
+    """Which weights decay; `matrices` is everything but norm gains and biases."""
+    clip: Positive | None = 1.0
+    """Largest L2 norm over all gradients; larger ones are scaled down to it. null: no clipping."""
+
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """Number format of weights and activations; the optimizer keeps fp32 masters either way."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto` is a CUDA device when there is one."""
+    threads: Annotated[int, Ge(1), Le(4096)] | None = None
+    """CPU threads; torch's own choice when not given. Bits repeat only for the same number."""
+    compile: Literal["none", "default"] = "none"
+    """`default` runs the model through torch.compile: a slow first step, faster ones after."""
+
+    checkpoint_every: Count | None = None
+    """Steps between checkpoints; a tenth of `steps`, at least 10 and at most 1,000, when not given. The last step
+    always writes one."""
+    keep: Count = 2
+    """Checkpoints to keep, the newest."""
+    eval_every: CountOrNone | None = None
+    """Steps between validations; a tenth of `steps`, at least 10, when not given. 0: only after the last step."""
+    eval_batches: Count | None = 8
+    """Batches of held-out samples per validation, always the same; null is all of them."""
+    final_eval_batches: Count | None = None
+    """As `eval_batches`, for the validation after the last step; null is all of them."""
+
+
+def resolved(config: TrainConfig, architecture: Architecture) -> TrainConfig:
+    """The config with every None that stands for a rule replaced by its number.
+
+    `threads` and `device` stay as they are: they follow from the machine, and are settled when the run starts.
+    """
+    steps = config.steps
+    warmup = config.warmup
+    if warmup is None:
+        warmup = min(LONGEST_DEFAULT_WARMUP, max(1, steps // 20)) if steps > 1 else 0
+    return replace(
+        config,
+        context=config.context or architecture.context,
+        warmup=warmup,
+        checkpoint_every=config.checkpoint_every or min(1000, max(10, steps // 10)),
+        eval_every=max(10, steps // 10) if config.eval_every is None else config.eval_every,
+    )
+
+
+def findings(config: TrainConfig, architecture: Architecture | None = None) -> list[Finding]:
+    """What does not go together in a config, and with the architecture when it is given."""
+    found: list[Finding] = []
+    if config.batch % config.accumulate:
+        divisors = [n for n in range(1, config.batch + 1) if config.batch % n == 0]
+        found.append(
+            Finding(
+                path="train.accumulate",
+                what=f"{config.accumulate} does not divide batch={config.batch}",
+                fix=f"use one of {listed(map(str, divisors))}",
+            )
+        )
+    if config.warmup is not None and config.warmup >= config.steps > 1:
+        what = f"the learning rate would rise for {config.warmup:,} steps, and the run has {config.steps:,}"
+        found.append(Finding(path="train.warmup", what=what, fix="use fewer warm-up steps, or more steps"))
+    if architecture is not None and config.context is not None and config.context > architecture.context:
+        what = f"{config.context:,} tokens are more than the architecture's context={architecture.context:,}"
+        fix = f"use at most {architecture.context:,}, or raise it in the spec: --set context={config.context}"
+        found.append(Finding(path="train.context", what=what, fix=fix))
+    return found
+
+
+def to_plain(config: TrainConfig) -> dict[str, Any]:
+    """The config as JSON data."""
+    return asdict(config) | {"betas": list(config.betas)}
+
+
+def from_plain(plain: dict[str, Any]) -> TrainConfig:
+    """The config that plain data means, checked by itself.
+
+    Raises SpecError with a finding for every key that is unknown and every value that is wrong; their paths start
+    with `train.`.
+    """
+    from pydantic import ValidationError
+
+    try:
+        config = _adapter().validate_json(json.dumps(plain, allow_nan=True))
+    except ValidationError as error:
+        by_path: dict[str, Finding] = {}
+        for entry in error.errors():
+            finding = _explain(entry)
+            by_path.setdefault(finding.path, finding)
+        raise SpecError(list(by_path.values())) from None
+    found = findings(config)
+    if found:
+        raise SpecError(found)
+    return config
+
+
+def ensure(config: TrainConfig, architecture: Architecture) -> TrainConfig:
+    """Check a config that was built in Python and fill in its defaults.
+
+    Raises SpecError with every finding.
+    """
+    checked = from_plain(to_plain(config))
+    found = findings(checked, architecture)
+    if found:
+        raise SpecError(found)
+    return resolved(checked, architecture)
+
+
+def config_hash(config: TrainConfig, spec: dict[str, Any], fingerprint: str) -> str:
+    """SHA-256 over everything that decides what a run computes; a checkpoint belongs to one such hash."""
+    text = json.dumps([to_plain(config), spec, fingerprint], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _adapter() -> TypeAdapter[TrainConfig]:
+    from pydantic import TypeAdapter as Adapter
+
+    return Adapter(TrainConfig)
+
+
+_BOUNDS = {"greater_than": ("gt", "above"), "greater_than_equal": ("ge", "from"), "less_than": ("lt", "below")}
+_BOUNDS |= {"less_than_equal": ("le", "at most")}
+_TYPES = {"int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number"}
+_TYPES |= {"string_type": "text", "tuple_type": "a list", "finite_number": "a finite number"}
+_TYPES |= {"too_short": "a list of two numbers", "too_long": "a list of two numbers", "missing": "two numbers"}
+
+
+def _explain(entry: Any) -> Finding:
+    """One of pydantic's errors in our words."""
+    keys = [str(key) for key in entry["loc"] if key not in {"function-after", "constrained-int", "int", "float"}]
+    path, kind, context = ".".join(["train", *keys]), entry["type"], entry.get("ctx", {})
+    known = [f.name for f in fields(TrainConfig)]
+    if kind in {"unexpected_keyword_argument", "extra_forbidden"}:
+        key = keys[-1]
+        fix = did_you_mean(key, known) or f"the settings are {listed(known, limit=40)}"
+        return Finding(path=path, what=f"there is no setting {key!r}", fix=fix)
+    shown = json.dumps(entry.get("input"), ensure_ascii=False, default=str)[:40]
+    if kind == "literal_error":
+        return Finding(path=path, what=f"{shown} is not one of the choices", fix=f"use {context['expected']}")
+    if kind in _BOUNDS:
+        name, word = _BOUNDS[kind]
+        return Finding(path=path, what=f"{shown} is out of range", fix=f"use a number {word} {context[name]:g}")
+    due = _TYPES.get(kind)
+    if due is None:
+        return Finding(path=path, what=f"{shown}: {entry['msg'].lower()}", fix="see docs/training.md")
+    return Finding(path=path, what=f"{shown} where {due} is due", fix=f"write {due}")

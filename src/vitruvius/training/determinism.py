@@ -1,0 +1,55 @@
+"""What makes two runs on one machine agree bit for bit: seeds, threads, algorithms, and random state as plain data."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+
+@contextlib.contextmanager
+def deterministic(*, seed: int, threads: int | None) -> Generator[None]:
+    """Seed torch, fix its threads and ask for algorithms that repeat; everything is put back when the block ends."""
+    threads_before = torch.get_num_threads()
+    algorithms_before = torch.are_deterministic_algorithms_enabled()
+    warn_before = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill_before = memory.fill_uninitialized_memory
+    torch.set_num_threads(threads or threads_before)
+    # On CUDA some kernels have no such form; there torch warns, and the docs promise nothing.
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # It would fill every fresh buffer with NaN, to no end: we write before we read.
+    memory.fill_uninitialized_memory = False
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.use_deterministic_algorithms(algorithms_before, warn_only=warn_before)
+        memory.fill_uninitialized_memory = fill_before
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's generators as JSON data: base64 of their bytes, one per CUDA device."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"cpu": _text(torch.get_rng_state()), "cuda": [_text(state) for state in devices]}
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` gave."""
+    torch.set_rng_state(_tensor(state["cpu"]))
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([_tensor(text) for text in state["cuda"]])
+
+
+def _text(state: torch.Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode("ascii")
+
+
+def _tensor(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

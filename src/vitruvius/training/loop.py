@@ -1,0 +1,228 @@
+"""The training loop: one update after another, each a row of metrics, with a checkpoint now and then."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+from vitruvius.errors import RunError
+from vitruvius.training.checkpoint import TrainState, restore, save
+from vitruvius.training.determinism import random_state, restore_random_state
+from vitruvius.training.schedules import learning_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from vitruvius.data import Batch, PackedBatches
+    from vitruvius.nn import Model
+    from vitruvius.runs import Checkpoint, RunFolder
+    from vitruvius.training.config import TrainConfig
+    from vitruvius.training.evaluate import Score, Validation
+    from vitruvius.training.master import MasterAdamW
+    from vitruvius.training.objectives import Objective, Piece, Result
+    from vitruvius.training.stopping import StopRequest
+
+
+class Listener(Protocol):
+    """Told what a run is doing, as it does it."""
+
+    def started(self, *, step: int, steps: int) -> None:
+        """The loop begins after `step` of `steps` updates."""
+        ...
+
+    def row(self, row: dict[str, Any]) -> None:
+        """An update is done; `row` is its line in `metrics.jsonl`."""
+        ...
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """A checkpoint was written and verified."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+        ...
+
+    def ended(self) -> None:
+        """The loop is over, for whatever reason."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What one optimizer step came to."""
+
+    loss: float
+    """Nats per target, over the whole batch."""
+    grad_norm: float
+    """L2 norm over all gradients, before clipping."""
+    lr: float
+    metrics: dict[str, float]
+
+
+@final
+class Trainer:
+    """A model, its optimizer and its data, and the loop over them. Use `vitruvius.training.train` to make one."""
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        model: Model,
+        optimizer: MasterAdamW,
+        objective: Objective,
+        batches: PackedBatches,
+        validation: Validation | None,
+        run: RunFolder,
+        device: torch.device,
+        belongs_to: str,
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.optimizer = optimizer
+        self.objective = objective
+        self.batches = batches
+        self.validation = validation
+        self.run = run
+        self.device = device
+        self.belongs_to = belongs_to
+        self.state = TrainState()
+        self.last_row: dict[str, Any] | None = None
+        self.final_score: Score | None = None
+        """Validation after the last step, once it is done."""
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a verified checkpoint."""
+        self.state = restore(checkpoint, self.model, self.optimizer, belongs_to=self.belongs_to)
+
+    def train(self, stop: StopRequest, listener: Listener) -> bool:
+        """Train until the last step or until asked to stop; returns whether the last step is done and validated.
+
+        A checkpoint of the state at return is on the disk either way. Raises RunError when the loss or a gradient is
+        not finite: that update is not applied, and its sample ids are in `events.jsonl`.
+        """
+        listener.started(step=self.state.step, steps=self.config.steps)
+        saved_step = self.state.step
+        self.model.train()
+        try:
+            while self.state.step < self.config.steps and not stop:
+                if not self._step(stop, listener):
+                    break
+                if self.state.step == self.config.steps or self.state.step % self._every == 0:
+                    listener.saved(self.save())
+                    saved_step = self.state.step
+            if stop and saved_step != self.state.step:
+                listener.saved(self.save())
+            return self.state.step == self.config.steps and self._finally_scored(stop)
+        finally:
+            listener.ended()
+
+    def save(self) -> Checkpoint:
+        """Write a checkpoint of the state as it is."""
+        return save(self.run, self.state, self.model, self.optimizer, belongs_to=self.belongs_to, keep=self.config.keep)
+
+    @property
+    def _every(self) -> int:
+        assert self.config.checkpoint_every is not None
+        return self.config.checkpoint_every
+
+    def _step(self, stop: StopRequest, listener: Listener) -> bool:
+        """One update, its validation when due, its row; False when asked to stop before the update."""
+        began = time.perf_counter()
+        batch = self.batches.at(self.state.step)
+        update = self._update(batch, stop)
+        if update is None:
+            return False
+        seconds = time.perf_counter() - began
+        tokens = batch.targets.size
+        self.state.step += 1
+        self.state.tokens += tokens
+        self.state.sample_digest = chained(self.state.sample_digest, batch.sample_digest)
+        extra: dict[str, Any] = {**update.metrics, "samples": self.state.sample_digest}
+        score = self._score(stop)
+        if score is not None:
+            extra |= {"val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
+        row = {
+            "step": self.state.step,
+            "loss": update.loss,
+            "grad_norm": update.grad_norm,
+            "lr": update.lr,
+            "tokens": self.state.tokens,
+            "tokens_per_second": tokens / seconds,
+            **extra,
+        }
+        self.run.metric(**row)
+        self.last_row = row
+        listener.row(row)
+        return True
+
+    def _update(self, batch: Batch, stop: StopRequest) -> Update | None:
+        """Forward, backward and optimizer step over one batch; None, with nothing changed, when asked to stop first."""
+        step = self.state.step
+        random_before = random_state() if self.config.accumulate > 1 else None
+        pieces = self.objective.pieces(batch, self.config.accumulate, self.device)
+        scored = sum(piece.scored for piece in pieces)
+        results: list[tuple[Piece, Result]] = []
+        for piece in pieces:
+            if stop and random_before is not None:
+                self.optimizer.zero_grad()
+                restore_random_state(random_before)
+                return None
+            result = self.objective.train(self.model, piece)
+            if not math.isfinite(float(result.objective.detach())):
+                raise self._not_finite("loss", float(result.objective.detach()), batch)
+            (result.objective * (piece.scored / scored)).backward()
+            if len(pieces) > 1:
+                self.optimizer.accumulate()
+            results.append((piece, result))
+        lr = learning_rate(self.config, step)
+        norm = self.optimizer.step(lr=lr, clip=self.config.clip)
+        self.optimizer.zero_grad()
+        if not math.isfinite(norm):
+            raise self._not_finite("gradient norm", norm, batch)
+        loss = math.fsum(float(result.loss) * piece.scored / scored for piece, result in results)
+        return Update(loss=loss, grad_norm=norm, lr=lr, metrics=_averaged([result for _, result in results]))
+
+    def _score(self, stop: StopRequest) -> Score | None:
+        """Validation after an update, when due. The last step's covers `final_eval_batches`."""
+        step, every = self.state.step, self.config.eval_every
+        is_last = step == self.config.steps
+        if self.validation is None or not (is_last or (every and step % every == 0)):
+            return None
+        batches = self.config.final_eval_batches if is_last else self.config.eval_batches
+        score = self.validation.score(self.model, batches, stop)
+        self.final_score = score if is_last else None
+        return score
+
+    def _finally_scored(self, stop: StopRequest) -> bool:
+        """Whether the last validation is done; a run that was stopped during it, and resumed, does it now."""
+        if self.validation is None:
+            return True
+        return (self.final_score or self._score(stop)) is not None
+
+    def _not_finite(self, what: str, value: float, batch: Batch) -> RunError:
+        step = self.state.step + 1
+        samples: Sequence[int] = batch.sample_ids.tolist()
+        epochs: Sequence[int] = batch.epochs.tolist()
+        self.run.event("not-finite", step=step, what=what, value=repr(value), sample_ids=samples, epochs=epochs)
+        shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
+        return RunError(
+            f"the {what} of step {step:,} is {value}; the update was not applied (samples {shown})",
+            where=str(self.run.path),
+            fix="train into a new folder with a lower --lr, more warm-up or a smaller clip; "
+            "events.jsonl names every sample of the batch",
+        )
+
+
+def chained(digest: str, batch_digest: str) -> str:
+    """The digest of a stream that goes on with one more batch: 16 hexadecimal digits."""
+    return hashlib.sha256((digest + batch_digest).encode()).hexdigest()[:16]
+
+
+def _averaged(results: Sequence[Result]) -> dict[str, float]:
+    names = results[0].metrics.keys()
+    return {name: math.fsum(result.metrics[name] for result in results) / len(results) for name in names}

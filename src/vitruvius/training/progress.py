@@ -1,0 +1,165 @@
+"""What a run says while it runs: nothing, plain lines, or a live bar."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, TextIO, final
+
+if TYPE_CHECKING:
+    from vitruvius.runs import Checkpoint
+
+SECONDS_BETWEEN_LINES = 5.0
+_WINDOW = 32
+
+
+@final
+class Silent:
+    """A listener that does not listen."""
+
+    def started(self, *, step: int, steps: int) -> None:
+        """Nothing."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def ended(self) -> None:
+        """Nothing."""
+
+
+class Pace:
+    """Tokens per second and time left, from the median of the last updates: one slow step does not move it."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._times: deque[float] = deque(maxlen=_WINDOW)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more update is done, now."""
+        self._recent.append(row["tokens_per_second"])
+        self._times.append(time.monotonic())
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Median over the last updates."""
+        return statistics.median(self._recent) if self._recent else 0.0
+
+    def seconds_left(self, steps: int) -> float | None:
+        """Time that `steps` more updates take, validation and checkpoints included; None before there are two."""
+        if len(self._times) < 2:
+            return None
+        return steps * (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+
+
+@final
+class PlainProgress:
+    """A line now and then: the first update, every validation and checkpoint, the last, and one every few seconds."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._steps = 0
+        self._pace = Pace()
+        self._last_line = float("-inf")
+
+    def started(self, *, step: int, steps: int) -> None:
+        """Say where the run stands."""
+        self._steps = steps
+        self._say(f"training: step {step:,} of {steps:,}")
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Say how the update went, when it is time."""
+        self._pace.add(row)
+        is_due = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES
+        if is_due or "val_loss" in row or row["step"] == self._steps:
+            self._last_line = time.monotonic()
+            self._say(described(row, self._steps, self._pace))
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """Name the checkpoint."""
+        self._say(f"saved {checkpoint.path.name}")
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        self._say(text if text.startswith("warning: ") else f"note: {text}")
+
+    def ended(self) -> None:
+        """Nothing: whoever started the run says how it ended."""
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+@final
+class LiveProgress:
+    """A bar that stays in place on a terminal, with a line above it for each validation."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Progress(
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=1)
+        self._steps = 0
+        self._pace = Pace()
+
+    def started(self, *, step: int, steps: int) -> None:
+        """Show the bar."""
+        self._steps = steps
+        self._bar.update(self._task, completed=step, total=steps)
+        self._bar.start()
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Move the bar."""
+        self._pace.add(row)
+        text = described(row, self._steps, self._pace, with_step=False)
+        self._bar.update(self._task, completed=row["step"], description=text)
+        if "val_loss" in row:
+            self._console.print(described(row, self._steps, self._pace), markup=False)
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """Nothing: the bar stands still for a moment."""
+
+    def note(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text if text.startswith("warning: ") else f"note: {text}", markup=False)
+
+    def ended(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+def described(row: dict[str, Any], steps: int, pace: Pace, *, with_step: bool = True) -> str:
+    """An update in a line: `step 120/1,000  loss 3.214  lr 2.9e-03  3,210 tokens/s  2:10 left`."""
+    parts = [f"step {row['step']:,}/{steps:,}"] if with_step else []
+    parts += [f"loss {row['loss']:.3f}"]
+    if "val_loss" in row:
+        parts.append(f"held out {row['val_loss']:.3f}")
+        if row["val_bits_per_byte"] is not None:
+            parts.append(f"{row['val_bits_per_byte']:.3f} bits/byte")
+    parts += [f"lr {row['lr']:.1e}", f"{pace.tokens_per_second:,.0f} tokens/s"]
+    left = pace.seconds_left(steps - row["step"])
+    if left is not None and row["step"] < steps:
+        parts.append(f"{clock(left)} left")
+    return "  ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """`2:10`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

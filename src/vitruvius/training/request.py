@@ -1,0 +1,179 @@
+"""What was asked for: a spec or a run file, flags over it, `--set` over both, every finding at its place. No torch.
+
+    # run.yaml
+    spec: tiny-llama-moe            # a preset, or a file beside this one
+    data: data/books                # a folder that `vitruvius data prepare` wrote
+    out: runs/books                 # may be left to --out
+    train: {steps: 2000, lr: 2e-3}  # docs/training.md lists every setting
+
+Paths are relative to the run file. Precedence: --set, then the flags, then the file, then the defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitruvius.errors import Finding, SpecError, UsageError
+from vitruvius.spec import read_with_findings
+from vitruvius.spec.overrides import apply_overrides
+from vitruvius.spec.reading import locate
+from vitruvius.spec.reporting import did_you_mean, listed
+from vitruvius.spec.source import load, parse_text
+from vitruvius.spec.tree import Mark, Node, node_at, to_plain, with_value
+from vitruvius.training.config import TrainConfig, findings, from_plain, resolved
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vitruvius.spec import Reading
+
+SECTIONS = ("spec", "data", "out", "train")
+_TRAIN = "train."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A run that was asked for, and makes sense."""
+
+    reading: Reading
+    """The architecture, with what is worth knowing about it."""
+    data: Path
+    """The data folder."""
+    out: Path
+    """The run folder to make."""
+    config: TrainConfig
+    """Every setting, resolved."""
+
+
+def read_request(
+    spec: str,
+    *,
+    data: str | None = None,
+    out: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
+) -> Request:
+    """The run that a SPEC or RUN.yaml, flags and `--set` texts ask for.
+
+    flags: settings of `train` by name, those that are None were not given. settings: `path=value`; paths that start
+    with `train.` are settings of the run, all others of the spec. Raises SpecError with every finding at its place,
+    UsageError when a file, the data folder or the run folder is not named.
+    """
+    path = locate(spec)
+    tree = load(path)
+    is_run_file = isinstance(tree.value, dict) and bool({"spec", "train"} & tree.value.keys())
+    if is_run_file:
+        _check_sections(tree)
+    else:
+        tree = parse_text("train: {}\n", file="train")
+    tree = _with_flags(tree, {name: value for name, value in (flags or {}).items() if value is not None})
+    tree = apply_overrides(_with_train(tree), [text for text in settings if text.startswith(_TRAIN)])
+    beside = path.parent if is_run_file else None
+    reading = read_with_findings(
+        _spec_of(tree, path) if is_run_file else spec,
+        overrides=[text for text in settings if not text.startswith(_TRAIN)],
+    )
+    return Request(
+        reading=reading,
+        data=_folder(tree, "data", data, beside),
+        out=_folder(tree, "out", out, beside),
+        config=_config(tree, reading),
+    )
+
+
+def _check_sections(tree: Node) -> None:
+    assert isinstance(tree.value, dict)
+    found: list[Finding] = []
+    for key, node in tree.value.items():
+        if key not in SECTIONS:
+            fix = did_you_mean(key, SECTIONS) or f"the sections of a run file are {listed(SECTIONS)}"
+            found.append(_at(tree.key_marks[key], path=key, what=f"unknown section {key!r}", fix=fix))
+        elif key == "train" and not isinstance(node.value, dict):
+            found.append(_at(node.mark, path=key, what="the settings are no mapping", fix="train: {steps: 1000}"))
+        elif key != "train" and not isinstance(node.value, str):
+            found.append(_at(node.mark, path=key, what="a name is due here", fix=_EXAMPLES[key]))
+    if "spec" not in tree.value:
+        found.append(_at(tree.mark, path="spec", what="spec is missing", fix=_EXAMPLES["spec"]))
+    if found:
+        raise SpecError(found)
+
+
+_EXAMPLES = {
+    "spec": "spec: tiny-llama, or a file: spec: my-arch.yaml",
+    "data": "data: the folder that `vitruvius data prepare --out` wrote",
+    "out": "out: runs/first",
+}
+
+
+def _at(mark: Mark, *, path: str, what: str, fix: str) -> Finding:
+    return Finding(path=path, what=what, fix=fix, file=mark.file, line=mark.line, column=mark.column)
+
+
+def _with_train(tree: Node) -> Node:
+    assert isinstance(tree.value, dict)
+    if "train" in tree.value:
+        return tree
+    return with_value(tree, {**tree.value, "train": node_at({}, tree.mark)})
+
+
+def _with_flags(tree: Node, flags: Mapping[str, Any]) -> Node:
+    """The tree with flags put over what the file says; findings about them name the flag."""
+    tree = _with_train(tree)
+    assert isinstance(tree.value, dict)
+    section = tree.value["train"]
+    assert isinstance(section.value, dict)
+    marks = {name: Mark(f"--{name.replace('_', '-')}", 1, 1) for name in flags}
+    nodes = {name: node_at(value, marks[name]) for name, value in flags.items()}
+    section = with_value(section, {**section.value, **nodes}, {**section.key_marks, **marks})
+    return with_value(tree, {**tree.value, "train": section})
+
+
+def _spec_of(tree: Node, run_file: Path) -> str:
+    """The spec a run file names: a file beside it if there is one, else what the command line would make of it."""
+    assert isinstance(tree.value, dict)
+    name = tree.value["spec"].value
+    assert isinstance(name, str)
+    beside = run_file.parent / name
+    return os.fspath(beside) if name and beside.is_file() else name
+
+
+def _folder(tree: Node, section: str, flag: str | None, beside: Path | None) -> Path:
+    if flag is not None:
+        return Path(flag)
+    assert isinstance(tree.value, dict)
+    node = tree.value.get(section)
+    if node is None or beside is None:
+        raise UsageError(f"--{section} is missing", fix=f"add --{section} DIR, or write {section}: into a run file")
+    return beside / str(node.value)
+
+
+def _config(tree: Node, reading: Reading) -> TrainConfig:
+    assert isinstance(tree.value, dict)
+    section = tree.value["train"]
+    plain = to_plain(section)
+    if not isinstance(plain, dict):
+        raise SpecError([_at(section.mark, path="train", what="the settings are no mapping", fix="train: {steps: 9}")])
+    try:
+        config = from_plain(plain)
+    except SpecError as error:
+        raise SpecError([_placed(finding, section) for finding in error.findings]) from None
+    found = findings(config, reading.architecture)
+    if found:
+        raise SpecError([_placed(finding, section) for finding in found])
+    return resolved(config, reading.architecture)
+
+
+def _placed(finding: Finding, section: Node) -> Finding:
+    """The finding at the place where its setting was written; a default has none."""
+    assert isinstance(section.value, dict)
+    name = finding.path.removeprefix(_TRAIN).partition(".")[0]
+    node = section.value.get(name)
+    if node is None:
+        return finding
+    mark = section.key_marks.get(name, node.mark) if "there is no setting" in finding.what else node.mark
+    if mark.file.startswith("--") and "=" not in mark.file:
+        return replace(finding, file=mark.file)
+    return replace(finding, file=mark.file, line=mark.line, column=mark.column)

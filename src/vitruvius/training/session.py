@@ -1,0 +1,340 @@
+"""A whole training run: from an architecture and a data folder to a run folder, or on from where one stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vitruvius.data import PackedBatches, TokenShards, read_index
+from vitruvius.errors import DataError, RunError, UsageError
+from vitruvius.nn import build
+from vitruvius.nn.weights import tables_that_grow
+from vitruvius.runs import RunFolder, RunReader
+from vitruvius.runs.checkpoints import TOKENIZER_FILE, latest_good_checkpoint, set_aside
+from vitruvius.runs.environment import environment
+from vitruvius.runs.files import sync_file
+from vitruvius.spec import ensure as ensure_architecture
+from vitruvius.spec import from_plain, to_data, to_yaml
+from vitruvius.training.config import TrainConfig, config_hash, ensure, to_plain
+from vitruvius.training.config import from_plain as config_from_plain
+from vitruvius.training.determinism import deterministic
+from vitruvius.training.evaluate import Validation
+from vitruvius.training.loop import Listener, Trainer
+from vitruvius.training.objectives import make_objective
+from vitruvius.training.optim import make_optimizer
+from vitruvius.training.progress import Silent
+from vitruvius.training.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from vitruvius.nn import Model
+    from vitruvius.spec import Architecture
+
+RESULT_SCHEMA = "vitruvius.train/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """How a run ended."""
+
+    run: Path
+    """The run folder."""
+    status: str
+    """`finished`, or `stopped` with a checkpoint to go on from."""
+    exit_code: int
+    """0, 75 after SIGTERM, 130 after Ctrl-C."""
+    step: int
+    """Updates done."""
+    steps: int
+    """Updates the run is to have."""
+    tokens: int
+    """Tokens read in training, over the whole run."""
+    loss: float | None
+    """Training loss of the last update in nats per token; None when there was none in this process."""
+    val_loss: float | None
+    """Nats per token on held-out text after the last step; None when not finished or nothing is held out."""
+    val_bits_per_byte: float | None
+    """The same in bits per byte of text."""
+    tokens_per_second: float | None
+    """Training tokens over wall time of this process, validation and checkpoints included."""
+    seconds: float
+    """Wall time of this process's loop."""
+    checkpoint: Path
+    """The newest checkpoint."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The machine-readable summary, schema `vitruvius.train/1`."""
+        return {"schema": RESULT_SCHEMA, **asdict(self), "run": str(self.run), "checkpoint": str(self.checkpoint)}
+
+
+def train(
+    architecture: Architecture,
+    *,
+    data: Path | str,
+    out: Path | str,
+    config: TrainConfig | None = None,
+    spec_text: str | None = None,
+    command: Sequence[str] = (),
+    listener: Listener | None = None,
+    stop: StopRequest | None = None,
+) -> TrainResult:
+    """Train an architecture on prepared data into a new run folder.
+
+    `stop` is looked at between updates: `stop_on_signals` gives one that Ctrl-C and SIGTERM fill in. Raises SpecError
+    when architecture or config do not fit together, DataError when the data is damaged or its vocabulary is larger
+    than the architecture's, RunError when `out` holds a run already, a loss is not finite or a checkpoint does not fit.
+    """
+    listener = listener or Silent()
+    ensure_architecture(architecture)
+    config = _settled(ensure(config or TrainConfig(), architecture))
+    _refuse_existing(Path(out))
+    shards = _open_data(data, architecture, listener)
+    with deterministic(seed=config.seed, threads=config.threads):
+        model = _model(architecture, config)
+        parts = _Parts(architecture=architecture, config=config, model=model, shards=shards)
+        with RunFolder.create(
+            out,
+            command=command,
+            config={"train": to_plain(config)},
+            spec_text=to_yaml(architecture) if spec_text is None else spec_text,
+            spec=to_data(architecture),
+            data=_data_record(shards),
+        ) as run:
+            _copy_tokenizer(shards, run.path)
+            return _run(run, parts.trainer(run, listener), listener, stop or StopRequest())
+
+
+def resume(
+    run: Path | str,
+    *,
+    data: Path | str | None = None,
+    listener: Listener | None = None,
+    stop: StopRequest | None = None,
+) -> TrainResult:
+    """Go on with a run from its newest whole checkpoint, to the same bits as if it had never stopped.
+
+    `data` is where the data lies now, when it was moved; it must be the same data. A damaged checkpoint is set aside
+    with a warning and the one before it is taken. Raises RunError when the folder is no run, its record was changed or
+    the data differs, CorruptCheckpointError when no checkpoint is whole, RunLockedError when someone is writing to it.
+    """
+    listener = listener or Silent()
+    with RunFolder.open(run) as folder:
+        record = folder.reader.record()
+        architecture = from_plain(_recorded(folder, record, "spec", "data"))
+        config = config_from_plain(_recorded(folder, record, "config", "train"))
+        known = _recorded(folder, record, "data", "fingerprint")
+        shards = _open_data(data or record["data"]["path"], architecture, listener)
+        if shards.fingerprint != known:
+            raise RunError(
+                "the data is not the data that this run was trained on (fingerprint)",
+                where=str(shards.directory),
+                fix="name the right folder with --data, or train on this data into a new folder",
+            )
+        _note_changes(record["environment"], listener)
+        with deterministic(seed=config.seed, threads=config.threads):
+            model = _model(architecture, config)
+            parts = _Parts(architecture=architecture, config=config, model=model, shards=shards)
+            trainer = parts.trainer(folder, listener)
+            _restore_newest(folder, trainer, listener)
+            folder.truncate_metrics(after_step=trainer.state.step)
+            folder.resume()
+            return _run(folder, trainer, listener, stop or StopRequest())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What a trainer is made of, new or resumed."""
+
+    architecture: Architecture
+    config: TrainConfig
+    model: Model
+    shards: TokenShards
+
+    def trainer(self, run: RunFolder, listener: Listener) -> Trainer:
+        """The trainer, at step 0."""
+        config = self.config
+        assert config.context is not None
+        device = torch.device(config.device)
+        objective = make_objective(config)
+        return Trainer(
+            config=config,
+            model=self.model,
+            optimizer=make_optimizer(self.model, config),
+            objective=objective,
+            batches=PackedBatches(self.shards, batch=config.batch, context=config.context, seed=config.seed),
+            validation=self._validation(listener),
+            run=run,
+            device=device,
+            belongs_to=config_hash(config, to_data(self.architecture), self.shards.fingerprint),
+        )
+
+    def _validation(self, listener: Listener) -> Validation | None:
+        held_out = read_index(self.shards.directory)["splits"]["validation"]
+        if held_out["documents"] == 0 or held_out["tokens"] < 2:
+            listener.note("no text is held out, so there is no validation loss (see `data prepare --held-out`)")
+            return None
+        shards = TokenShards.open(self.shards.directory, "validation")
+        return Validation(shards, self.config, make_objective(self.config), torch.device(self.config.device))
+
+
+def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest) -> TrainResult:
+    """The loop, and how it ended in the run's record."""
+    began, tokens_before = time.perf_counter(), trainer.state.tokens
+    with _recording_failure(run, trainer):
+        finished = trainer.train(stop, listener)
+    seconds = time.perf_counter() - began
+    score, state = trainer.final_score, trainer.state
+    result = TrainResult(
+        run=run.path,
+        status="finished" if finished else "stopped",
+        exit_code=0 if finished else stop.exit_code,
+        step=state.step,
+        steps=trainer.config.steps,
+        tokens=state.tokens,
+        loss=None if trainer.last_row is None else trainer.last_row["loss"],
+        val_loss=None if score is None else score.loss,
+        val_bits_per_byte=None if score is None else score.bits_per_byte,
+        tokens_per_second=(state.tokens - tokens_before) / seconds if trainer.last_row else None,
+        seconds=seconds,
+        checkpoint=run.path / "checkpoints" / f"step-{state.step}",
+    )
+    summary = {key: value for key, value in result.to_dict().items() if key not in {"schema", "run", "status"}}
+    if score is not None:
+        summary |= {"val_tokens": score.tokens, "val_text_bytes": score.text_bytes, "val_whole_split": score.whole}
+    run.event(result.status, step=state.step, signal=None if stop.signal is None else stop.signal.name)
+    run.finish("finished" if finished else "stopped", **summary)
+    return result
+
+
+@contextlib.contextmanager
+def _recording_failure(run: RunFolder, trainer: Trainer) -> Generator[None]:
+    """Write an error into the record before it goes on its way; a second Ctrl-C leaves without a word."""
+    try:
+        yield
+    except Exception as error:
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            run.event("failed", step=trainer.state.step, error=f"{type(error).__name__}: {error}")
+            run.finish("failed", step=trainer.state.step, error=str(error))
+        raise
+
+
+def _settled(config: TrainConfig) -> TrainConfig:
+    """The config with what follows from the machine written out: device and threads."""
+    has_cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not has_cuda:
+        raise UsageError(
+            "this torch sees no CUDA device", where="train.device", fix="use device: cpu, or install torch for CUDA"
+        )
+    device = ("cuda" if has_cuda else "cpu") if config.device == "auto" else config.device
+    return replace(config, device=device, threads=config.threads or torch.get_num_threads())
+
+
+def _model(architecture: Architecture, config: TrainConfig) -> Model:
+    model = build(architecture, dtype=config.dtype, seed=config.seed)
+    # Growing replaces a parameter, so tables grow before the optimizer takes hold of them.
+    for table in tables_that_grow(model).values():
+        table.grow(config.context)
+    model = model.to(torch.device(config.device))
+    if config.compile == "default":
+        model.loss = torch.compile(model.loss)  # pyright: ignore[reportAttributeAccessIssue]
+    return model
+
+
+def _open_data(data: Path | str, architecture: Architecture, listener: Listener) -> TokenShards:
+    shards = TokenShards.open(data, "train")
+    if shards.vocab_size > architecture.vocab_size:
+        raise DataError(
+            f"the data's vocabulary has {shards.vocab_size:,} tokens, the architecture's vocab_size is "
+            f"{architecture.vocab_size:,}",
+            where=str(data),
+            fix=f"--set vocab_size={shards.vocab_size}, or prepare the data with --vocab {architecture.vocab_size}",
+        )
+    if shards.vocab_size < architecture.vocab_size:
+        listener.note(
+            f"the data uses {shards.vocab_size:,} of the architecture's {architecture.vocab_size:,} tokens; "
+            "the rest is never seen"
+        )
+    return shards
+
+
+def _data_record(shards: TokenShards) -> dict[str, Any]:
+    return {
+        "path": str(shards.directory.resolve()),
+        "fingerprint": shards.fingerprint,
+        "vocab_size": shards.vocab_size,
+        "eos": read_index(shards.directory)["eos"],
+        "eos_id": shards.eos_id,
+        "tokens": shards.tokens,
+        "documents": shards.documents,
+    }
+
+
+def _copy_tokenizer(shards: TokenShards, run: Path) -> None:
+    shards.tokenizer()  # raises where the file is not the one in the index
+    source = shards.directory / read_index(shards.directory)["tokenizer"]["file"]
+    shutil.copyfile(source, run / TOKENIZER_FILE)
+    sync_file(run / TOKENIZER_FILE)
+
+
+def _refuse_existing(out: Path) -> None:
+    """Say early what `RunFolder.create` would say after the model is built."""
+    if (out / "run.json").exists():
+        raise RunError(
+            "this folder already holds a run",
+            where=str(out),
+            fix=f"go on with it: vitruvius train --resume {out}; or choose another --out",
+        )
+
+
+def _recorded(folder: RunFolder, record: dict[str, Any], section: str, key: str) -> Any:
+    value = (record.get(section) or {}).get(key)
+    if value is None:
+        raise RunError(
+            f"run.json has no {section}.{key}, so this run cannot be resumed",
+            where=str(folder.path),
+            fix="name a folder that `vitruvius train` wrote",
+        )
+    return value
+
+
+def _note_changes(recorded: dict[str, Any], listener: Listener) -> None:
+    """Say where the machine or the software is another one than at the start: then the bits may differ."""
+    now = environment()
+    names = ("vitruvius", "python", "machine", "cpu")
+    changed = [f"{name} {recorded.get(name)} -> {now[name]}" for name in names if recorded.get(name) != now[name]]
+    torch_before, torch_now = recorded.get("packages", {}).get("torch"), now["packages"].get("torch")
+    if torch_before != torch_now:
+        changed.append(f"torch {torch_before} -> {torch_now}")
+    if changed:
+        listener.note("not where the run started, so the last bits may differ: " + "; ".join(changed))
+
+
+def _restore_newest(folder: RunFolder, trainer: Trainer, listener: Listener) -> None:
+    choice = latest_good_checkpoint(folder.path)
+    for damaged, error in choice.passed_over:
+        moved = set_aside(damaged)
+        folder.event("damaged-checkpoint", step=damaged.step, file=error.where, what=error.what, moved_to=moved.name)
+        going_on = "the start" if choice.checkpoint is None else f"step {choice.checkpoint.step:,}"
+        listener.note(
+            f"warning: checkpoint step-{damaged.step} is damaged ({error.where}: {error.what}); "
+            f"it is now {moved.name}, going on from {going_on}"
+        )
+    if choice.checkpoint is None:
+        listener.note("there is no checkpoint yet; starting from the beginning")
+    else:
+        trainer.restore(choice.checkpoint)
+
+
+def is_finished(run: Path | str) -> bool:
+    """Whether a run has nothing left to do.
+
+    Raises RunError when the folder is no run.
+    """
+    return RunReader(run).record()["status"] == "finished"
