@@ -5,8 +5,8 @@
     python bench/train_step.py --peer hf --json
 
 Run it with the Python that has Vitruvius and torch. Each peer gets an environment of its own under bench/, made on the
-first run from bench/peers/NAME/requirements.txt. Only ratios within a run mean anything: the machine's speed drifts, and
-turn-taking lets it drift under all contestants alike. Standard library only.
+first run from bench/peers/NAME/requirements.txt. Only ratios within a run mean anything: the machine's speed drifts,
+and turn-taking lets it drift under all contestants alike. Standard library only.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class Worker:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"the {self.name} worker stopped with exit code {self.process.wait()}; see its error above")
+            raise SystemExit(
+                f"the {self.name} worker stopped with exit code {self.process.wait()}; see its error above"
+            )
         return json.loads(line)
 
     def close(self) -> None:
@@ -109,9 +111,7 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": middle, "q1": low, "q3": high}
 
 
-def summary(
-    rows: dict[str, list[dict[str, Any]]], workers: list[Worker], config: dict[str, Any]
-) -> dict[str, Any]:
+def summary(rows: dict[str, list[dict[str, Any]]], workers: list[Worker], config: dict[str, Any]) -> dict[str, Any]:
     """What is printed: per contestant its speed, and ours against it, paired by round."""
     step_tokens = config["batch"] * config["context"]
     by_name = {worker.name: worker for worker in workers}
@@ -148,12 +148,15 @@ def summary(
 def table(result: dict[str, Any]) -> str:
     config = result["config"]
     gemm = result["gemm_gflops"]
-    lines = [
+    settings = (
         f"{config['mode']}, {config['batch']} x {config['context']} tokens, {config['threads']} threads, "
-        f"{result['rounds']} rounds; bf16 GEMM {gemm['median']:,.0f} GFLOP/s ({gemm['q1']:,.0f} to {gemm['q3']:,.0f})",
+        f"{result['rounds']} rounds; bf16 GEMM {gemm['median']:,.0f} GFLOP/s ({gemm['q1']:,.0f} to {gemm['q3']:,.0f})"
+    )
+    header = (
         f"{'':10}  {'tokens/s':>8}  {'quartiles':>15}  {'of GEMM':>7}  {'ours/this':>9}  {'quartiles':>12}  "
-        f"{'CPU ratio':>9}  {'CPU s/step':>10}  loss",
-    ]
+        f"{'CPU ratio':>9}  {'CPU s/step':>10}  loss"
+    )
+    lines = [settings, header]
     for name, row in result["contestants"].items():
         speed, ratio = row["tokens_per_second"], row["ours_over_this"]
         lines.append(
@@ -180,7 +183,13 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     asked = arguments()
-    config = {"mode": asked.mode, "threads": asked.threads, "batch": asked.batch, "context": asked.context, "vocab": VOCAB}
+    config = {
+        "mode": asked.mode,
+        "threads": asked.threads,
+        "batch": asked.batch,
+        "context": asked.context,
+        "vocab": VOCAB,
+    }
     pythons: dict[str, Path | str] = {OURS: sys.executable}
     pythons |= {peer: environment(peer) for peer in asked.peer or PEERS}
     pythons["gemm"] = sys.executable

@@ -331,6 +331,15 @@ def test_a_file_in_the_place_of_the_output_is_refused(tmp_path):
         prepare([jsonl(tmp_path / "a.jsonl", range(3))], tmp_path / "out", SMALL)
 
 
+@pytest.mark.parametrize("out", [".", "..", "/", "../here"], ids=["here", "above", "root", "here by name"])
+def test_the_working_folder_is_never_replaced(tmp_path, monkeypatch, out):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    jsonl(tmp_path / "a.jsonl", range(3))
+    with pytest.raises(DataError, match="choose a folder of its own"):
+        prepare([tmp_path / "a.jsonl"], out, SMALL)
+
+
 def test_a_killed_process_leaves_the_earlier_data_and_the_next_run_tidies_up(tmp_path):
     jsonl(tmp_path / "a.jsonl", range(10))
     prepare([tmp_path / "a.jsonl"], tmp_path / "out", SMALL)

@@ -42,7 +42,9 @@ def test_fp32_updates_equal_torch_adamw_with_clipping():
     opt = optimiser(mine, betas=(0.9, 0.95), eps=1e-8)
     split = [[p for p in theirs.parameters() if p.dim() > 1], [p for p in theirs.parameters() if p.dim() < 2]]
     reference = torch.optim.AdamW(
-        [{"params": split[0], "weight_decay": 0.1}, {"params": split[1], "weight_decay": 0.0}], lr=0.01, betas=(0.9, 0.95)
+        [{"params": split[0], "weight_decay": 0.1}, {"params": split[1], "weight_decay": 0.0}],
+        lr=0.01,
+        betas=(0.9, 0.95),
     )
     for batch in batches(10):
         backward(mine, batch)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
-from vitruvius.checks.compare import EXACT, gap
+from vitruvius.checks.compare import EXACT, gap, worst_in
 from vitruvius.checks.outcome import Measure, does_not_apply, failed, within
 from vitruvius.nn import Signals
+from vitruvius.nn.place import BackendName, Place
 from vitruvius.spec.ffn.moe import Moe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from vitruvius.checks.subject import Subject
@@ -26,26 +29,26 @@ def future_leak(subject: Subject) -> Measure:
     """Changing a token changes no earlier logits, and does change its own."""
     if not subject.probed.head.causal:
         return does_not_apply(f"a {subject.probed.head.kind} head may see later tokens")
-    if subject.probed.vocab_size < 2:  # noqa: PLR2004
+    if subject.probed.vocab_size < 2:
         return does_not_apply("a vocabulary of one token")
     return leak_of(subject.model, subject.tokens(1, subject.length)[0], subject.probed.vocab_size)
 
 
-def leak_of(model: Model, tokens_T: Tensor, vocab_size: int) -> Measure:
+def leak_of(model: Callable[[Tensor], Tensor], tokens_T: Tensor, vocab_size: int) -> Measure:
     """`future_leak` of anything that maps token ids [B, T] to logits [B, T, V]."""
     length = tokens_T.shape[0]
     places = sorted({round(i * (length - 1) / (_PERTURBED - 1)) for i in range(_PERTURBED)})
-    rows = tokens_T.repeat(len(places), 1)
+    rows = tokens_T.repeat(len(places) + 1, 1)
     for row, place in enumerate(places):
         rows[row, place] = (rows[row, place] + 1 + row % max(1, vocab_size - 1)) % vocab_size
     with torch.no_grad():
-        base, changed = model(tokens_T.unsqueeze(0)), model(rows)
+        *changed, base = model(rows)
     worst, at = 0.0, (0, 0)
     for row, place in enumerate(places):
-        if gap(changed[row, place], base[0, place]) <= EXACT:
+        if gap(changed[row][place], base[place]) <= EXACT:
             return failed(f"a new token at position {place} does not change the logits there")
         for earlier in range(place):
-            moved = gap(changed[row, earlier], base[0, earlier])
+            moved = gap(changed[row][earlier], base[earlier])
             if not moved <= worst:
                 worst, at = moved, (earlier, place)
     detail = f"tokens changed at {len(places)} of {length} positions"
@@ -88,9 +91,9 @@ def backends(subject: Subject) -> Measure:
     worst = {"training forward": gap(chosen, expected), "inference forward": gap(inference, expected)}
     for name, gradient in expected_gradients.items():
         worst[f"gradient of {name}"] = gap(chosen_gradients[name], gradient)
-    where = max(worst, key=lambda name: worst[name] if worst[name] == worst[name] else float("inf"))
+    where, most = worst_in(worst)
     detail = f"forward and {len(expected_gradients)} gradients against the reference"
-    return within(worst[where], EXACT, detail if worst[where] <= EXACT else f"{where} differs")
+    return within(most, EXACT, detail if most <= EXACT else f"{where} differs")
 
 
 FP32 = 1e-4
@@ -102,17 +105,32 @@ def experts(subject: Subject) -> Measure:
     if not any(isinstance(layer.ffn, Moe) for layer in subject.graph.layers):
         return does_not_apply("no mixtures of experts")
     model = subject.fresh(torch.float32)
-    tokens = subject.tokens(2, subject.length)
+    generator = torch.Generator().manual_seed(subject.seed)
+    worst: dict[str, float] = {}
+    for layer in subject.graph.layers:
+        if isinstance(layer.ffn, Moe) and layer.owns_weights:
+            x_BTD = torch.randn(2, subject.length, subject.graph.scope.width, generator=generator).to(model.device)
+            for name, moved in _mixture(model.layers[layer.index].ffn, x_BTD).items():
+                worst[f"layer {layer.index}: {name}"] = moved
+    where, most = worst_in(worst)
+    detail = "grouped products against the loop over experts in fp32, routing replayed"
+    return within(most, FP32, detail if most <= FP32 else f"{where} differs")
+
+
+def _mixture(module: Any, x_BTD: Tensor) -> dict[str, float]:
+    """How far output and gradients of one mixture differ between its fast path and its reference."""
+    positions = torch.arange(x_BTD.shape[1], device=x_BTD.device)
     chosen: list[Tensor] = []
     with torch.no_grad():
-        model(tokens, signals=Signals(routing=chosen))
-    found, gradients = _run(model, tokens, "auto", chosen)
-    expected, looped = _run(model, tokens, "reference", chosen)
-    worst = {name: _relative(gradients[name], looped[name]) for name in looped if ".ffn." in name}
-    worst["logits"] = _relative(found, expected)
-    where = max(worst, key=lambda name: worst[name] if worst[name] == worst[name] else float("inf"))
-    detail = "grouped products against the loop over experts in fp32, routing replayed"
-    return within(worst[where], FP32, detail if worst[where] <= FP32 else f"{where} differs")
+        module(x_BTD, Place(positions=positions, signals=Signals(routing=chosen)))
+    found: dict[str, dict[str, Tensor]] = {}
+    for name in ("auto", "reference"):
+        x = x_BTD.clone().requires_grad_()
+        y = module(x, Place(positions=positions, backend=name, signals=Signals(replay=iter(chosen))))
+        inputs = {"input": x, **{n: p for n, p in module.named_parameters() if n.startswith("experts.")}}
+        gradients = torch.autograd.grad(y.sin().sum(), list(inputs.values()))
+        found[name] = {"output": y.detach(), **{f"gradient of {n}": g for n, g in zip(inputs, gradients, strict=True)}}
+    return {name: _relative(found["auto"][name], expected) for name, expected in found["reference"].items()}
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
@@ -121,13 +139,10 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).square().mean().sqrt() / size).item()
 
 
-def _run(
-    model: Model, tokens_BT: Tensor, name: str, replay: list[Tensor] | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _run(model: Model, tokens_BT: Tensor, name: BackendName) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad(set_to_none=True)
-    signals = None if replay is None else Signals(replay=iter(replay))
     with backend(model, name):
-        logits = model(tokens_BT, signals=signals)
+        logits = model(tokens_BT)
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten()).backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
@@ -137,11 +152,11 @@ def _run(
 class backend:  # noqa: N801 (used as a statement: `with backend(model, "reference")`)
     """The model computes with one backend inside the block."""
 
-    def __init__(self, model: Model, name: str) -> None:
+    def __init__(self, model: Model, name: BackendName) -> None:
         self.model, self.name, self.before = model, name, model.backend
 
     def __enter__(self) -> None:
-        self.model.backend = self.name  # pyright: ignore[reportAttributeAccessIssue]
+        self.model.backend = self.name
 
     def __exit__(self, *_: object) -> None:
         self.model.backend = self.before

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from vitruvius.checks.compare import EXACT, gap
+from vitruvius.checks.compare import EXACT, gap, worst_in, worst_of
 from vitruvius.checks.outcome import Measure, does_not_apply, within
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def cached_decode(subject: Subject) -> Measure:
         "rows of different lengths": _uneven(subject),
         "a reset row": _reused(model, tokens, full),
     }
-    where = max(ways, key=lambda way: ways[way] if ways[way] == ways[way] else float("inf"))
-    detail = f"{length} tokens: {', '.join(ways)}" if ways[where] <= EXACT else f"{where}: differs from the full pass"
-    return within(ways[where], EXACT, detail)
+    where, most = worst_in(ways)
+    detail = f"{length} tokens: {', '.join(ways)}" if most <= EXACT else f"{where}: differs from the full pass"
+    return within(most, EXACT, detail)
 
 
 def decoded(model: Model, tokens_BT: Tensor, chunks: Iterable[int]) -> Tensor:
@@ -65,7 +65,7 @@ def _uneven(subject: Subject) -> float:
     full = model(tokens)
     cache = model.cache(3, capacity=length)
     done = [0, 0, 0]
-    worst = 0.0
+    gaps: list[float] = []
     plans = [[length // 2, 1, length // 3], [1, 1, 1], [3, 0, 1], [0, 5, 2], [1, 1, 1], [2, length // 4, 7]]
     for plan in plans:
         counts = [max(0, min(count, length - start)) for count, start in zip(plan, done, strict=True)]
@@ -74,14 +74,9 @@ def _uneven(subject: Subject) -> float:
         rows = [F.pad(tokens[r, done[r] : done[r] + n], (0, max(counts) - n)) for r, n in enumerate(counts)]
         logits = model(torch.stack(rows), cache=cache, counts=counts)
         for row, count in enumerate(counts):
-            worst = _worse(worst, gap(logits[row, :count], full[row, done[row] : done[row] + count]))
+            gaps.append(gap(logits[row, :count], full[row, done[row] : done[row] + count]))
             done[row] += count
-    return worst
-
-
-def _worse(worst: float, new: float) -> float:
-    """The larger of the two; NaN is worst of all."""
-    return worst if new <= worst else new
+    return worst_of(gaps)
 
 
 def _reused(model: Model, tokens_BT: Tensor, full: Tensor) -> float:
@@ -97,7 +92,7 @@ def _reused(model: Model, tokens_BT: Tensor, full: Tensor) -> float:
         return 0.0
     parts = [model(again[:, i : i + 1], cache=cache) for i in range(after)]
     logits = torch.cat(parts, dim=1)
-    return _worse(gap(logits[0], full[1, :after]), gap(logits[1], full[1, first:]))
+    return worst_of([gap(logits[0], full[1, :after]), gap(logits[1], full[1, first:])])
 
 
 @torch.no_grad()
@@ -105,9 +100,7 @@ def batch_invariance(subject: Subject) -> Measure:
     """A row's logits do not depend on its neighbours in the batch."""
     tokens = subject.tokens(3, subject.length, salt=2)
     together = subject.model(tokens)
-    worst = 0.0
-    for row in range(3):
-        worst = _worse(worst, gap(together[row], subject.model(tokens[row : row + 1])[0]))
+    worst = worst_of(gap(together[row], subject.model(tokens[row : row + 1])[0]) for row in range(3))
     return within(worst, EXACT, f"3 rows of {subject.length} tokens together and alone")
 
 
@@ -118,16 +111,16 @@ def padding_invariance(subject: Subject) -> Measure:
     tokens = subject.tokens(1, length, salt=3)
     alone = subject.model(tokens)
     pad = max(1, subject.length - length)
-    worst = 0.0
+    gaps: list[float] = []
     for left, right in ((0, pad), (pad, 0), (pad // 2, pad - pad // 2)):
         padded = F.pad(tokens, (left, right), value=0)
         documents = torch.full_like(padded, 0)
         documents[:, :left], documents[:, left + length :] = -1, -2
         logits = subject.model(padded, documents=documents)[:, left : left + length]
-        worst = _worse(worst, gap(logits, alone))
+        gaps.append(gap(logits, alone))
     if subject.probed.head.causal:
-        worst = _worse(worst, gap(subject.model(F.pad(tokens, (0, pad)))[:, :length], alone))
-    return within(worst, EXACT, f"{length} tokens with {pad} of padding left, right and on both sides")
+        gaps.append(gap(subject.model(F.pad(tokens, (0, pad)))[:, :length], alone))
+    return within(worst_of(gaps), EXACT, f"{length} tokens with {pad} of padding left, right and on both sides")
 
 
 @torch.no_grad()
@@ -142,11 +135,11 @@ def packed_documents(subject: Subject) -> Measure:
     # The second row has its documents in another order, so that rows of one batch differ in where documents start.
     backwards, names = torch.cat(rows[::-1], dim=1), documents.flip(1)
     logits = subject.model(torch.cat([packed, backwards]), documents=torch.cat([documents, names]))
-    worst, start = 0.0, 0
+    gaps, start = list[float](), 0
     total = packed.shape[1]
     for row in rows:
-        alone, size = subject.model(row)[0], row.shape[1]
-        worst = _worse(worst, gap(logits[0, start : start + size], alone))
-        worst = _worse(worst, gap(logits[1, total - start - size : total - start], alone))
+        alone, size = subject.model(row.repeat(2, 1))[0], row.shape[1]
+        gaps.append(gap(logits[0, start : start + size], alone))
+        gaps.append(gap(logits[1, total - start - size : total - start], alone))
         start += size
-    return within(worst, EXACT, f"documents of {', '.join(map(str, sizes))} tokens in one row")
+    return within(worst_of(gaps), EXACT, f"documents of {', '.join(map(str, sizes))} tokens in one row")

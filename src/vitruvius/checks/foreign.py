@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vitruvius.checks.causality import leak_of
-from vitruvius.checks.compare import EXACT, gap
+from vitruvius.checks.compare import EXACT, gap, worst_of
 from vitruvius.checks.learning import INIT_NATS
 from vitruvius.checks.outcome import Measure, Report, does_not_apply, failed, within
 from vitruvius.checks.table import judge, named
@@ -47,7 +47,7 @@ def check_callable(
 @torch.no_grad()
 def _batch(function: Logits, tokens_BT: Tensor) -> Measure:
     together = function(tokens_BT)
-    worst = max(gap(together[row], function(tokens_BT[row : row + 1])[0]) for row in range(tokens_BT.shape[0]))
+    worst = worst_of(gap(together[row], function(tokens_BT[row : row + 1])[0]) for row in range(tokens_BT.shape[0]))
     return within(worst, EXACT, f"{tokens_BT.shape[0]} rows together and alone")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from math import log
+from math import isfinite, log
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 
-from vitruvius.checks.compare import EXACT, gap
+from vitruvius.checks.compare import EXACT, gap, worst_of
 from vitruvius.checks.outcome import Measure, failed, within
 from vitruvius.nn import Signals
 from vitruvius.spec.ffn.moe import Moe
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
 INIT_NATS = 0.15
 """How far the first loss may lie from ln(vocabulary) + s^2 / 2."""
+DEAD = 1e-13
+"""A gradient this small beside the largest one is what rounding in fp64 leaves of zero."""
 _WIDE_LOGITS = 1.0
 _INIT_TOKENS = 2048
 
 OVERFIT_STEPS, OVERFIT_RATE, OVERFIT_LEFT = 60, 1e-2, 0.5
-"""Steps and learning rate of plain AdamW in fp32, and the share of the first loss that may be left after them."""
+"""Most steps and learning rate of plain AdamW in fp32, and the share of the first loss that may be left after them.
+The probe stops as soon as it gets there."""
 
 
 def gradients(subject: Subject) -> Measure:
@@ -41,17 +44,19 @@ def gradients(subject: Subject) -> Measure:
     loss = model.loss(tokens[:, :-1], tokens[:, 1:], signals=signals)
     torch.stack([loss, *signals.losses]).sum().backward()
     silent = silent_tensors(subject.graph, tokens.shape[1] - 1)
-    wrong = [text for name, p in model.named_parameters() if (text := _ill(name, p, subject.graph, silent))]
+    largest = worst_of(p.grad.abs().max().item() for p in model.parameters() if p.grad is not None)
+    nothing = DEAD * largest if isfinite(largest) else 0.0
+    wrong = [text for name, p in model.named_parameters() if (text := _ill(name, p, subject.graph, silent, nothing))]
     count = sum(1 for _ in model.parameters())
     model.zero_grad(set_to_none=True)
     if wrong:
-        return failed("; ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""))  # noqa: PLR2004
+        return failed("; ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""))
     note = f"; {len(silent)} cannot have one by their mathematics" if silent else ""
     return Measure(passed=True, detail=f"{count} tensors, experts one by one{note}")
 
 
-def _ill(name: str, parameter: Tensor, graph: Graph, silent: set[str]) -> str:
-    """What is wrong with a parameter's gradient, or the empty text."""
+def _ill(name: str, parameter: Tensor, graph: Graph, silent: set[str], nothing: float) -> str:
+    """What is wrong with a parameter's gradient, or the empty text; values up to `nothing` are rounding."""
     gradient = parameter.grad
     if not parameter.requires_grad:
         return f"{name} is frozen"
@@ -63,31 +68,30 @@ def _ill(name: str, parameter: Tensor, graph: Graph, silent: set[str]) -> str:
         return ""
     tensor = graph.tensors().get(name)
     if tensor is not None and tensor.used != (1, 1):
-        dead = (gradient.flatten(1).abs().amax(dim=1) == 0).nonzero().flatten().tolist()
+        dead = (gradient.flatten(1).abs().amax(dim=1) <= nothing).nonzero().flatten().tolist()
         return f"{name}: experts {dead[:8]} have no gradient" if dead else ""
-    return "" if gradient.abs().max() > 0 else f"{name} has a gradient of zero"
+    return "" if gradient.abs().max() > nothing else f"{name} has a gradient of zero"
 
 
 def silent_tensors(graph: Graph, length: int) -> set[str]:
     """Tensors whose gradient is zero by mathematics, not by mistake.
 
-    A bias on keys adds the same to all scores of a query, which a softmax ignores, unless keys are rotated or
-    normalised afterwards. With one key per query the softmax is one whatever the scores are. A router of one expert,
-    or of one chosen expert with renormalised weights and no auxiliary loss, gives a constant weight.
+    The last bias on keys adds the same to all scores of a query, which a softmax ignores, unless keys are rotated. With
+    one key per query the softmax is one whatever the scores are. A router of one expert gives a constant weight.
     """
     silent: set[str] = set()
     for layer in graph.layers:
         if layer.owns_weights:
             silent |= {f"layers.{layer.index}.{name}" for name in _silent_in(layer, length)}
-    return silent
+    return silent & set(graph.tensors())
 
 
 def _silent_in(layer: Layer, length: int) -> Iterator[str]:
     mixer, ffn = layer.mixer, layer.ffn
     if isinstance(mixer, Attention):
         rotated = mixer.position is not None and mixer.position.acts_on == "rotation"
-        if mixer.bias != "none" and mixer.qk_norm is None and not rotated:
-            yield "mixer.k.bias"
+        if not rotated:
+            yield "mixer.k.bias" if mixer.qk_norm is None else "mixer.k_norm.bias"
         if mixer.pattern().pairs(length) == length:
             for which in ("q", "k"):
                 yield from (f"mixer.{which}.{end}" for end in ("weight", "bias"))
@@ -97,11 +101,16 @@ def _silent_in(layer: Layer, length: int) -> Iterator[str]:
 
 
 def forced_routing(graph: Graph, tokens: int, device: torch.device) -> Iterator[Tensor]:
-    """Chosen experts for each mixture of a pass over `tokens` tokens, such that every expert gets some."""
+    """Chosen experts for each mixture of a pass over `tokens` tokens, such that every expert gets some.
+
+    The first tokens go round all experts; the others to the first few, since a perfectly even load has no gradient in
+    the balance loss.
+    """
     for layer in graph.layers:
         if isinstance(layer.ffn, Moe):
-            first = torch.arange(tokens, device=device).unsqueeze(1) * layer.ffn.top_k
-            yield (first + torch.arange(layer.ffn.top_k, device=device)) % layer.ffn.experts
+            index = torch.arange(tokens, device=device)
+            first = torch.where(index < max(tokens // 2, layer.ffn.experts), index * layer.ffn.top_k, 0)
+            yield (first.unsqueeze(1) + torch.arange(layer.ffn.top_k, device=device)) % layer.ffn.experts
 
 
 def loss_path(subject: Subject) -> Measure:
@@ -111,7 +120,7 @@ def loss_path(subject: Subject) -> Measure:
     targets[0, : targets.shape[1] // 3] = -100
     found = _graded(model, lambda: model.loss(inputs, targets))
     expected = _graded(model, lambda: F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()))
-    worst = max(gap(a, b) for a, b in zip(found, expected, strict=True))
+    worst = worst_of(gap(a, b) for a, b in zip(found, expected, strict=True))
     return within(worst, EXACT, "loss and its gradients, with targets that count nothing")
 
 
@@ -126,7 +135,7 @@ def _graded(model: Model, loss: object) -> list[Tensor]:
 
 
 def init_loss(subject: Subject) -> Measure:
-    """A fresh model knows nothing: its loss on random targets is ln(vocabulary) plus half the variance of its logits."""
+    """A fresh model knows nothing: its loss is ln(vocabulary) plus half the variance of its logits."""
     model = subject.fresh(torch.float32)
     length = min(subject.length, 128)
     tokens = subject.tokens(max(1, _INIT_TOKENS // length), length, salt=5)
@@ -155,14 +164,16 @@ def overfit(subject: Subject) -> Measure:
     with torch.no_grad():
         model(inputs)  # learned positions grow before the optimizer takes hold of them
     optimizer = torch.optim.AdamW(model.parameters(), lr=OVERFIT_RATE, weight_decay=0.0, foreach=True)
-    first = last = 0.0
+    first, last, step = 0.0, 0.0, 0
     for step in range(OVERFIT_STEPS + 1):
         loss = model.loss(inputs, targets)
         last = loss.item()
         first = last if step == 0 else first
+        if not last > OVERFIT_LEFT * first:
+            break
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    detail = f"loss {first:.3f} -> {last:.3f} in {OVERFIT_STEPS} steps on {inputs.numel()} tokens"
+    detail = f"loss {first:.3f} -> {last:.3f} in {step} steps on {inputs.numel()} tokens"
     return within(last / first if first else 0.0, OVERFIT_LEFT, detail)

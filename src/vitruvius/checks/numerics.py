@@ -27,7 +27,8 @@ def bf16_bound(sublayers: int) -> float:
 
     Each sublayer rounds its input, its inner products and its sum into the residual stream: a handful of relative
     errors of at most 2^-9 each. They are independent, so they add up like a random walk, sqrt(sublayers), to which the
-    embedding and the head add one each. The slack of 4 covers the handful and what softmax and gating amplify.
+    embedding and the head add one each. The slack of 4 covers the handful and sharp scores, whose rounding a softmax
+    amplifies: random specs drawn with Kaiming's wide matrices use up to half of the bound, plain ones a tenth.
     """
     return _SLACK * _EPSILON * sqrt(sublayers + 2)
 
@@ -89,4 +90,3 @@ def _ill(model: Model, tokens_BT: Tensor) -> str:
             return f"the gradient of {name}"
     with torch.no_grad():
         return "" if model(tokens_BT).isfinite().all() else "a logit"
-

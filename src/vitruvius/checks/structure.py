@@ -80,7 +80,9 @@ def cache_bytes(subject: Subject) -> Measure:
         allocated = subject.model.cache(batch, capacity=capacity).nbytes
         printed = kv_cache_bytes(subject.graph, capacity, batch, "fp64")
         if allocated != printed:
-            return failed(f"{batch} x {capacity} tokens: size says {exact(printed)} bytes, allocated {exact(allocated)}")
+            return failed(
+                f"{batch} x {capacity} tokens: size says {exact(printed)} bytes, allocated {exact(allocated)}"
+            )
     whole = kv_cache_bytes(subject.full_graph, context, 1, "bf16")
     return passed(f"{format_bytes(whole)} for {context:,} tokens in bf16, byte for byte")
 

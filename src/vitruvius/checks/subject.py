@@ -101,7 +101,7 @@ class Subject:
             for name, parameter in model.named_parameters():
                 if name in tensors and tensors[name].role in {"gain", "bias"}:
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                    parameter += _JITTER * noise.to(parameter.device)
+                    parameter.add_(_JITTER * noise.to(parameter.device))
         return model
 
     def fresh(self, dtype: torch.dtype, *, seed: int | None = None) -> Model:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from time import perf_counter
 from typing import TYPE_CHECKING
+
+import torch
 
 from vitruvius.checks import causality, cost, decoding, learning, numerics, structure
 from vitruvius.checks.outcome import Measure, Outcome, Report, failed
@@ -13,7 +16,7 @@ from vitruvius.checks.subject import Subject, subject_of
 from vitruvius.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from vitruvius.nn import Model
     from vitruvius.spec import Architecture
@@ -182,8 +185,20 @@ def check(examined: Architecture | Model, *, seed: int = 0, only: Sequence[str] 
     """
     chosen = named(_BY_NAME, only)
     subject = subject_of(examined, seed)
-    outcomes = tuple(judge(name, lambda p=_BY_NAME[name]: p.run(subject), perf_counter) for name in chosen)
+    with one_thread():
+        outcomes = tuple(judge(name, lambda p=_BY_NAME[name]: p.run(subject), perf_counter) for name in chosen)
     return Report(subject=subject.description, seed=seed, checks=outcomes)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What is probed is small: more threads would wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def named(known: Collection[str], only: Iterable[str] | None) -> list[str]:

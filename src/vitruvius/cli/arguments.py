@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vitruvius.errors import Finding
 
 
-class Tokens(click.ParamType):
+class Tokens(click.ParamType[int]):
     """A number of tokens: `4096`, `128k`, `1m` (k = 1,024)."""
 
     name = "tokens"
@@ -25,6 +25,19 @@ class Tokens(click.ParamType):
         from vitruvius.units import parse_tokens
 
         return value if isinstance(value, int) else parse_tokens(str(value))
+
+
+class Count(click.ParamType[int]):
+    """A whole number of things: `4`, `1k` (1,000)."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The whole number that the text says. Raises UsageError."""
+        del param, ctx
+        from vitruvius.units import parse_count
+
+        return value if isinstance(value, int) else parse_count(str(value))
 
 
 def _complete_spec(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

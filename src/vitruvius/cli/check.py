@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from vitruvius.cli.arguments import json_option, overrides_option, say_findings, spec_argument
 from vitruvius.cli.output import clean, emit, emit_json, next_step, say
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vitruvius.spec import Architecture
 
 FAILED = 1
@@ -30,14 +30,20 @@ FAILED = 1
         "vitruvius check tiny-simple-transformer --lengths 128,512,1024",
     ],
 )
-@click.argument("spec")
+@spec_argument()
 @click.option("--only", multiple=True, metavar="NAME", help="Run this check alone; repeatable.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Draws weights and tokens.")
-@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change the spec first; repeatable.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Draws weights and tokens."
+)
+@overrides_option
 @click.option("--list", "listed", is_flag=True, help="List the checks and leave.")
-@click.option("--lengths", metavar="N,N,...", help="Instead, run the whole model at these lengths, growing its positions.")
-@click.option("--record", type=click.Path(dir_okay=False), help="With --lengths: write the reproducibility records here.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON (vitruvius.check/1).")
+@click.option("--lengths", metavar="N,N,...", help="Instead, run the full-size model at these lengths.")
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --lengths: write the reproducibility records to this file.",
+)
+@json_option
 def command(
     spec: str,
     only: tuple[str, ...],
@@ -57,9 +63,7 @@ def command(
         emit("\n".join(f"{probe.name:<{width}}  {probe.about}" for probe in PROBES))
         return 0
     reading = read_with_findings(spec, overrides=overrides)
-    for finding in reading.findings:
-        if finding.severity == "warning":
-            say(clean(str(finding)))
+    say_findings(finding for finding in reading.findings if finding.severity == "warning")
     if lengths is not None:
         return _grow(reading.architecture, _numbers(lengths), record, seed=seed, as_json=as_json, spec=spec)
     if record is not None:
@@ -88,9 +92,7 @@ def _grow(
     else:
         emit("\n".join(str(run) for run in found))
     if record is not None:
-        from pathlib import Path
-
-        Path(record).write_text(records_page(architecture, found, spec=spec, seed=seed), encoding="utf-8")
+        record.write_text(records_page(architecture, found, spec=spec, seed=seed), encoding="utf-8")
         say(f"wrote {record}")
     passed = all(run.passed for run in found)
     next_step(f"vitruvius check {shlex.quote(spec)}")

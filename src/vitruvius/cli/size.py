@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vitruvius.cli.arguments import Tokens, json_option, overrides_option, say_findings, spec_argument
+from vitruvius.cli.arguments import Count, Tokens, json_option, overrides_option, say_findings, spec_argument
 from vitruvius.cli.output import clean, emit, emit_json, next_step, wants_color
 from vitruvius.cli.verbs import ExampleCommand
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @spec_argument()
 @click.option("--context", type=Tokens(), help="Tokens in a sequence, e.g. 128k; the spec's own when not given.")
-@click.option("--batch", type=click.INT, default=1, show_default=True, metavar="B", help="Sequences at a time.")
+@click.option("--batch", type=Count(), default=1, show_default=True, metavar="B", help="Sequences at a time.")
 @click.option("--dtype", default="bf16", show_default=True, help="Number format: fp32, bf16, fp16 or fp64.")
 @click.option("--mode", default="inference", show_default=True, help="inference or train.")
 @overrides_option

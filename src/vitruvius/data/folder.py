@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitruvius.errors import DataError
@@ -14,7 +15,6 @@ from vitruvius.runs.files import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
 _OURS = re.compile(
     r"index\.json|tokenizer\.json|counts\.json|quarantine\.jsonl|(train|validation)(/shard-\d{5}\.(bin|idx))?"
@@ -26,8 +26,15 @@ def check_output(out: Path) -> None:
     """Check that `out` is free, or holds nothing but prepared data, before any work is done.
 
     Raises:
-        DataError: it is a file or a link, or holds other files.
+        DataError: it is a file or a link, holds other files, or is the working folder or above it.
     """
+    here = Path.cwd()
+    if out.resolve() in {here, *here.parents}:
+        raise DataError(
+            "the output folder is replaced as a whole, so it cannot be the one you are in, or above it",
+            where=str(out),
+            fix=f"choose a folder of its own, such as {out / 'data'}",
+        )
     _recover(out)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise DataError("this is not a folder", where=str(out), fix="choose another --out")

@@ -19,11 +19,23 @@ from vitruvius.patterns.arithmetic import (
 from vitruvius.patterns.clause import Clause
 
 _MOST_TERMS: Final = 4096
+_MOST_CELLS: Final = 2**17
+"""Stretches between block borders that one count may visit, about a second of work."""
 
 
+@lru_cache(maxsize=256)
 def pairs(clauses: tuple[Clause, ...], n: int) -> int:
-    """The number of allowed pairs (q, k) with both positions in [0, n)."""
-    return sum(sign * _clause_pairs(clause, n) for clause, sign in _signed(clauses).items())
+    """The number of allowed pairs (q, k) with both positions in [0, n).
+
+    Raises `PatternError` when overlaps or block borders are so irregular that no short sum gives the number.
+    """
+    terms = _signed(clauses)
+    if sum(_work(clause, n) for clause in terms) > _MOST_CELLS:
+        raise PatternError(
+            f"its blocks share so few borders that the pairs of {n:,} positions cannot be counted in a short sum",
+            fix="use block sizes that divide each other, or a shorter context",
+        )
+    return sum(sign * _clause_pairs(clause, n) for clause, sign in terms.items())
 
 
 def reads(clauses: tuple[Clause, ...], q: int, n: int) -> int:
@@ -66,12 +78,24 @@ def _held(clause: Clause, t: int) -> list[Progression]:
 
 
 def _clause_pairs(clause: Clause, n: int) -> int:
-    keys = progression(clause.key_low, min(clause.key_high, n) - 1, clause.key_residue, clause.key_step)
+    keys = _keys_below(clause, n)
     if keys is None:
         return 0
     if clause.chunks:
         return _chunked_pairs(clause, keys, n)
     return _square_pairs(clause, 0, n)
+
+
+def _keys_below(clause: Clause, n: int) -> Progression | None:
+    return progression(clause.key_low, min(clause.key_high, n) - 1, clause.key_residue, clause.key_step)
+
+
+def _work(clause: Clause, n: int) -> int:
+    """How many keys or cells the count of a clause visits."""
+    keys = _keys_below(clause, n)
+    if keys is None or not clause.chunks:
+        return 1
+    return min(keys.count, _cells(clause, _spans(clause, n)))
 
 
 def _key_by_key(clause: Clause, keys: Progression, n: int) -> int:
@@ -82,20 +106,12 @@ def _key_by_key(clause: Clause, keys: Progression, n: int) -> int:
 
 
 def _chunked_pairs(clause: Clause, keys: Progression, n: int) -> int:
-    """Pairs of a clause with chunks: whole periods are counted once, the two ragged ends cell by cell.
+    """Pairs of a clause with chunks, cell by cell or, where those are fewer, key by key.
 
-    A cell is a run of positions that share every chunk. Cells repeat with the least common multiple of the chunk
-    sizes, so all cells far from the bounds of the key and query ranges look alike after one period.
+    A cell is a run of positions that share every chunk.
     """
-    low, high = max(clause.key_low, clause.query_low), min(clause.key_high, clause.query_high, n)
-    start, stop = clause.chunk_start(low), min(n, clause.chunk_stop(high - 1))
-    period = lcm(*clause.chunks, clause.key_step, clause.query_step)
-    whole, last = -(-low // period) * period, high // period * period
-    spans = [(start, stop, 1)]
-    if whole < last:
-        spans = [(start, whole, 1), (whole, whole + period, (last - whole) // period), (last, stop, 1)]
-    cells = sum((end - begin) // size + 1 for begin, end, _ in spans for size in clause.chunks)
-    if keys.count <= cells:
+    spans = _spans(clause, n)
+    if keys.count <= _cells(clause, spans):
         return _key_by_key(clause, keys, n)
     total = 0
     for begin, end, times in spans:
@@ -104,6 +120,26 @@ def _chunked_pairs(clause: Clause, keys: Progression, n: int) -> int:
             total += times * _square_pairs(clause, begin, cell_end)
             begin = cell_end  # noqa: PLW2901
     return total
+
+
+def _spans(clause: Clause, n: int) -> list[tuple[int, int, int]]:
+    """(start, stop, times) of stretches that together hold all cells: whole periods once, and the two ragged ends.
+
+    Cells repeat with the least common multiple of the chunk sizes, so all cells far from the bounds of the key and
+    query ranges look alike after one period.
+    """
+    low, high = max(clause.key_low, clause.query_low), min(clause.key_high, clause.query_high, n)
+    start, stop = clause.chunk_start(low), min(n, clause.chunk_stop(high - 1))
+    period = lcm(*clause.chunks, clause.key_step, clause.query_step)
+    whole, last = -(-low // period) * period, high // period * period
+    if whole >= last:
+        return [(start, stop, 1)]
+    return [(start, whole, 1), (whole, whole + period, (last - whole) // period), (last, stop, 1)]
+
+
+def _cells(clause: Clause, spans: list[tuple[int, int, int]]) -> int:
+    """The most cells that these stretches hold."""
+    return sum((end - begin) // size + 1 for begin, end, _ in spans for size in clause.chunks)
 
 
 def _square_pairs(clause: Clause, start: int, stop: int) -> int:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from math import lcm
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from vitruvius.errors import PatternError
 from vitruvius.patterns.arithmetic import FOREVER, progression
 
 if TYPE_CHECKING:
     from vitruvius.patterns.clause import Clause
 
+_MOST_ROWS: Final = 2**17
+"""Rows that one search may look at, about a second of work."""
+
 
 def empty_rows(clauses: tuple[Clause, ...], n: int, limit: int) -> tuple[int, ...]:
-    """The first `limit` queries in [0, n) that read no key in [0, n)."""
+    """The first `limit` queries in [0, n) that read no key in [0, n); fewer where the next ones stand far apart.
+
+    Raises `PatternError` when none shows up and the clauses repeat too rarely to know of all rows from the first ones.
+    """
     end = min((_covered_from(clause, n) for clause in clauses), default=n)
     settled = max((_settled_from(clause, n) for clause in clauses), default=0)
     period = lcm(*(_period(clause) for clause in clauses))
@@ -21,9 +28,20 @@ def empty_rows(clauses: tuple[Clause, ...], n: int, limit: int) -> tuple[int, ..
         nothing_new = not found or found[-1] < settled
         if len(found) == limit or (q >= settled + period and nothing_new):
             break
+        if q == _MOST_ROWS:
+            _refuse_unless(found, n)
+            break
         if all(clause.keys_of(q, n) is None for clause in clauses):
             found.append(q)
     return tuple(found)
+
+
+def _refuse_unless(found: list[int], n: int) -> None:
+    if not found:
+        raise PatternError(
+            f"its parts repeat so rarely that {n:,} positions are too many to look for one that sees no key",
+            fix="let each query see itself, e.g. with | sliding(1), or use smaller periods or a shorter context",
+        )
 
 
 def _covered_from(clause: Clause, n: int) -> int:

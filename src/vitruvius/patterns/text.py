@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from vitruvius.errors import PatternError
@@ -70,6 +71,12 @@ def parse(text: str) -> Pattern:
 
     Raises `PatternError` with the text, the position of the mistake and a way out.
     """
+    return _parsed(text) if type(text) is str else build(text, read(text))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Pattern:
+    """Patterns are values, and the layers of a model ask for the same few again and again."""
     return build(text, read(text))
 
 

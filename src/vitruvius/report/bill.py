@@ -58,19 +58,20 @@ def _bytes(name: str, amount: int) -> tuple[str, str, str, str]:
 
 
 def _blocks(bill: Bill) -> Iterator[str]:
-    head = ("block", "layers", "parameters", "active", "KV cache", "forward a token")
+    caches = bill.mode != "train"
+    head = ("block", "layers", "parameters", "active", "forward a token", *(("KV cache",) if caches else ()))
     rows = [
         (
             layer.name,
             f"{layer.layers:,}",
             format_count(layer.parameters),
             format_count(layer.active),
-            format_bytes(layer.kv_cache_bytes) if bill.mode != "train" else "",
             format_flops(layer.useful_flops / bill.context),
+            *((format_bytes(layer.kv_cache_bytes),) if caches else ()),
         )
         for layer in bill.layers
     ]
-    yield from columns([head, *rows], align="<>>>>>")
+    yield from columns([head, *rows], align="<" + ">" * (len(head) - 1))
     if any(layer.layers > 1 for layer in bill.layers):
         yield "(each of these layers)"
 

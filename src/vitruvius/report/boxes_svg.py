@@ -22,8 +22,6 @@ _CODE: Final = 9.5
 _MOST_HEADS: Final = 128
 _MOST_EXPERTS: Final = 256
 _EXPERTS_IN_ONE_ROW: Final = 16
-_GOLDEN: Final = 0.6180339887498949
-"""Multiples of this, taken modulo one, fall evenly and never in step with a grid."""
 
 BLUE: Final = ("#eef4fa", "#3b6ea8")
 GREEN: Final = ("#eff6ee", "#5b8f57")
@@ -76,7 +74,9 @@ def colors(box: Box) -> tuple[str, str]:
 
 def matrix(sees: str, size: float, positions: int = 32) -> str:
     """The pattern as an SVG element, its windows shrunk until they show."""
-    picture = picture_of(sees, positions, "svg").replace('width="160" height="160"', f'width="{size:g}" height="{size:g}"')
+    picture = picture_of(sees, positions, "svg").replace(
+        'width="160" height="160"', f'width="{size:g}" height="{size:g}"'
+    )
     return picture.replace(' role="img"', "", 1)
 
 
@@ -136,23 +136,12 @@ def _cell(art: Experts) -> tuple[float, float]:
     return room / 32, room / 32
 
 
-def _lit(art: Experts) -> set[int]:
-    """Which experts a token of the drawing passes through: scattered, and the same at every drawing."""
-    drawn = min(art.experts, _MOST_EXPERTS)
-    lit: dict[int, None] = {}
-    turn = 0.0
-    while len(lit) < min(art.chosen, drawn):
-        turn = (turn + _GOLDEN) % 1.0
-        lit[int(turn * drawn)] = None
-    return set(lit)
-
-
 def _experts(svg: Svg, art: Experts, x: float, y: float, edge: str) -> None:
     width, height = _cell(art)
     columns = art.experts if art.experts <= _EXPERTS_IN_ONE_ROW else 32
     used = width * min(columns, art.experts)
     left = x + (WIDTH - 2 * _PAD - used - (34 if art.shared else 0)) / 2
-    lit = _lit(art)
+    lit = art.lit(min(art.experts, _MOST_EXPERTS))
     bottom = y + _rows_of(art) * height
     in_a_row = art.experts <= _EXPERTS_IN_ONE_ROW
     router_y = bottom + (14 if in_a_row else 8)
@@ -166,7 +155,9 @@ def _experts(svg: Svg, art: Experts, x: float, y: float, edge: str) -> None:
     for i in range(min(art.experts, _MOST_EXPERTS)):
         cell_x, cell_y = left + i % columns * width, y + i // columns * height
         fill, stroke = (edge, edge) if i in lit else (PAPER, "#c4b3c8")
-        svg.rect(cell_x + gap / 2, cell_y, width - gap, height - gap, fill=fill, stroke=stroke, radius=gap / 2, weight=0.8)
+        svg.rect(
+            cell_x + gap / 2, cell_y, width - gap, height - gap, fill=fill, stroke=stroke, radius=gap / 2, weight=0.8
+        )
     if art.shared:
         svg.rect(x + WIDTH - 2 * _PAD - 26, y, 26, bottom - y - gap, fill=edge, stroke=edge, radius=2, weight=0.8)
     label = art.router

@@ -7,12 +7,11 @@ block. A kind that is not known here is drawn from its fields.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from vitruvius.report.folding import Part, fold, line_of
 from vitruvius.spec.ffn.mlp import Gated, Mlp
 from vitruvius.spec.ffn.moe import Moe
-from vitruvius.spec.graph import Graph, Layer
 from vitruvius.spec.mixers.attention import Attention
 from vitruvius.spec.positions.rope import RotaryPosition
 from vitruvius.spec.reporting import printable
@@ -21,11 +20,14 @@ from vitruvius.spec.writing import to_data
 from vitruvius.units import format_count
 
 if TYPE_CHECKING:
+    from vitruvius.spec.graph import Graph, Layer
     from vitruvius.spec.model import Architecture, NormPlace
     from vitruvius.spec.node import Component, FeedForward, Position
 
 _LONGEST_TEXT: Final = 400
 _LONGEST_DETAIL: Final = 72
+_GOLDEN: Final = 0.6180339887498949
+"""Its multiples, taken modulo one, fall evenly and never in step with a grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,15 @@ class Experts:
     shared: bool
     """Whether there is one that every token passes through."""
     router: str
+
+    def lit(self, drawn: int) -> frozenset[int]:
+        """Which of `drawn` experts a token of the drawing passes through: scattered, the same at every drawing."""
+        lit: set[int] = set()
+        turn = 0.0
+        while len(lit) < min(self.chosen, drawn):
+            turn = (turn + _GOLDEN) % 1.0
+            lit.add(int(turn * drawn))
+        return frozenset(lit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,9 +273,9 @@ def _attention(mixer: Attention, graph: Graph, parameters: int) -> Box:
 
 
 def _moe(moe: Moe, graph: Graph, parameters: int) -> Box:
-    details = [f"{moe.top_k:,} of {moe.experts:,} experts", f"each {moe.expert.kind}, {_widths(moe.expert, graph)}"]
+    details = [f"{moe.top_k:,} of {moe.experts:,} experts", f"each {moe.expert.kind}, {_inward(moe.expert, graph)}"]
     if moe.shared_expert is not None:
-        details.append(f"shared {moe.shared_expert.kind}, {_widths(moe.shared_expert, graph)}")
+        details.append(f"shared {moe.shared_expert.kind}, {_inward(moe.shared_expert, graph)}")
     renormalised = ", renormalised" if getattr(moe.router, "renormalise", False) else ""
     router = f"{moe.router.kind} router{renormalised}"
     art = Experts(experts=moe.experts, chosen=moe.top_k, shared=moe.shared_expert is not None, router=router)
@@ -272,7 +283,11 @@ def _moe(moe: Moe, graph: Graph, parameters: int) -> Box:
 
 
 def _widths(ffn: FeedForward, graph: Graph) -> str:
-    return f"{graph.scope.width:,} → {ffn.hidden_width:,} → {graph.scope.width:,}"
+    return f"{_inward(ffn, graph)} → {graph.scope.width:,}"
+
+
+def _inward(ffn: FeedForward, graph: Graph) -> str:
+    return f"{graph.scope.width:,} → {ffn.hidden_width:,}"
 
 
 def _position(position: Position) -> str:
@@ -295,12 +310,11 @@ def _fields(component: Component) -> tuple[str, ...]:
 
 def _short(value: Any) -> str:
     if isinstance(value, dict):
-        kind = value.get("kind")
-        rest = {k: v for k, v in value.items() if k != "kind"}
+        fields = cast("dict[str, Any]", value)
+        kind = fields.get("kind")
+        rest = {k: v for k, v in fields.items() if k != "kind"}
         inside = ", ".join(f"{k} {_short(v)}" for k, v in rest.items())
         return " ".join(part for part in (str(kind) if kind else "", f"({inside})" if inside else "") if part)
     if isinstance(value, bool) or not isinstance(value, int):
         return str(value)
     return f"{value:,}"
-
-

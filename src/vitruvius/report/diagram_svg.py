@@ -27,14 +27,16 @@ _PANELS_IN_A_ROW: Final = 3
 _LEAF: Final = 46.0
 _LINK: Final = 14.0
 _INSET: Final = 13.0
+_FLOOR: Final = 20.0
+"""Room under the parts of a group, for the labels on its lower edge and theirs."""
 _NORM: Final = 22.0
 
 
 def draw_svg(diagram: Diagram) -> str:
     """The drawing as a complete SVG document."""
     svg = Svg()
-    rows = [diagram.designs[i : i + _PANELS_IN_A_ROW] for i in range(0, len(diagram.designs), _PANELS_IN_A_ROW)]
-    across = max(len(row) for row in rows)
+    across = 2 if len(diagram.designs) == 4 else min(len(diagram.designs), _PANELS_IN_A_ROW)
+    rows = [diagram.designs[i : i + across] for i in range(0, len(diagram.designs), across)]
     width = 2 * _MARGIN + _STACK + across * (_GAP + _PANEL)
     top = _title(svg, diagram, width)
     boxes = [_aligned(row) for row in rows]
@@ -120,7 +122,7 @@ def _part_height(part: Part) -> float:
         case Repeat(parts=(One(),)):
             return _LEAF + 8
         case Repeat():
-            return _parts_height(part.parts) + 2 * _INSET
+            return _INSET + _parts_height(part.parts) + _FLOOR
         case Gap():
             return 26
         case One():
@@ -129,7 +131,9 @@ def _part_height(part: Part) -> float:
 
 def _stack(svg: Svg, diagram: Diagram, x: float, y: float) -> None:
     middle = x + _STACK / 2
-    svg.text(middle, y + 10, f"logits [B, T, {diagram.vocab_size:,}]", size=10.5, mono=True, anchor="middle", fill=MUTED)
+    svg.text(
+        middle, y + 10, f"logits [B, T, {diagram.vocab_size:,}]", size=10.5, mono=True, anchor="middle", fill=MUTED
+    )
     y += 34
     svg.arrow((middle, y), (middle, y - 18))
     y = _end(svg, diagram.head, x, y)
@@ -178,7 +182,14 @@ def _part(svg: Svg, diagram: Diagram, part: Part, x: float, y: float, width: flo
         case Repeat(parts=(One(name=name),)):
             for back in (8, 4):
                 svg.rect(
-                    x + back, y + 8 - back, width - 8, _LEAF, fill=PAPER, stroke=_accent(diagram, name), radius=5, weight=1
+                    x + back,
+                    y + 8 - back,
+                    width - 8,
+                    _LEAF,
+                    fill=PAPER,
+                    stroke=_accent(diagram, name),
+                    radius=5,
+                    weight=1,
                 )
             _leaf(svg, diagram, name, x, y + 8, width - 8)
             _times(svg, part, x + width - 8, y + 8 + _LEAF)
@@ -209,8 +220,8 @@ def _leaf(svg: Svg, diagram: Diagram, name: str, x: float, y: float, width: floa
 
 def _times(svg: Svg, part: Repeat, right: float, y: float) -> None:
     """A label on the lower edge that says how often."""
-    sharing = ", same weights" if part.shares_weights else ""
-    words = f"× {part.times:,}{sharing}" if part.times > 1 else "same weights"
+    times = f"× {part.times:,}" if part.times > 1 else ""
+    words = f"{times} shared".strip() if part.shares_weights else times
     width = text_width(words, 11, bold=True) + 16
     svg.rect(right - width, y - 9, width, 18, fill=INK, radius=9)
     svg.text(right - width / 2, y + 4, words, size=11, bold=True, fill=PAPER, anchor="middle")
@@ -234,7 +245,7 @@ _BRANCH: Final = 16.0
 
 
 def _aligned(row: Sequence[Design]) -> list[tuple[float, ...]]:
-    """Heights of the boxes of each design in a row; where all have equally many, those at one place are equally high."""
+    """Heights of the boxes of each design in a row; where all have equally many, those at one place are alike."""
     heights = [tuple(box_height(box) for box in design.boxes) for design in row]
     if len({len(own) for own in heights}) > 1:
         return heights

@@ -143,5 +143,5 @@ def _line(part: Part) -> str:
         case Repeat():
             inner = line_of(part.parts)
             sign = "^" if part.shares_weights else "x"
-            bracketed = len(part.parts) > 1 or not isinstance(part.parts[0], One)
+            bracketed = not all(isinstance(inside, One) for inside in part.parts) or len(part.parts) > 1
             return f"({inner}) {sign} {part.times:,}" if bracketed else f"{inner} {sign} {part.times:,}"

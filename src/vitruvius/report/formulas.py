@@ -103,9 +103,9 @@ def _cache(graph: Graph, bill: Bill) -> Amount:
     parts: list[Amount] = []
     for block, layers in _blocks(graph).items():
         mixer = layers[0].mixer
-        shapes = mixer.cache_shapes(graph.scope, bill.context) if mixer is not None else {}
-        if not shapes or not bill.kv_cache_bytes:
+        if mixer is None or not bill.kv_cache_bytes:
             continue
+        shapes = mixer.cache_shapes(graph.scope, bill.context)
         each = tuple(_tensor(name, TensorSpec(shape=shape), "count") for name, shape in shapes.items())
         factors = (len(layers), bill.batch, sum(part.value for part in each), per_value)
         parts.append(Amount(value=prod(factors), name=block, formula=_times(*factors), parts=each))

@@ -21,7 +21,7 @@ HAIR: Final = "#d5d9de"
 PAPER: Final = "#ffffff"
 
 # Thousandths of the font size, as in Helvetica; what is not named is as wide as a figure.
-_NARROW: Final = {222: "ijl'|", 278: "ft ,.:;/!I()[]\\", 333: "r-*`\"", 389: "{}"}
+_NARROW: Final = {222: "ijl'|", 278: "ft ,.:;/!I()[]\\", 333: 'r-*`"', 389: "{}"}
 _WIDE: Final = {667: "ABEKPSVXY&", 722: "CDHNRUw", 611: "FTZ", 778: "GOQ", 833: "mM", 944: "W%", 500: "cksvxyzJ"}
 _WIDTHS: Final = {character: width for table in (_NARROW, _WIDE) for width, text in table.items() for character in text}
 _SLACK: Final = 1.06

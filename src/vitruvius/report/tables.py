@@ -14,9 +14,7 @@ def columns(rows: Sequence[Sequence[str]], *, align: str, gap: int = 2) -> list[
     Lines end without spaces. A row may be shorter than the others.
     """
     widths = [max((len(row[i]) for row in rows if i < len(row)), default=0) for i in range(len(align))]
-    return [
-        (" " * gap).join(f"{cell:{align[i]}{widths[i]}}" for i, cell in enumerate(row)).rstrip() for row in rows
-    ]
+    return [(" " * gap).join(f"{cell:{align[i]}{widths[i]}}" for i, cell in enumerate(row)).rstrip() for row in rows]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -30,7 +30,7 @@ class Verdict:
 
 def judge(claim: Claim, graph: Graph) -> Verdict:
     """Hold one claim against the architecture. Raises UsageError when its number cannot be read."""
-    in_bytes = claim.about in {"weights", "kv_cache"}
+    in_bytes = claim.is_about_bytes
     quoted = parse_quoted(claim.says, "bytes" if in_bytes else "count")
     actual = _actual(claim, graph)
     readable = format_bytes(actual) if in_bytes else format_count(actual)

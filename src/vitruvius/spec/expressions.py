@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)|(?P<name>[A-Za-z_]+)|(?P<sign>[()*/]))")
 _LONGEST = 100
+_FIX = "write a positive number, or a short expression such as 1/sqrt(80)"
 
 
 def evaluate(value: float | str, names: Mapping[str, float]) -> float:
@@ -24,19 +25,24 @@ def evaluate(value: float | str, names: Mapping[str, float]) -> float:
     Raises UsageError when the text cannot be read, names something unknown, or is not finite and positive.
     """
     if not isinstance(value, str):
-        return float(value)
+        return _positive(float(value), value)
     words = _words(value)
     result, end = _product(words, 0, names, value)
     if end != len(words):
         raise _unreadable(value, words[end])
+    return _positive(result, value)
+
+
+def _positive(result: float, value: float | str) -> float:
     if not isfinite(result) or result <= 0:
-        raise UsageError(f"{value!r} is {result}, not a positive number")
+        shown = f"{value!r}, which is {result:g}," if isinstance(value, str) else f"{value:g}"
+        raise UsageError(f"{shown} where a positive number is due", fix=_FIX)
     return result
 
 
 def _words(text: str) -> list[str]:
     if len(text) > _LONGEST:
-        raise UsageError(f"an expression may be at most {_LONGEST} characters long")
+        raise UsageError(f"an expression may be at most {_LONGEST} characters long", fix=_FIX)
     words: list[str] = []
     at = 0
     stripped = text.rstrip()
@@ -54,7 +60,7 @@ def _product(words: list[str], at: int, names: Mapping[str, float], text: str) -
     while at < len(words) and words[at] in "*/":
         right, after = _atom(words, at + 1, names, text)
         if words[at] == "/" and right == 0:
-            raise UsageError(f"{text!r} divides by zero")
+            raise UsageError(f"{text!r} divides by zero", fix=_FIX)
         value = value * right if words[at] == "*" else value / right
         at = after
     return value, at
@@ -69,7 +75,7 @@ def _atom(words: list[str], at: int, names: Mapping[str, float], text: str) -> t
     if word == "sqrt" and words[at + 1 : at + 2] == ["("]:
         value, after = _product(words, at + 2, names, text)
         if words[after : after + 1] != [")"]:
-            raise UsageError(f"{text!r}: this sqrt( is never closed")
+            raise UsageError(f"{text!r} has a sqrt( that is never closed", fix="add the missing )")
         return sqrt(value), after + 1
     if word in names:
         return float(names[word]), at + 1

@@ -115,9 +115,7 @@ def resolve(architecture: Architecture) -> Graph:
     try:
         rows = parse_lines(architecture.layers, architecture.blocks)
     except LineError as error:
-        at = "" if error.position is None else f" (character {error.position + 1})"
-        path = "layers" if error.line_index is None else f"layers.{error.line_index}"
-        raise SpecError([Finding(what=error.what + at, fix=error.fix, path=path)]) from None
+        raise SpecError([line_finding(error)]) from None
     layers: list[Layer] = []
     first_with: dict[tuple[tuple[str, int], ...], int] = {}
     for index, row in enumerate(rows):
@@ -141,6 +139,13 @@ def resolve(architecture: Architecture) -> Graph:
         depth=len(layers),
     )
     return Graph(architecture=architecture, scope=scope, layers=tuple(layers))
+
+
+def line_finding(error: LineError) -> Finding:
+    """What is wrong with a layer line, at its path."""
+    at = "" if error.position is None else f" (character {error.position + 1})"
+    path = "layers" if error.line_index is None else f"layers.{error.line_index}"
+    return Finding(what=error.what + at, fix=error.fix, path=path)
 
 
 def _stacked(row: tuple[LayerItem, ...], architecture: Architecture) -> Block:

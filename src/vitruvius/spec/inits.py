@@ -22,6 +22,7 @@ class NormalInit(Init):
 
     kind: Literal["normal"] = "normal"
     std: PositiveFloat = 0.02
+    """Standard deviation of every matrix."""
     table_std: PositiveFloat = 0.02
     """Standard deviation of embedding and position tables."""
     residual: Residual = "plain"

@@ -183,7 +183,8 @@ class _Parser:
 
     def _name(self, token: _Token) -> None:
         if token.text not in self._known:
-            fix = did_you_mean(token.text, self._known) or f"the blocks are {listed(self._known)}"
+            known = f"the blocks are {listed(self._known)}" if self._known else "describe it under blocks"
+            fix = did_you_mean(token.text, self._known) or known
             raise LineError(f"no block {quoted(token.text)}", position=token.position, fix=fix)
         self._names += 1
         if self._names > self._limit:

@@ -48,6 +48,11 @@ class Claim(Node):
     context: PositiveInt | None = None
     """Tokens the claim is about; the architecture's context when not given."""
 
+    @property
+    def is_about_bytes(self) -> bool:
+        """Whether the number counts bytes, not parameters."""
+        return self.about in {"weights", "kv_cache"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture(Node):

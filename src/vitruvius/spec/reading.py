@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from vitruvius.errors import Finding, SpecError, UsageError
 from vitruvius.spec.embeddings import Embedding
@@ -22,7 +22,7 @@ from vitruvius.spec.source import load, parse_text
 from vitruvius.spec.tree import to_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pydantic import TypeAdapter
 
@@ -36,6 +36,10 @@ BARE_NAMES = frozenset(
 """Fields where a bare name means a mapping with that kind: `norm: layernorm` is `norm: {kind: layernorm}`."""
 
 SUFFIXES = (".yaml", ".yml")
+
+
+Steps: TypeAlias = tuple[str | int, ...]
+"""Keys and list indices from the top of the data to a value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +166,7 @@ def from_plain(plain: dict[str, Any]) -> Architecture:
     try:
         return adapter().validate_json(json.dumps(plain, allow_nan=False))
     except ValidationError as error:
-        raise SpecError([_explain(entry, plain) for entry in error.errors()]) from None
+        raise SpecError(_explain_all(error.errors(), plain)) from None
 
 
 def _validated(plain: dict[str, Any], tree: Tree, file: str) -> Architecture:
@@ -171,11 +175,8 @@ def _validated(plain: dict[str, Any], tree: Tree, file: str) -> Architecture:
     try:
         return adapter().validate_json(json.dumps(plain, allow_nan=False))
     except ValidationError as error:
-        found: dict[str, Finding] = {}
-        for entry in error.errors():
-            finding = _placed(_explain(entry, plain), tree, file)
-            found.setdefault(finding.path, finding)
-        raise SpecError(_in_order(list(found.values()))) from None
+        found = [_placed(finding, tree, file) for finding in _explain_all(error.errors(), plain)]
+        raise SpecError(_in_order(found)) from None
 
 
 def _placed(finding: Finding, tree: Tree, file: str) -> Finding:
@@ -202,25 +203,75 @@ def _below(node: Tree, key: str) -> Tree | None:
     return None
 
 
+_UNKNOWN = frozenset({"unexpected_keyword_argument", "extra_forbidden"})
+_MISSING = frozenset({"missing", "missing_argument", "missing_keyword_only_argument"})
+_DUE = {
+    "bool_type": "true or false",
+    "dataclass_exact_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "dict_type": "a mapping",
+    "float_type": "a number",
+    "list_type": "a list",
+    "string_type": "text",
+}
+"""Pydantic's name of an error -> what should stand there."""
+
+
+def _explain_all(entries: Sequence[Any], plain: dict[str, Any]) -> list[Finding]:
+    """Pydantic's errors in our words, one for each place.
+
+    A field that takes text or a list has an error for either, which become one; a missing field whose misspelt name
+    is there as an unknown key is not reported a second time.
+    """
+    due: dict[Steps, list[str]] = {}
+    misspelt: set[Steps] = set()
+    for entry in entries:
+        path = _walk(entry["loc"], plain)[0]
+        if entry["type"] in _DUE:
+            due.setdefault(path, []).append(_DUE[entry["type"]])
+        if entry["type"] in _UNKNOWN:
+            misspelt |= {(*path[:-1], name) for name in _nearest(path, plain)}
+    found: dict[Steps, Finding] = {}
+    for entry in entries:
+        path, value = _walk(entry["loc"], plain)
+        if entry["type"] in _DUE and path not in found:
+            either = " or ".join(dict.fromkeys(due[path]))
+            dotted = ".".join(map(str, path))
+            found[path] = Finding(path=dotted, what=f"{_shown(value)} where {either} is due", fix=f"write {either}")
+        elif not (entry["type"] in _MISSING and path in misspelt):
+            found.setdefault(path, _explain(entry, plain))
+    return [finding for path, finding in found.items() if not (path in due and _is_above(path, found))]
+
+
+def _is_above(path: Steps, others: Iterable[Steps]) -> bool:
+    """Whether another path leads to something inside: then the whole was of the right type, and a part is wrong."""
+    return any(len(other) > len(path) and other[: len(path)] == path for other in others)
+
+
+def _nearest(path: Steps, plain: dict[str, Any]) -> list[str]:
+    """The known field whose name comes nearest to the last key of a path."""
+    return difflib.get_close_matches(str(path[-1]), _fields_at(path[:-1], plain), n=1)
+
+
 def _explain(entry: Any, plain: dict[str, Any]) -> Finding:
     """One of pydantic's errors in our words, with union tags stripped from its path."""
     path, value = _walk(entry["loc"], plain)
     dotted = ".".join(map(str, path))
     kind, context = entry["type"], entry.get("ctx", {})
     key = str(path[-1]) if path else "spec"
-    if kind in {"unexpected_keyword_argument", "extra_forbidden"}:
-        near = difflib.get_close_matches(key, known := _fields_at(path[:-1], plain), n=1)
-        fix = f"did you mean {near[0]!r}?" if near else f"the fields here are {', '.join(known)}"
+    if kind in _UNKNOWN:
+        near = _nearest(path, plain)
+        fix = f"did you mean {near[0]!r}?" if near else f"the fields here are {', '.join(_fields_at(path[:-1], plain))}"
         return Finding(path=dotted, what=f"unknown key {key!r}", fix=fix)
-    if kind in {"missing", "missing_argument", "missing_keyword_only_argument"}:
+    if kind in _MISSING:
         parent = ".".join(map(str, path[:-1]))
         return Finding(path=parent, what=f"{key} is missing", fix=f"add {key}: {_hint(path, plain)}")
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         return _which_kind(dotted, key, value)
     if kind in {"int_type", "int_parsing", "int_from_float"}:
-        return Finding(path=dotted, what=f"{value!r} is not a whole number", fix=_whole(value))
+        return Finding(path=dotted, what=f"{_shown(value)} is not a whole number", fix=_whole(value))
     if kind == "literal_error":
-        return Finding(path=dotted, what=f"{value!r} is not one of the choices", fix=f"use {context['expected']}")
+        return Finding(path=dotted, what=f"{_shown(value)} is not one of the choices", fix=f"use {context['expected']}")
     bounds = {"greater_than": "gt", "greater_than_equal": "ge", "less_than_equal": "le"}
     if kind in bounds:
         signs = {"gt": ">", "ge": ">=", "le": "<="}
@@ -229,14 +280,12 @@ def _explain(entry: Any, plain: dict[str, Any]) -> Finding:
         return Finding(
             path=dotted, what=f"{shown} is out of range", fix=f"use a number {signs[name]} {context[name]:g}"
         )
-    types = {"bool_type": "true or false", "float_type": "a number", "string_type": "text", "dict_type": "a mapping"}
-    types |= {"dataclass_type": "a mapping", "list_type": "a list", "dataclass_exact_type": "a mapping"}
-    if kind in types:
-        return Finding(path=dotted, what=f"{_shown(value)} where {types[kind]} is due", fix=f"write {types[kind]}")
     return Finding(path=dotted, what=f"{_shown(value)}: {entry['msg'].lower()}")
 
 
 def _whole(value: object) -> str:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return "remove the quotes"
     if isinstance(value, float) and value.is_integer():
         return f"write {int(value)}"
     return "write digits only, e.g. 4096"
@@ -247,7 +296,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
-def _walk(loc: tuple[str | int, ...], plain: object) -> tuple[tuple[str | int, ...], Any]:
+_PLAIN_TAGS = frozenset({"float", "list[str]", "str"})
+"""How pydantic names the members of `float | str` and `str | list[str]`."""
+
+
+def _walk(loc: Steps, plain: object) -> tuple[Steps, Any]:
     """The path in the data that pydantic's `loc` means, and the value there."""
     path: list[str | int] = []
     value: Any = plain
@@ -255,6 +308,8 @@ def _walk(loc: tuple[str | int, ...], plain: object) -> tuple[tuple[str | int, .
         inside = key in value if isinstance(value, dict) else isinstance(value, list) and isinstance(key, int)
         if inside:
             value = cast("Any", value)[key]
+        elif key in _PLAIN_TAGS:
+            continue
         elif not (isinstance(value, dict) and i == len(loc) - 1):
             continue  # the tag of a union
         else:
@@ -263,7 +318,7 @@ def _walk(loc: tuple[str | int, ...], plain: object) -> tuple[tuple[str | int, .
     return tuple(path), cast("Any", value)
 
 
-def _node_class(path: tuple[str | int, ...], plain: dict[str, Any]) -> type[Node] | None:
+def _node_class(path: Steps, plain: dict[str, Any]) -> type[Node] | None:
     """The dataclass that the data at a path is read into."""
     match path:
         case ():
@@ -288,19 +343,19 @@ def _kind_of(value: object) -> object:
 _FAMILY_OF_KEY = {"expert": "ffn", "shared_expert": "ffn", "qk_norm": "norm"}
 
 
-def _family_of(path: tuple[str | int, ...]) -> str | None:
+def _family_of(path: Steps) -> str | None:
     key = str(path[-1])
     name = _FAMILY_OF_KEY.get(key, key)
     return name if name in FAMILIES else None
 
 
-def _fields_at(path: tuple[str | int, ...], plain: dict[str, Any]) -> list[str]:
+def _fields_at(path: Steps, plain: dict[str, Any]) -> list[str]:
     node = _node_class(path, plain)
     names = [f.name for f in fields(node)] if node is not None else []
     return [*names, "extends"] if node is Block else names
 
 
-def _hint(path: tuple[str | int, ...], plain: dict[str, Any]) -> str:
+def _hint(path: Steps, plain: dict[str, Any]) -> str:
     """The first words of a missing field's documentation stand in its schema; name its type here."""
     node = _node_class(path[:-1], plain)
     if node is None:

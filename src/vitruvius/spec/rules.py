@@ -13,15 +13,17 @@ from vitruvius.errors import Finding, PatternError, SpecError, UsageError
 from vitruvius.spec.expressions import evaluate
 from vitruvius.spec.graph import Graph, resolve
 from vitruvius.spec.node import Scope, under
+from vitruvius.units import parse_quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vitruvius.spec.model import Architecture, Block
+    from vitruvius.spec.model import Architecture, Block, Claim
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _BLOCK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 _LARGEST_PARAMETERS = 10**15
+_LONGEST_SHOWN = 40
 
 
 def findings(architecture: Architecture) -> list[Finding]:
@@ -31,6 +33,8 @@ def findings(architecture: Architecture) -> list[Finding]:
     for name, block in architecture.blocks.items():
         found += under(f"blocks.{name}", _block(block, scope))
     found += under("embedding", _embedding(architecture, scope))
+    for index, claim in enumerate(architecture.claims):
+        found += under(f"claims.{index}", _claim(claim))
     try:
         graph = resolve(architecture)
     except SpecError as error:
@@ -53,16 +57,20 @@ def ensure(architecture: Architecture) -> Graph:
 
 def _names(architecture: Architecture) -> Iterator[Finding]:
     if not _NAME.fullmatch(architecture.name):
-        what = f"{architecture.name[:40]!r} cannot name files and folders"
+        what = f"{_short(architecture.name)!r} cannot name files and folders"
         fix = "start with a letter or digit; use at most 100 letters, digits, '.', '_' and '-'"
         yield Finding(path="name", what=what, fix=fix)
     if not architecture.blocks:
         yield Finding(path="blocks", what="there are no blocks", fix="describe at least one")
     for name in architecture.blocks:
         if not _BLOCK_NAME.fullmatch(name):
-            what = f"{name[:40]!r} cannot stand in a layer line"
+            what = f"{_short(name)!r} cannot stand in a layer line"
             fix = "start with a letter; use at most 100 letters, digits, '_' and '-'"
             yield Finding(path=f"blocks.{name}", what=what, fix=fix)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."
 
 
 def _block(block: Block, scope: Scope) -> Iterator[Finding]:
@@ -88,6 +96,13 @@ def _embedding(architecture: Architecture, scope: Scope) -> Iterator[Finding]:
         fix = f"move it to each mixer: {{position: {{kind: {position.kind}}}}}"
         yield Finding(path="position", what=what, fix=fix)
     yield from under("position", position.findings(scope))
+
+
+def _claim(claim: Claim) -> Iterator[Finding]:
+    try:
+        parse_quoted(claim.says, "bytes" if claim.is_about_bytes else "count")
+    except UsageError as error:
+        yield Finding(path="says", what=error.what, fix=error.fix)
 
 
 def _stack(graph: Graph) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ import textwrap
 from copy import deepcopy
 from dataclasses import MISSING, fields
 from functools import cache
+from itertools import pairwise
 from typing import Any, Final, cast
 
 from vitruvius.spec.embeddings import Embedding
@@ -76,7 +77,7 @@ def field_docs(node: type[Node]) -> dict[str, str]:
         except (OSError, TypeError):
             continue  # a class made at run time has no source
         body = cast("ast.ClassDef", ast.parse(source).body[0]).body
-        for field, text in zip(body, body[1:], strict=False):
+        for field, text in pairwise(body):
             match field, text:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
                     docs[name] = " ".join(words.split())
@@ -107,7 +108,7 @@ def _in_file_form(definition: _Schema, node: type[Node] | None) -> _Schema:
 
 
 def _field(name: str, field: _Schema, node: type[Node] | None) -> _Schema:
-    described = {key: value for key, value in field.items() if key != "title"}
+    described: _Schema = {key: value for key, value in field.items() if key != "title"}
     if family := _family_in(described):
         nullable = {"type": "null"} in described.get("anyOf", ())
         described = _component(family, name, nullable=nullable)

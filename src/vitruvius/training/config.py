@@ -194,7 +194,10 @@ _TYPES |= {"too_short": "a list of two numbers", "too_long": "a list of two numb
 def _explain(entry: Any) -> Finding:
     """One of pydantic's errors in our words."""
     keys = [str(key) for key in entry["loc"] if key not in {"function-after", "constrained-int", "int", "float"}]
-    path, kind, context = ".".join(["train", *keys]), entry["type"], entry.get("ctx", {})
+    kind, context = entry["type"], entry.get("ctx", {})
+    if kind == "missing":  # the second of two numbers: the pair is what is wrong
+        keys = keys[:-1]
+    path = ".".join(["train", *keys])
     known = [f.name for f in fields(TrainConfig)]
     if kind in {"unexpected_keyword_argument", "extra_forbidden"}:
         key = keys[-1]

@@ -69,7 +69,7 @@ class Validation:
         model.eval()
         try:
             for batch in itertools.islice(self.batches.once(), limit):
-                if stop:
+                if stop.asked:
                     return None
                 (piece,) = self.objective.pieces(batch, 1, self.device)
                 nats += float(self.objective.score(model, piece).double().sum())

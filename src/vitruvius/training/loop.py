@@ -109,13 +109,13 @@ class Trainer:
         saved_step = self.state.step
         self.model.train()
         try:
-            while self.state.step < self.config.steps and not stop:
+            while self.state.step < self.config.steps and not stop.asked:
                 if not self._step(stop, listener):
                     break
                 if self.state.step == self.config.steps or self.state.step % self._every == 0:
                     listener.saved(self.save())
                     saved_step = self.state.step
-            if stop and saved_step != self.state.step:
+            if stop.asked and saved_step != self.state.step:
                 listener.saved(self.save())
             return self.state.step == self.config.steps and self._finally_scored(stop)
         finally:
@@ -168,7 +168,7 @@ class Trainer:
         scored = sum(piece.scored for piece in pieces)
         results: list[tuple[Piece, Result]] = []
         for piece in pieces:
-            if stop and random_before is not None:
+            if stop.asked and random_before is not None:
                 self.optimizer.zero_grad()
                 restore_random_state(random_before)
                 return None

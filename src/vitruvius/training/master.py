@@ -141,7 +141,8 @@ class MasterAdamW:
         grads = [grad for slot in self._slots.values() if (grad := slot.gradient()) is not None]
         if not grads:
             return 0.0
-        norms = torch._foreach_norm(grads, 2, torch.float32)  # noqa: SLF001 - what clip_grad_norm_ itself calls
+        # What torch.nn.utils.clip_grad_norm_ itself calls, but with fp32 sums.
+        norms = torch.ops.aten._foreach_norm(grads, 2, torch.float32)  # noqa: SLF001
         return float(torch.linalg.vector_norm(torch.stack(norms)))
 
     @torch.no_grad()
@@ -180,7 +181,8 @@ class MasterAdamW:
             wide = scratch[: part.stop - start].copy_(grad[part])
             if factor != 1.0:
                 wide.mul_(factor)
-            torch._fused_adamw_(  # noqa: SLF001 - the kernel behind torch.optim.AdamW(fused=True)
+            # The kernel behind torch.optim.AdamW(fused=True).
+            torch.ops.aten._fused_adamw_(  # noqa: SLF001
                 [master[part]],
                 [wide],
                 [exp_avg[part]],

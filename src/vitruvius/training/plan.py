@@ -66,7 +66,7 @@ class Plan:
             f"  tokens       {self.tokens:,} ({self.tokens_per_step:,} a step, {self.config.steps:,} steps)",
             f"  data         {self.data_tokens:,} tokens, seen {self.epochs:.2f} times",
             f"  compute      {format_count(self.flops)}FLOP, validation not counted",
-            f"  memory       {format_bytes(self.weights_and_optimizer_bytes)} for weights and optimizer, and activations",
+            f"  memory       {format_bytes(self.weights_and_optimizer_bytes)} (weights, optimizer), activations apart",
             "  train:",
         ]
         return "\n".join(lines + [f"    {name}: {_yaml(value)}" for name, value in to_plain(self.config).items()])

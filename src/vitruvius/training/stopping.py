@@ -31,7 +31,8 @@ class StopRequest:
         self.signal: signal.Signals | None = None
         """The signal that asked, or None while nobody has."""
 
-    def __bool__(self) -> bool:
+    @property
+    def asked(self) -> bool:
         """Whether to stop."""
         return self.signal is not None
 
@@ -58,9 +59,9 @@ def stop_on_signals() -> Generator[StopRequest]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
-        if request and number == signal.SIGINT:
+        if request.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not request:
+        if not request.asked:
             request.ask(number)
             # Not print: the signal may have come in the middle of one.
             with contextlib.suppress(OSError):

@@ -113,8 +113,13 @@ def test_a_bias_per_head_is_added_to_the_scores():
     distance = (torch.arange(10)[:, None] - torch.arange(10)).to(torch.float64)
     bias = -slopes[:, None, None] * distance
     plan = [
-        QueryBlock(q_start=b.q_start, q_stop=b.q_stop, keys=b.keys, mask=b.mask,
-                   bias=lambda b=b: bias[:, b.q_start : b.q_stop, : b.q_stop])
+        QueryBlock(
+            q_start=b.q_start,
+            q_stop=b.q_stop,
+            keys=b.keys,
+            mask=b.mask,
+            bias=lambda b=b: bias[:, b.q_start : b.q_stop, : b.q_stop],
+        )
         for b in causal_blocks(10, 4)
     ]
     assert_same(plan, torch.ones(10, 10, dtype=torch.bool).tril(), bias=bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,23 +72,59 @@ class MoeModule(nn.Module):
 
     def _mix(self, x_ND: Tensor, weights: Tensor, chosen: Tensor, backend: str) -> Tensor:
         """Sort the (token, expert) pairs by expert, run each expert on its run, add up per token."""
-        top_k = chosen.shape[1]
-        order = chosen.flatten().argsort(stable=True)
-        token = order // top_k
-        counts_E = torch.bincount(chosen.flatten(), minlength=self.count)
-        multiply = _choose(x_ND, backend)(counts_E)
-        y = self.experts(x_ND.index_select(0, token), multiply)
-        weighted = y * weights.flatten().index_select(0, order).to(y.dtype).unsqueeze(1)
-        back = torch.empty_like(order)
-        back[order] = torch.arange(order.numel(), device=order.device)
-        return weighted.index_select(0, back).view(-1, top_k, y.shape[1]).sum(dim=1)
+        widths = {x_ND.shape[1], *(weight.shape[-1] for weight in self.experts.parameters())}
+        multiply_by = _choose(x_ND, backend, widths)
+        padded = multiply_by is grouped and x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16
+        runs = _Runs.of(chosen, self.count, multiple=ROWS if padded else 1)
+        y = self.experts(x_ND.index_select(0, runs.token), multiply_by(runs.sizes_E))
+        y_NAD = y.index_select(0, runs.row_of_pair).view(*chosen.shape, y.shape[1])
+        return (y_NAD * weights.to(y.dtype).unsqueeze(2)).sum(dim=1)
 
 
-def _choose(x_ND: Tensor, backend: str) -> Callable[[Tensor], Multiply]:
-    """Grouped products where torch has them (fp32 and bf16), else the loop, which is also the reference."""
+ROWS = 64
+"""On CPUs, bf16 products are compiled for each number of rows; rounding runs up to this lets them be reused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Runs:
+    """(token, expert) pairs in runs, one run for each expert."""
+
+    token: Tensor
+    """Token of each row; padding rows repeat token 0, and nobody reads their results."""
+    sizes_E: Tensor
+    """Rows of each expert's run."""
+    row_of_pair: Tensor
+    """Row of each pair, in the order of the tokens and then of their choices."""
+
+    @classmethod
+    def of(cls, chosen: Tensor, experts: int, *, multiple: int) -> _Runs:
+        flat = chosen.flatten()
+        order = flat.argsort(stable=True)
+        counts_E = torch.bincount(flat, minlength=experts)
+        sizes_E = (counts_E + multiple - 1) // multiple * multiple
+        shift_E = (sizes_E - counts_E).cumsum(0) - (sizes_E - counts_E)
+        row_of_sorted = torch.arange(flat.numel(), device=flat.device) + shift_E[flat[order]]
+        row_of_pair = torch.empty_like(order)
+        row_of_pair[order] = row_of_sorted
+        rows = flat.numel() if multiple == 1 else int(sizes_E.sum())
+        token = torch.zeros(rows, dtype=torch.int64, device=flat.device)
+        token[row_of_sorted] = order // chosen.shape[1]
+        return cls(token=token, sizes_E=sizes_E, row_of_pair=row_of_pair)
+
+
+_ALIGNMENT = 16
+"""Bytes that torch's grouped product wants rows to be a multiple of."""
+
+
+def _choose(x_ND: Tensor, backend: str, widths: set[int]) -> Callable[[Tensor], Multiply]:
+    """Grouped products where torch has them, else the loop, which is also the reference.
+
+    Torch has them in fp32 and bf16, for rows whose bytes are a multiple of 16.
+    """
     if backend == "reference" or x_ND.dtype not in {torch.float32, torch.bfloat16} or x_ND.is_meta:
         return looped
-    return grouped
+    aligned = all(width * x_ND.element_size() % _ALIGNMENT == 0 for width in widths)
+    return grouped if aligned else looped
 
 
 def looped(counts_E: Tensor) -> Multiply:

@@ -1,16 +1,16 @@
 """Numerical primitives of the model: pure functions on tensors, some with a hand-written backward.
 
-Each works in fp64, fp32 and bf16, keeps its statistics in at least fp32, and saves no more for the backward
-pass than its inputs and one number per row. Nothing here knows about specs, modules or patterns.
+Each works in fp64, fp32 and bf16 and keeps its statistics in at least fp32. Nothing here knows about specs, modules or
+patterns. None is specialised to a shape; block sizes fit a core's cache and are named at the top of each file.
 """
 
 from vitruvius.nn.ops.attention import QueryBlock, blockwise_attention, causal_blocks
 from vitruvius.nn.ops.cross_entropy import linear_cross_entropy
+from vitruvius.nn.ops.gated import gated_activation
 from vitruvius.nn.ops.lookup import embedding
-from vitruvius.nn.ops.gated import gated_activation, gated_ffn
-from vitruvius.nn.ops.projection import joint_linear, linear
 from vitruvius.nn.ops.memory import keep_freed_memory
-from vitruvius.nn.ops.norm import layer_norm, rms_norm
+from vitruvius.nn.ops.norm import forked_rms_norm, layer_norm, rms_norm
+from vitruvius.nn.ops.projection import joint_linear, linear
 from vitruvius.nn.ops.rotary import apply_rotary
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "blockwise_attention",
     "causal_blocks",
     "embedding",
+    "forked_rms_norm",
     "gated_activation",
-    "gated_ffn",
     "joint_linear",
     "keep_freed_memory",
     "layer_norm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -17,17 +18,17 @@ ALIGNMENT = 32
 
 TileMaker = Callable[[], "Tensor"]
 
-TILE_SCORES = 1 << 21
-"""Scores computed at a time: a block is split by batch row and head above it. 4 MiB in bf16, what two cores hold in cache."""
+TILE_SCORES = 1 << 20
+"""Scores a thread computes at a time, 2 MiB in bf16: a block is split by batch row and head above it."""
 
 KEPT_PER_INPUT = 4
-"""Probabilities are kept for the backward pass while they number at most this many times the elements of q, k and v, and
-computed again otherwise. Short sequences and narrow windows are kept; memory stays linear in the length either way."""
+"""Probabilities are kept for the backward pass while they number at most this many times the elements of q, k and v,
+and computed again otherwise. That keeps short sequences and narrow windows, and memory linear in the length."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class QueryBlock:
-    """A run of queries and the keys that any of them may see."""
+    """A run of queries and the keys that any of them may see. Reuse blocks: their masks are prepared once."""
 
     q_start: int
     """First query of the run."""
@@ -60,17 +61,17 @@ def blockwise_attention(
     """Softmax attention of each block's queries over that block's keys, with a hand-written backward pass.
 
     H is a multiple of G; query head h reads key head h // (H // G), and keys are never repeated in memory. The blocks
-    must cover every query once. Scores are `softcap(q.k * scale) + bias`, masked, and one softmax runs over all key runs
-    of the block. `scale` defaults to K ** -0.5. v may have a width of its own.
-    Returns out_BHTK (a view of [B, T, H, K] memory, so that joining the heads is free) and the log-sum-exp of the scores
-    [B, H, T] in fp32 (fp64 for fp64), or None unless `with_lse`; no gradient flows through the latter.
+    must cover every query once. Scores are `softcap(q.k * scale) + bias`, masked, and one softmax runs over all key
+    runs of the block. `scale` defaults to K ** -0.5. v may have a width of its own.
+    Returns out_BHTK (a view of [B, T, H, K] memory, so that joining the heads is free) and the log-sum-exp of the
+    scores [B, H, T] in fp32 (fp64 for fp64), or None unless `with_lse`; no gradient flows through the latter.
 
-    Saves q, k and v, and the probabilities only where they are small beside those (`KEPT_PER_INPUT`); elsewhere they are
-    computed again, a block at a time, in the backward pass. Source of the idea: Dao et al., FlashAttention, 2022. Since
-    each block holds whole rows of scores, no running maximum is needed.
+    Saves q, k and v, and the probabilities only where they are small beside those (`KEPT_PER_INPUT`); elsewhere they
+    are computed again, a block at a time, in the backward pass. Source of the idea: Dao et al., FlashAttention, 2022.
+    Since each block holds whole rows of scores, no running maximum is needed.
     """
-    scale = q_BHTK.shape[-1] ** -0.5 if scale is None else scale
-    plan = _Plan(blocks=tuple(blocks), scale=scale, softcap=softcap, shape=_Shape.of(q_BHTK, k_BGSK))
+    factor = float(q_BHTK.shape[-1] ** -0.5) if scale is None else scale
+    plan = _Plan(blocks=tuple(blocks), scale=factor, softcap=softcap, shape=_Shape.of(q_BHTK, k_BGSK))
     out_BTHK = _Blockwise.apply(q_BHTK, k_BGSK, v_BGSK, plan)
     lse_BHT = _log_sum_exp(q_BHTK, k_BGSK, plan) if with_lse else None
     return out_BTHK.transpose(1, 2), lse_BHT
@@ -171,10 +172,10 @@ def _tiles(plan: _Plan, keys: int, dtype: torch.dtype) -> Iterator[_Tile]:
     pairs = s.B * s.G
     for block in plan.blocks:
         taken = _count(block.keys, keys)
-        mask, columns = _additive(_made(block.mask), dtype)
+        mask, columns = _prepared(block, dtype)
         bias = _made(block.bias)
         per_pair = (block.q_stop - block.q_start) * s.R * taken
-        step = min(pairs, max(1, TILE_SCORES // max(per_pair, 1)))
+        step = min(pairs, max(1, TILE_SCORES * torch.get_num_threads() // max(per_pair, 1)))
         for start in range(0, pairs, step):
             chosen = slice(start, min(start + step, pairs))
             yield _Tile(
@@ -197,6 +198,19 @@ def _count(keys: tuple[slice, ...] | Tensor, length: int) -> int:
     return keys.numel()
 
 
+_MASKS: WeakKeyDictionary[QueryBlock, dict[torch.dtype, tuple[Tensor | None, slice]]] = WeakKeyDictionary()
+
+
+def _prepared(block: QueryBlock, dtype: torch.dtype) -> tuple[Tensor | None, slice]:
+    """The block's mask as `_additive` gives it; of a mask that is a tensor it is kept while the block lives."""
+    if callable(block.mask):
+        return _additive(block.mask(), dtype)
+    kept = _MASKS.setdefault(block, {})
+    if dtype not in kept:
+        kept[dtype] = _additive(block.mask, dtype)
+    return kept[dtype]
+
+
 def _additive(allowed: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, slice]:
     """0 or -inf for the columns between the first and the last that forbid anything, and which these are.
 
@@ -217,7 +231,7 @@ def _additive(allowed: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None
 def _mask_of(mask: Tensor | None, pairs: slice, s: _Shape) -> Tensor | None:
     if mask is None:
         return None
-    if mask.dim() == 2:  # noqa: PLR2004 - [Tq, Sk], the same for every row
+    if mask.dim() == 2:
         return mask[None, :, None, :]
     batch_row = torch.arange(pairs.start, pairs.stop, device=mask.device) // s.G
     return mask[:, 0].expand(s.B, -1, -1)[batch_row].unsqueeze(2)
@@ -231,7 +245,7 @@ def _bias_of(bias_HTS: Tensor | None, pairs: slice, s: _Shape) -> Tensor | None:
 
 
 def _scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """scale * (a @ b), scaled before it is rounded."""
+    """Scale * (a @ b), scaled before it is rounded."""
     out = a.new_empty(a.shape[0], a.shape[1], b.shape[2])
     return torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
 
@@ -299,7 +313,8 @@ class _Blockwise(torch.autograd.Function):
                 probabilities = torch.softmax(scores, dim=-1)
             _give(dv_NSK, torch.bmm(probabilities.transpose(1, 2), do), tile)
             dp = torch.bmm(do, v.transpose(1, 2))
-            ds = torch._softmax_backward_data(dp, probabilities, -1, dtype)  # noqa: SLF001 - one fused pass
+            # One fused pass, which PyTorch keeps private: ds = p * (dp - sum(dp * p)).
+            ds = torch.ops.aten._softmax_backward_data(dp, probabilities, -1, dtype)  # noqa: SLF001
             if tanh is not None:
                 ds.mul_(tanh.square_().neg_().add_(1))
             dq_NMK[tile.pairs, tile.rows] = _scaled_bmm(ds, k, plan.scale)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.autograd.function import once_differentiable
 
-from vitruvius.nn.ops.projection import weight_gradient
 from vitruvius.nn.ops.norm import statistics_dtype
+from vitruvius.nn.ops.projection import add_weight_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,10 @@ Reduction = Literal["sum", "mean", "none"]
 
 CHUNK_LOGITS = 1 << 23
 """Logits held at a time when the caller names no chunk: 16 MiB in bf16, whatever the vocabulary."""
+
+
+FOLD = 4096
+"""Rows whose part of the weight's gradient is summed in the weight's dtype before it is added to an fp32 sum."""
 
 
 def linear_cross_entropy(
@@ -69,14 +73,19 @@ class _Gradients:
 
     h_ND: Tensor | None
     weight_VD: Tensor | None
+    """The sum over at most `FOLD` rows, in the dtype of the weight."""
+    folded_VD: Tensor | None = None
+    """The sums that `weight_VD` held before, in fp32 or better; None while there were none."""
     bias_V: Tensor | None
+    rows: int = 0
+    """Rows in `weight_VD`."""
 
     @classmethod
     def zeros(cls, h_ND: Tensor, head: _Head, wants: tuple[bool, bool, bool]) -> _Gradients:
         wide = statistics_dtype(h_ND.dtype)
         return cls(
             h_ND=torch.empty_like(h_ND) if wants[0] else None,
-            weight_VD=torch.zeros_like(head.weight_VD, dtype=wide) if wants[1] else None,
+            weight_VD=torch.zeros_like(head.weight_VD) if wants[1] else None,
             bias_V=torch.zeros_like(head.bias_V, dtype=wide) if wants[2] and head.bias_V is not None else None,
         )
 
@@ -85,9 +94,27 @@ class _Gradients:
         if self.h_ND is not None:
             torch.mm(d_logits_CV, head.weight_VD, out=self.h_ND[rows])
         if self.weight_VD is not None:
-            self.weight_VD += weight_gradient(d_logits_CV, h_CD)
+            if self.rows >= FOLD:
+                self._fold(self.weight_VD)
+            add_weight_gradient(self.weight_VD, d_logits_CV, h_CD)
+            self.rows += h_CD.shape[0]
         if self.bias_V is not None:
             self.bias_V += d_logits_CV.sum(0, dtype=self.bias_V.dtype)
+
+    def _fold(self, weight_VD: Tensor) -> None:
+        if self.folded_VD is None:
+            self.folded_VD = weight_VD.to(statistics_dtype(weight_VD.dtype), copy=True)
+        else:
+            self.folded_VD += weight_VD
+        weight_VD.zero_()
+        self.rows = 0
+
+    def done(self, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+        """Gradients of h, weight and bias in `dtype`."""
+        if self.weight_VD is not None and self.folded_VD is not None:
+            self._fold(self.weight_VD)
+        weight_VD = self.weight_VD if self.folded_VD is None else self.folded_VD
+        return tuple(None if each is None else each.to(dtype) for each in (self.h_ND, weight_VD, self.bias_V))
 
 
 def _sweep(h_ND: Tensor, targets_N: Tensor, head: _Head, weight_N: Tensor | None, grads: _Gradients | None) -> Tensor:
@@ -151,31 +178,29 @@ def _loss_and_residual(z_CV: Tensor, p_CV: Tensor, target_C1: Tensor) -> tuple[T
     return loss_C, residual_C
 
 
-def _scaled(grad: Tensor | None, factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if grad is None:
-        return None
-    return grad.to(dtype) if factor is None else (grad * factor).to(dtype)
-
-
 class _Total(torch.autograd.Function):
     """Sum of the tokens' losses; gradients made in the forward pass and scaled in the backward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, head: _Head
+        ctx: Any,
+        h_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,  # noqa: ARG004 - autograd must see it; the sweep reads it from `head`
+        targets_N: Tensor,
+        head: _Head,
     ) -> Tensor:
         wants = ctx.needs_input_grad[:3]
         grads = _Gradients.zeros(h_ND, head, wants) if any(wants) else None
         loss_N = _sweep(h_ND, targets_N, head, None, grads)
         if grads is not None:
-            ctx.save_for_backward(grads.h_ND, grads.weight_VD, grads.bias_V)
-            ctx.dtype = weight_VD.dtype
+            ctx.save_for_backward(*grads.done(weight_VD.dtype))
         return loss_N.sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        made = [_scaled(each, grad, ctx.dtype) for each in ctx.saved_tensors]
+        made = (None if each is None else each * grad.to(each.dtype) for each in ctx.saved_tensors)
         return (*made, None, None)
 
 
@@ -196,5 +221,4 @@ class _PerToken(torch.autograd.Function):
         h_ND, weight_VD, _, targets_N = ctx.saved_tensors
         grads = _Gradients.zeros(h_ND, ctx.head, ctx.needs_input_grad[:3])
         _sweep(h_ND, targets_N, ctx.head, grad_N, grads)
-        made = [_scaled(each, None, weight_VD.dtype) for each in (grads.h_ND, grads.weight_VD, grads.bias_V)]
-        return (*made, None, None)
+        return (*grads.done(weight_VD.dtype), None, None)

@@ -24,4 +24,7 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return all(mallopt(name, _KEPT) == 1 for name in (_MMAP_THRESHOLD, _TRIM_THRESHOLD)) and mallopt(_TOP_PAD, 64 << 20) == 1
+    return (
+        all(mallopt(name, _KEPT) == 1 for name in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+        and mallopt(_TOP_PAD, 64 << 20) == 1
+    )

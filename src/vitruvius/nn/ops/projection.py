@@ -39,9 +39,14 @@ def joint_linear(
 def weight_gradient(grad_NO: Tensor, x_NI: Tensor) -> Tensor:
     """grad.T @ x, [O, I], summed over blocks of rows. Matmuls accumulate in fp32 inside; a block's sum is rounded."""
     total = torch.mm(grad_NO[:ROWS].t(), x_NI[:ROWS])
-    for start in range(ROWS, grad_NO.shape[0], ROWS):
-        total.addmm_(grad_NO[start : start + ROWS].t(), x_NI[start : start + ROWS])
-    return total
+    return add_weight_gradient(total, grad_NO[ROWS:], x_NI[ROWS:])
+
+
+def add_weight_gradient(total_OI: Tensor, grad_NO: Tensor, x_NI: Tensor) -> Tensor:
+    """Add grad.T @ x to `total_OI` in place, block by block of rows."""
+    for start in range(0, grad_NO.shape[0], ROWS):
+        total_OI.addmm_(grad_NO[start : start + ROWS].t(), x_NI[start : start + ROWS])
+    return total_OI
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -51,7 +56,8 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 class _Joint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, count: int, *parameters: Tensor | None) -> tuple[Tensor, ...]:
-        weights, biases = parameters[:count], parameters[count:]
+        weights = tuple(weight for weight in parameters[:count] if weight is not None)
+        biases = parameters[count:]
         ctx.save_for_backward(x, *weights)
         ctx.has_bias = [bias is not None for bias in biases]
         sizes = [weight.shape[0] for weight in weights]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vitruvius.nn.ops.norm import statistics_dtype
+from vitruvius.nn.ops.norm import row_blocks, statistics_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,9 +33,9 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     out = torch.empty_like(x)
     if turned < x.shape[-1]:
         out[..., turned:] = x[..., turned:]
-    rows = x.shape[0] if x.dim() > cos.dim() or cos.shape[0] == 1 else 1
-    for row in range(rows):
-        part = slice(row, row + 1) if rows > 1 else slice(None)
+    # A few rows of the batch at a time stay in cache, where the same tables serve every row.
+    shared = x.dim() > cos.dim() or cos.shape[0] == 1
+    for part in row_blocks(x.shape[0], x[:1].numel()) if shared else (slice(None),):
         block = x[part, ..., :turned].to(wide)
         new = block * both
         new[..., :half].addcmul_(block[..., half:], sin, value=-1)

@@ -36,8 +36,8 @@ class LearnedPositionModule(nn.Module):
     def grow(self, length: int) -> None:
         """Give the table at least `length` rows; new rows are drawn from the initial distribution.
 
-        Growing replaces the parameter, so grow (or run one forward pass) before making an optimizer. The new rows
-        depend on the number of rows alone, so that growing is reproducible.
+        Growing replaces the parameter, so grow (or run one forward pass) before making an optimizer. A new row depends
+        on its index alone, so that a table has the same rows in whatever steps it grew.
         """
         rows, width = self.weight.shape
         if length > self.limit:
@@ -50,10 +50,20 @@ class LearnedPositionModule(nn.Module):
         if length <= rows:
             return
         target = min(self.limit, max(length, 2 * rows))
-        generator = torch.Generator().manual_seed(target)
-        fresh = torch.randn(target - rows, width, generator=generator) * self.table_std
+        first = rows // _DRAWN_TOGETHER
+        drawn = [_fresh_rows(block, width) for block in range(first, -(-target // _DRAWN_TOGETHER))]
+        offset = first * _DRAWN_TOGETHER
+        fresh = torch.cat(drawn)[rows - offset : target - offset] * self.table_std
         grown = torch.cat([self.weight.detach(), fresh.to(self.weight)])
         self.weight = nn.Parameter(grown, requires_grad=self.weight.requires_grad)
+
+
+_DRAWN_TOGETHER = 64
+
+
+def _fresh_rows(block: int, width: int) -> Tensor:
+    """Standard normal rows 64 * block, 64 * block + 1, ... of a table that grows."""
+    return torch.randn(_DRAWN_TOGETHER, width, generator=torch.Generator().manual_seed(block))
 
 
 @implements(SinusoidalPosition)

@@ -125,6 +125,8 @@ class Attention(Mixer):
     def _pattern_findings(self, scope: Scope) -> Iterator[Finding]:
         try:
             pattern = self.pattern()
+            empty = pattern.empty_rows(scope.context)
+            pattern.pairs(scope.context)  # what the bill is made of must be countable
         except PatternError as error:
             at = "" if error.position is None else f" (character {error.position + 1})"
             yield Finding(what=error.what + at, fix=error.fix)
@@ -133,14 +135,21 @@ class Attention(Mixer):
         if widest is not None and widest > scope.context:
             what = f"a window of {widest:,} is longer than the context of {scope.context:,}"
             yield Finding(what=what, fix=f"use a window of at most {scope.context:,}, or a longer context")
-        empty = pattern.empty_rows(scope.context)
         if empty:
             what = f"queries at positions {_some(empty)} see no key, and a softmax over nothing has no meaning"
             yield Finding(what=what, fix="let each query see at least itself, e.g. with | sliding(1)")
-        unread = pattern.unread_keys(scope.context) if pattern.is_causal else ()
+        unread = _unread(pattern, scope.context)
         if unread:
             what = f"nobody reads the keys at positions {_some(unread)}; they are computed and never cached"
             yield Finding(severity="note", what=what)
+
+
+def _unread(pattern: Pattern, context: int) -> Sequence[int]:
+    """The first keys that nobody reads, as far as that is easily known: they are worth a note, no more."""
+    try:
+        return pattern.unread_keys(context) if pattern.is_causal else ()
+    except PatternError:
+        return ()
 
 
 def _some(positions: Sequence[int]) -> str:

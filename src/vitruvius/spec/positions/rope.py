@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, cos, floor, log, pi
+from functools import lru_cache
+from math import ceil, cos, floor, isfinite, log, pi
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding, Severity
 from vitruvius.spec.node import (
+    LARGEST,
     NonNegativeFloat,
     Position,
     PositiveFloat,
@@ -119,6 +121,10 @@ class YarnScaling(Scaling):
         return self.factor * self.original_context
 
 
+_WIDEST_HEAD = 8_192
+"""Far beyond any published head; the angles of one of 2^31 channels would fill the memory."""
+
+
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotaryPosition(Position):
@@ -151,19 +157,25 @@ class RotaryPosition(Position):
         Men et al., 2024). Distances are probed in steps of 1 %: the one returned is negative,
         an earlier one between two probes may be too.
         """
-        frequencies = self.frequencies(head_width)
-        distance = 1
-        while distance < farthest:
-            if sum(cos(distance * frequency) for frequency in frequencies) < 0:
-                return distance
-            distance = max(distance + 1, distance * 101 // 100)
-        return None
+        return _first_negative(self, head_width, farthest)
+
+    def _is_finite(self, head_width: int) -> bool:
+        """Whether the factor on cosines and sines and the angles of every position are finite numbers."""
+        try:
+            angles = (frequency * LARGEST for frequency in self.frequencies(head_width))
+            return isfinite(self.attention_factor) and all(map(isfinite, angles))
+        except (OverflowError, ValueError, ZeroDivisionError):
+            return False
 
     def findings_for_heads(self, head_width: int, farthest: int, scope: Scope) -> Iterator[Finding]:
         """Odd heads, scalings that do not reach the context, wavelengths too short for it."""
         if head_width % 2:
             what = f"rotary positions turn pairs of channels, and a head is {head_width} wide"
             yield Finding(what=what, fix="use an even head_width")
+            return
+        if head_width > _WIDEST_HEAD:
+            what = f"a head of {head_width:,} channels is wider than rotary positions are made for"
+            yield Finding(what=what, fix=f"use more heads, or a head_width of at most {_WIDEST_HEAD:,}")
             return
         if self.scaling is not None:
             wrong = list(under("scaling", self.scaling.findings(scope)))
@@ -175,6 +187,10 @@ class RotaryPosition(Position):
                 what = f"factor x original_context reaches {reach:,.0f} tokens, and the context is {scope.context:,}"
                 fix = f"multiply the factor by {scope.context / reach:g}, or use a context of at most {int(reach):,}"
                 yield Finding(path="scaling.factor", severity="warning", what=what, fix=fix)
+        if not self._is_finite(head_width):
+            what = "theta and scaling give angles that are no finite numbers"
+            yield Finding(path="theta", what=what, fix="use a theta like 1e4 to 1e7 and factors like 2 to 64")
+            return
         distance = self.first_negative(head_width, farthest)
         if distance is not None:
             what = (
@@ -184,3 +200,15 @@ class RotaryPosition(Position):
             fix = "raise theta or scale the frequencies (docs/components/position-rope.md)"
             severity: Severity = "warning" if 2 * distance < farthest else "note"
             yield Finding(path="theta", severity=severity, what=what, fix=fix)
+
+
+@lru_cache(maxsize=1024)
+def _first_negative(position: RotaryPosition, head_width: int, farthest: int) -> int | None:
+    """Blocks that extend one another ask the same question again and again."""
+    frequencies = position.frequencies(head_width)
+    distance = 1
+    while distance < farthest:
+        if sum(cos(distance * frequency) for frequency in frequencies) < 0:
+            return distance
+        distance = max(distance + 1, distance * 101 // 100)
+    return None

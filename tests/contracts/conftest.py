@@ -1,0 +1,17 @@
+"""Contract tests run tiny models: one thread computes them faster than several that wait for each other."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread):
+    """Every test of this folder."""
+    torch.manual_seed(0)

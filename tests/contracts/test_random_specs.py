@@ -1,0 +1,91 @@
+"""Whatever valid spec somebody writes, the built model keeps the contracts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from specs import architectures
+
+from vitruvius.checks import check
+from vitruvius.spec import to_yaml
+
+
+def holds(architecture, *names: str) -> None:
+    report = check(architecture, only=names)
+    assert report.passed, f"{report}\n\n{to_yaml(architecture)}"
+
+
+@given(architectures())
+def test_the_module_holds_exactly_the_tensors_that_the_spec_counts(architecture):
+    holds(architecture, "parameters", "output-shape")
+
+
+@given(architectures())
+def test_the_cache_takes_exactly_the_bytes_that_size_prints(architecture):
+    holds(architecture, "cache-bytes")
+
+
+@given(architectures())
+def test_no_token_sees_a_later_one(architecture):
+    holds(architecture, "future-leak")
+
+
+@given(architectures())
+def test_attention_rows_sum_to_one_over_exactly_the_declared_pairs(architecture):
+    holds(architecture, "attention-pattern")
+
+
+@given(architectures())
+def test_every_backend_computes_what_the_reference_computes_forward_and_backward(architecture):
+    holds(architecture, "backends", "experts")
+
+
+@given(architectures())
+def test_cached_decode_equals_the_full_forward_pass(architecture):
+    holds(architecture, "cached-decode")
+
+
+@given(architectures())
+def test_logits_do_not_depend_on_neighbours_padding_or_packing(architecture):
+    holds(architecture, "batch-invariance", "padding-invariance", "packed-documents")
+
+
+@given(architectures())
+def test_dense_flops_are_what_torch_counts_and_useful_ones_what_the_pattern_allows(architecture):
+    holds(architecture, "flops")
+
+
+@given(architectures())
+def test_every_parameter_and_every_expert_has_a_gradient(architecture):
+    holds(architecture, "gradients")
+
+
+@given(architectures())
+def test_the_training_loss_is_the_cross_entropy_of_the_logits(architecture):
+    holds(architecture, "loss")
+
+
+@given(architectures())
+def test_the_first_loss_is_that_of_knowing_nothing(architecture):
+    holds(architecture, "init-loss")
+
+
+@given(architectures())
+def test_bf16_stays_within_its_bound_of_fp64(architecture):
+    holds(architecture, "bf16")
+
+
+@given(architectures())
+def test_odd_inputs_leave_loss_and_gradients_finite(architecture):
+    holds(architecture, "no-nan", "positions")
+
+
+@given(architectures())
+def test_a_seed_names_one_model_and_a_file_holds_all_of_it(architecture):
+    holds(architecture, "determinism", "round-trip")
+
+
+@pytest.mark.slow
+@given(architectures())
+def test_one_small_batch_can_be_memorised(architecture):
+    holds(architecture, "overfits")

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vitruvius.errors import CorruptCheckpointError, RunError, RunLockedError
+from vitruvius.runs import RunFolder, RunReader
+from vitruvius.training import resume
+from vitruvius.training.stopping import StopRequest
+
+
+class StopAfter:
+    """A listener that asks the run to stop once a step is done, as a signal would."""
+
+    def __init__(self, step, number):
+        self.step, self.number, self.stop, self.notes = step, number, StopRequest(), []
+
+    def started(self, *, step, steps):
+        pass
+
+    def row(self, row):
+        if row["step"] == self.step:
+            self.stop.ask(self.number)
+
+    def saved(self, checkpoint):
+        pass
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def ended(self):
+        pass
+
+
+def final_manifest(run):
+    """The hashes of the last checkpoint: weights, optimizer, and the state with random state and sample digest."""
+    return RunReader(run).checkpoints()[-1].path.joinpath("manifest.json").read_text()
+
+
+def rows(run):
+    """Every row without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in RunReader(run).metrics()]
+
+
+def stopped_and_resumed(run_of, architecture, *, after, name="halves", **settings):
+    listener = StopAfter(after, 15)
+    first = run_of(architecture, name, listener=listener, stop=listener.stop, **settings)
+    assert (first.status, first.step, first.exit_code) == ("stopped", after, 75)
+    second = resume(first.run)
+    assert second.status == "finished"
+    return second
+
+
+@pytest.mark.parametrize("kind", ["dense", "mixture", "learned"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_a_stopped_and_resumed_run_equals_the_straight_one_bit_for_bit(kind, dtype, request, run_of):
+    architecture = request.getfixturevalue(kind)
+    straight = run_of(architecture, "straight", dtype=dtype, steps=6)
+    resumed = stopped_and_resumed(run_of, architecture, after=3, dtype=dtype, steps=6)
+    assert final_manifest(resumed.run) == final_manifest(straight.run)
+    assert rows(resumed.run) == rows(straight.run)
+    assert (resumed.val_loss, resumed.val_bits_per_byte) == (straight.val_loss, straight.val_bits_per_byte)
+
+
+@pytest.mark.parametrize("kind", ["dense", "mixture"])
+def test_resuming_is_exact_with_accumulation_and_joined_documents(kind, request, run_of):
+    architecture = request.getfixturevalue(kind)
+    settings = {"accumulate": 2, "documents": "joined", "steps": 4}
+    straight = run_of(architecture, "straight", **settings)
+    resumed = stopped_and_resumed(run_of, architecture, after=1, **settings)
+    assert final_manifest(resumed.run) == final_manifest(straight.run)
+
+
+def test_resuming_is_exact_on_two_threads(mixture, run_of):
+    straight = run_of(mixture, "straight", threads=2)
+    resumed = stopped_and_resumed(run_of, mixture, after=3, threads=2)
+    assert final_manifest(resumed.run) == final_manifest(straight.run)
+
+
+def test_resuming_is_exact_across_the_end_of_an_epoch_and_stopped_twice(dense, run_of):
+    settings = {"steps": 30, "batch": 16, "context": 32, "checkpoint_every": 10}
+    straight = run_of(dense, "straight", **settings)
+    listener = StopAfter(7, 2)
+    first = run_of(dense, "thirds", listener=listener, stop=listener.stop, **settings)
+    assert first.exit_code == 130
+    again = StopAfter(23, 15)
+    assert resume(first.run, listener=again, stop=again.stop).step == 23
+    resumed = resume(first.run)
+    windows = 30 * 16
+    assert RunReader(straight.run).record()["data"]["tokens"] // 32 < windows, "the run must see the data twice"
+    assert final_manifest(resumed.run) == final_manifest(straight.run)
+
+
+def test_two_runs_with_the_same_seed_agree_and_another_seed_does_not(dense, run_of):
+    first, second, other = run_of(dense, "a"), run_of(dense, "b"), run_of(dense, "c", seed=1)
+    assert final_manifest(first.run) == final_manifest(second.run)
+    assert final_manifest(first.run) != final_manifest(other.run)
+
+
+def test_rows_past_the_checkpoint_are_written_again_and_not_twice(dense, run_of):
+    result = run_of(dense, steps=6, checkpoint_every=4, keep=2)
+    before = rows(result.run)
+    last = RunReader(result.run).checkpoints()[-1].path
+    last.rename(last.with_name("elsewhere"))
+    resume(result.run)
+    assert rows(result.run) == before
+
+
+def test_a_run_without_a_checkpoint_starts_from_the_beginning(dense, run_of):
+    straight = run_of(dense, "straight")
+    killed = run_of(dense, "killed")
+    for checkpoint in RunReader(killed.run).checkpoints():
+        checkpoint.path.rename(checkpoint.path.with_name(f"gone-{checkpoint.step}"))
+    listener = StopAfter(0, 15)
+    resumed = resume(killed.run, listener=listener)
+    assert any("starting from the beginning" in note for note in listener.notes)
+    assert final_manifest(resumed.run) == final_manifest(straight.run)
+
+
+def test_resuming_a_finished_run_changes_nothing(dense, run_of):
+    result = run_of(dense)
+    before = final_manifest(result.run)
+    again = resume(result.run)
+    assert (again.status, again.step) == ("finished", result.step)
+    assert final_manifest(result.run) == before
+    assert (again.val_loss, again.val_bits_per_byte) == (result.val_loss, result.val_bits_per_byte)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_one_flipped_bit_is_named_and_the_checkpoint_before_is_taken(name, dense, run_of):
+    straight = run_of(dense, "straight")
+    damaged = run_of(dense, "damaged")
+    newest, older = reversed(RunReader(damaged.run).checkpoints())
+    file = newest.path / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    listener = StopAfter(0, 15)
+    resumed = resume(damaged.run, listener=listener)
+    (warning,) = [note for note in listener.notes if "warning" in note]
+    assert warning.startswith(f"warning: checkpoint step-{newest.step} is damaged ({file}")
+    assert f"going on from step {older.step}" in warning
+    assert final_manifest(resumed.run) == final_manifest(straight.run)
+    assert (newest.path.parent / f"damaged-step-{newest.step}").is_dir(), "the evidence is kept"
+    assert [e["file"] for e in RunReader(damaged.run).events() if e["kind"] == "damaged-checkpoint"] == [str(file)]
+
+
+def test_a_run_whose_every_checkpoint_is_damaged_is_refused_and_left_alone(dense, run_of):
+    result = run_of(dense)
+    for checkpoint in RunReader(result.run).checkpoints():
+        with (checkpoint.path / "model.safetensors").open("ab") as file:
+            file.write(b"\0")
+    with pytest.raises(CorruptCheckpointError, match="none of the 2 checkpoints is whole"):
+        resume(result.run)
+    assert len(RunReader(result.run).checkpoints()) == 2
+
+
+def test_leftovers_of_a_killed_save_are_cleared_away(dense, run_of):
+    result = run_of(dense)
+    for leftover in (".step-9.partial", ".step-4.pruned", ".step-2.replaced"):
+        (result.run / "checkpoints" / leftover).mkdir()
+    resume(result.run)
+    assert sorted(p.name for p in (result.run / "checkpoints").iterdir()) == ["step-4", "step-6"]
+
+
+def test_another_data_folder_is_refused_and_a_moved_one_is_taken(dense, run_of, data, other_data, tmp_path):
+    listener = StopAfter(3, 15)
+    result = run_of(dense, listener=listener, stop=listener.stop)
+    with pytest.raises(RunError, match=r"not the data that this run was trained on"):
+        resume(result.run, data=other_data)
+    moved = tmp_path / "moved"
+    moved.symlink_to(data)
+    assert resume(result.run, data=moved).status == "finished"
+
+
+def test_a_changed_record_is_refused(dense, run_of):
+    listener = StopAfter(3, 15)
+    result = run_of(dense, listener=listener, stop=listener.stop)
+    file = result.run / "run.json"
+    record = json.loads(file.read_text())
+    record["config"]["train"]["lr"] = 1e-5
+    file.write_text(json.dumps(record))
+    with pytest.raises(RunError, match="another config, spec or data"):
+        resume(result.run)
+
+
+def test_another_torch_or_machine_is_mentioned(dense, run_of):
+    result = run_of(dense)
+    with RunFolder.open(result.run) as folder:
+        environment = folder.reader.record()["environment"]
+        folder.update(environment=environment | {"packages": {"torch": "1.0"}})
+    listener = StopAfter(0, 15)
+    resume(result.run, listener=listener)
+    assert any("torch 1.0 -> " in note for note in listener.notes)
+
+
+def test_a_second_run_in_the_same_folder_is_refused_by_the_lock(dense, run_of):
+    result = run_of(dense)
+    with RunFolder.open(result.run), pytest.raises(RunLockedError, match="another run is writing"):
+        resume(result.run)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="not a run folder"):
+        resume(tmp_path)
