@@ -11,7 +11,7 @@ import pytest
 from vitruvius.errors import SpecError
 from vitruvius.report import Drawing, draw, svg_of, text_of
 from vitruvius.report.canvas import Canvas, to_ascii
-from vitruvius.report.diagram import Experts, diagram_of
+from vitruvius.report.diagram import MOST_DESIGNS, Experts, diagram_of
 from vitruvius.report.diagram_text import Look, draw_text
 from vitruvius.report.svg import fitted, text_width, wrapped
 from vitruvius.spec import preset, preset_names
@@ -52,6 +52,14 @@ def test_the_parameters_of_a_drawing_add_up_to_the_whole():
         ends = [diagram.embedding, diagram.head, *([diagram.final_norm] if diagram.final_norm else [])]
         inside = sum(design.layers * design.parameters for design in diagram.designs)
         assert inside + sum(box.parameters for box in ends) == diagram.parameters
+
+
+def test_of_very_many_blocks_a_few_are_drawn_and_the_others_counted():
+    blocks = {f"b{i}": preset("tiny-llama").blocks["layer"] for i in range(100)}
+    many = replace(preset("tiny-llama"), blocks=blocks, layers=" ".join(blocks))
+    assert "88 more blocks are not drawn" in text_of(many)
+    assert len(ET.fromstring(svg_of(many)).findall(f".//{SVG}svg")) == 2 * MOST_DESIGNS
+    assert any("88 more blocks are not drawn" in text for text in _texts(svg_of(many)))
 
 
 def test_what_does_not_fit_together_is_not_drawn():

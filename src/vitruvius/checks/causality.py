@@ -153,7 +153,9 @@ class backend:  # noqa: N801 (used as a statement: `with backend(model, "referen
     """The model computes with one backend inside the block."""
 
     def __init__(self, model: Model, name: BackendName) -> None:
-        self.model, self.name, self.before = model, name, model.backend
+        self.model = model
+        self.name: BackendName = name
+        self.before: BackendName = model.backend
 
     def __enter__(self) -> None:
         self.model.backend = self.name

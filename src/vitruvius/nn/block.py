@@ -44,4 +44,6 @@ class LayerModule(nn.Module):
             return x_BTD + sublayer(x_BTD)
         if self.norm_place == "post":
             return norm(x_BTD + sublayer(x_BTD))
-        return x_BTD + sublayer(norm(x_BTD))
+        fork = getattr(norm, "fork", None)
+        x_BTD, h_BTD = (x_BTD, norm(x_BTD)) if fork is None else fork(x_BTD)
+        return x_BTD + sublayer(h_BTD)

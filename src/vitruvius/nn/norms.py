@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from vitruvius.nn.ops import layer_norm, rms_norm
+from vitruvius.nn.ops import forked_rms_norm, layer_norm, rms_norm
 from vitruvius.nn.registry import Factory, implements
 from vitruvius.spec.norms import LayerNorm, RMSNorm
 
@@ -32,6 +32,10 @@ class RMSNormModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
         return rms_norm(x, self.weight, eps=self.eps, gain_offset=self.offset)
+
+    def fork(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` and its normalised form, for a residual branch: their gradients meet in one pass."""
+        return forked_rms_norm(x, self.weight, eps=self.eps, gain_offset=self.offset)
 
 
 @implements(LayerNorm)

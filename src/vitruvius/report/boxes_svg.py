@@ -59,6 +59,7 @@ def draw_box(svg: Svg, box: Box, x: float, y: float, height: float) -> None:
         for i, line in enumerate(_caption(box.sees)):
             svg.text(x + WIDTH - _PAD, top + 13 + i * 12, line, size=_CODE, mono=True, anchor="end")
         top += _caption_height(box)
+    top += (height - box_height(box)) / 2  # in the middle of what is left
     if isinstance(box.art, Experts):
         _experts(svg, box.art, x + _PAD, top + 4, edge)
     elif isinstance(box.art, Maps):

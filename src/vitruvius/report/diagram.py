@@ -6,6 +6,7 @@ block. A kind that is not known here is drawn from its fields.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -20,9 +21,14 @@ from vitruvius.spec.writing import to_data
 from vitruvius.units import format_count
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vitruvius.spec.graph import Graph, Layer
     from vitruvius.spec.model import Architecture, NormPlace
-    from vitruvius.spec.node import Component, FeedForward, Position
+    from vitruvius.spec.node import Component, FeedForward, Position, TensorSpec
+
+MOST_DESIGNS: Final = 12
+"""The insides of at most so many blocks are drawn."""
 
 _LONGEST_TEXT: Final = 400
 _LONGEST_DETAIL: Final = 72
@@ -134,6 +140,17 @@ class Diagram:
         return (total, *active, *sizes, f"vocabulary {self.vocab_size:,}")
 
     @property
+    def drawn(self) -> tuple[Design, ...]:
+        """The designs whose inside is drawn: all, unless there are more than anyone looks at."""
+        return self.designs[:MOST_DESIGNS]
+
+    @property
+    def undrawn(self) -> str:
+        """What is said of the others; empty where there are none."""
+        more = len(self.designs) - len(self.drawn)
+        return f"{more:,} more blocks are not drawn" if more else ""
+
+    @property
     def layer_line(self) -> str:
         """The stack in one line: `(dense moe) x 16`."""
         return line_of(self.stack)
@@ -161,11 +178,11 @@ def diagram_of(architecture: Architecture) -> Diagram:
         width=architecture.width,
         context=architecture.context,
         vocab_size=architecture.vocab_size,
-        embedding=_embedding(graph),
+        embedding=_embedding(graph, _count(tensors, "embedding.")),
         stack=fold(graph.layers),
-        final_norm=_final_norm(graph),
-        head=_head(graph),
-        designs=tuple(_design(graph, layer) for layer in _first_of_each(graph)),
+        final_norm=_final_norm(graph, _count(tensors, "final_norm.")),
+        head=_head(graph, _count(tensors, "head.")),
+        designs=tuple(_design(graph, layer, times) for layer, times in _first_of_each(graph)),
     )
 
 
@@ -173,11 +190,11 @@ def diagram_of(architecture: Architecture) -> Diagram:
 # The ends of the stack
 
 
-def _count(graph: Graph, prefix: str) -> int:
-    return sum(tensor.count for name, tensor in graph.tensors().items() if name.startswith(prefix))
+def _count(tensors: Mapping[str, TensorSpec], prefix: str) -> int:
+    return sum(tensor.count for name, tensor in tensors.items() if name.startswith(prefix))
 
 
-def _embedding(graph: Graph) -> Box:
+def _embedding(graph: Graph, parameters: int) -> Box:
     embedding, scope = graph.architecture.embedding, graph.scope
     details = [f"{scope.vocab_size:,} × {scope.width:,}"]
     if embedding.scale is not None:
@@ -186,15 +203,15 @@ def _embedding(graph: Graph) -> Box:
         details.append(f"+ {_position(embedding.position)} positions")
     if embedding.norm is not None:
         details.append(f"then {embedding.norm.kind}")
-    return Box(title="embedding", details=tuple(details), parameters=_count(graph, "embedding."))
+    return Box(title="embedding", details=tuple(details), parameters=parameters)
 
 
-def _final_norm(graph: Graph) -> Box | None:
+def _final_norm(graph: Graph, parameters: int) -> Box | None:
     norm = graph.final_norm
-    return None if norm is None else Box(title=norm.kind, parameters=_count(graph, "final_norm."))
+    return None if norm is None else Box(title=norm.kind, parameters=parameters)
 
 
-def _head(graph: Graph) -> Box:
+def _head(graph: Graph, parameters: int) -> Box:
     head, scope = graph.architecture.head, graph.scope
     details = [f"{scope.width:,} × {scope.vocab_size:,}"]
     if getattr(head, "tied", False):
@@ -202,25 +219,27 @@ def _head(graph: Graph) -> Box:
     cap = getattr(head, "softcap", None)
     if cap is not None:
         details.append(f"capped at {cap:g}")
-    return Box(title=f"{head.kind} head", details=tuple(details), parameters=_count(graph, "head."))
+    return Box(title=f"{head.kind} head", details=tuple(details), parameters=parameters)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Blocks
 
 
-def _first_of_each(graph: Graph) -> list[Layer]:
+def _first_of_each(graph: Graph) -> list[tuple[Layer, int]]:
+    """The first layer of each block, and how many there are."""
     first: dict[str, Layer] = {}
     for layer in graph.layers:
         first.setdefault(layer.name, layer)
-    return list(first.values())
+    times = Counter(layer.name for layer in graph.layers)
+    return [(layer, times[name]) for name, layer in first.items()]
 
 
-def _design(graph: Graph, layer: Layer) -> Design:
+def _design(graph: Graph, layer: Layer, times: int) -> Design:
     tensors = layer.tensors(graph.scope).values()
     return Design(
         name=layer.name,
-        layers=sum(other.name == layer.name for other in graph.layers),
+        layers=times,
         parameters=sum(tensor.count for tensor in tensors),
         active=sum(tensor.active for tensor in tensors),
         norm=layer.norm.kind,

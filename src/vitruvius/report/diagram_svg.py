@@ -35,8 +35,9 @@ _NORM: Final = 22.0
 def draw_svg(diagram: Diagram) -> str:
     """The drawing as a complete SVG document."""
     svg = Svg()
-    across = 2 if len(diagram.designs) == 4 else min(len(diagram.designs), _PANELS_IN_A_ROW)
-    rows = [diagram.designs[i : i + across] for i in range(0, len(diagram.designs), across)]
+    drawn = diagram.drawn
+    across = 2 if len(drawn) == 4 else min(len(drawn), _PANELS_IN_A_ROW)
+    rows = [drawn[i : i + across] for i in range(0, len(drawn), across)]
     width = 2 * _MARGIN + _STACK + across * (_GAP + _PANEL)
     top = _title(svg, diagram, width)
     boxes = [_aligned(row) for row in rows]
@@ -60,7 +61,7 @@ def spoken(diagram: Diagram) -> str:
     """The drawing in words."""
     blocks = "; ".join(
         f"{design.name}: " + ", then ".join(", ".join((box.title, *box.details)) for box in design.boxes)
-        for design in diagram.designs
+        for design in diagram.drawn
     )
     return f"{', '.join(diagram.facts)}. Layers, from the bottom: {diagram.layer_line}. {blocks}."
 
@@ -92,6 +93,7 @@ def _legend(diagram: Diagram) -> str:
     words = ["B sequences of T tokens"]
     if any(box.sees for design in diagram.designs for box in design.boxes):
         words.append("Matrices: queries down, keys across, windows and steps shrunk to show")
+    words += [diagram.undrawn] if diagram.undrawn else []
     return ". ".join(words) + "."
 
 

@@ -43,7 +43,7 @@ def draw_text(diagram: Diagram, look: Look | None = None) -> str:
     look = look or Look()
     sheet = Canvas()
     _title(sheet, diagram, look)
-    sheets = [_stack(diagram), *(_panel(diagram, design, look) for design in diagram.designs)]
+    sheets = [_stack(diagram), *(_panel(diagram, design, look) for design in diagram.drawn)]
     row, column, tallest = sheet.height + 1, 0, 0
     for part in sheets:
         if column and column + part.width > max(look.width, NARROWEST):
@@ -51,6 +51,8 @@ def draw_text(diagram: Diagram, look: Look | None = None) -> str:
         sheet.place(row, column, part)
         column += part.width + _GAP
         tallest = max(tallest, part.height)
+    if diagram.undrawn:
+        sheet.put(sheet.height + 1, 0, diagram.undrawn, "dim")
     return sheet.text(color=look.color, ascii_only=look.ascii_only)
 
 

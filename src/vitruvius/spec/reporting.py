@@ -78,9 +78,21 @@ class Report:
 
     def raise_if_any(self) -> None:
         """Raise SpecError with everything noted so far."""
-        if not self._findings:
-            return
-        findings = sorted(self._findings, key=lambda finding: (finding.file, finding.line or 0, finding.column or 0))
-        if self._unshown:
-            findings.append(Finding(what=f"and {self._unshown:,} more findings", file=findings[0].file))
-        raise SpecError(findings)
+        if self._findings:
+            raise refusal(self._findings, unshown=self._unshown)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """By their places; what several blocks inherit from one line is said once."""
+    distinct = {(f.file, f.line, f.column, f.what): f for f in reversed(list(findings))}
+    return sorted(distinct.values(), key=lambda f: (f.file, f.line or 0, f.column or 0))
+
+
+def refusal(findings: Iterable[Finding], *, unshown: int = 0) -> SpecError:
+    """The error that shows the first `MAX_FINDINGS` of these in the order of the file, and counts the rest."""
+    ordered = in_order(findings)
+    shown = ordered[:MAX_FINDINGS]
+    unshown += len(ordered) - len(shown)
+    if unshown:
+        shown.append(Finding(what=f"and {unshown:,} more findings", file=shown[0].file))
+    return SpecError(shown)

@@ -7,16 +7,17 @@ are dotted keys; `vitruvius.spec.reading` turns them into lines and columns.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.errors import Finding, PatternError, SpecError, UsageError
 from vitruvius.spec.expressions import evaluate
-from vitruvius.spec.graph import Graph, resolve
-from vitruvius.spec.node import Scope, under
+from vitruvius.spec.graph import Graph, line_finding, resolve
+from vitruvius.spec.lines import LineError, parse_lines
+from vitruvius.spec.node import LARGEST, Scope, under
 from vitruvius.units import parse_quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from vitruvius.spec.model import Architecture, Block, Claim
 
@@ -42,6 +43,35 @@ def findings(architecture: Architecture) -> list[Finding]:
     if not any(finding.severity == "error" for finding in found):
         found += _stack(graph)
     return found
+
+
+def findings_of_parts(plain: Mapping[str, Any], sound_block: Callable[[object], Block | None]) -> list[Finding]:
+    """What the rules find in plain data of which some part is no architecture: the layer lines, and each sound block.
+
+    So one run tells of the mistakes in other places too. `sound_block` reads one block, or gives None.
+    """
+    blocks, lines = plain.get("blocks"), plain.get("layers")
+    if not isinstance(blocks, dict):
+        return []
+    named = cast("dict[str, object]", blocks)
+    found: list[Finding] = []
+    if isinstance(lines, str) or _is_texts(lines):
+        try:
+            parse_lines(cast("str | list[str]", lines), named)
+        except LineError as error:
+            found.append(line_finding(error))
+    dimensions = {name: plain.get(name) for name in ("width", "vocab_size", "context")}
+    if all(type(number) is int and 1 <= number <= LARGEST for number in dimensions.values()):
+        scope = Scope(**cast("dict[str, int]", dimensions), depth=1)
+        for name, data in named.items():
+            block = sound_block(data)
+            if block is not None:
+                found += under(f"blocks.{name}", _block(block, scope))
+    return found
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in cast("list[object]", value))
 
 
 def ensure(architecture: Architecture) -> Graph:

@@ -182,7 +182,7 @@ class MasterAdamW:
             if factor != 1.0:
                 wide.mul_(factor)
             # The kernel behind torch.optim.AdamW(fused=True).
-            torch.ops.aten._fused_adamw_(  # noqa: SLF001
+            torch.ops.aten._fused_adamw_(
                 [master[part]],
                 [wide],
                 [exp_avg[part]],

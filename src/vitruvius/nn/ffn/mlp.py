@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitruvius.nn.linear import Linear, project
 from vitruvius.nn.ops import gated_activation
 from vitruvius.nn.registry import Factory, implements
 from vitruvius.spec.ffn.mlp import Gated, GeGLU, Mlp, SwiGLU
@@ -40,8 +41,8 @@ class MlpModule(nn.Module):
     def __init__(self, spec: Mlp, scope: Scope, factory: Factory) -> None:
         super().__init__()
         self.activation = spec.activation
-        self.up = nn.Linear(scope.width, spec.hidden, bias=spec.bias, **factory)
-        self.down = nn.Linear(spec.hidden, scope.width, bias=spec.bias, **factory)
+        self.up = Linear(scope.width, spec.hidden, bias=spec.bias, **factory)
+        self.down = Linear(spec.hidden, scope.width, bias=spec.bias, **factory)
 
     def forward(self, x_BTD: Tensor, place: Place | None = None) -> Tensor:
         """Act on each position: [..., D] to [..., D]."""
@@ -56,11 +57,12 @@ class GatedModule(nn.Module):
     def __init__(self, spec: Gated, scope: Scope, factory: Factory) -> None:
         super().__init__()
         self.activation = spec.activation
-        self.gate = nn.Linear(scope.width, spec.hidden, bias=False, **factory)
-        self.up = nn.Linear(scope.width, spec.hidden, bias=False, **factory)
-        self.down = nn.Linear(spec.hidden, scope.width, bias=False, **factory)
+        self.gate = Linear(scope.width, spec.hidden, bias=False, **factory)
+        self.up = Linear(scope.width, spec.hidden, bias=False, **factory)
+        self.down = Linear(spec.hidden, scope.width, bias=False, **factory)
 
     def forward(self, x_BTD: Tensor, place: Place | None = None) -> Tensor:
         """Act on each position: [..., D] to [..., D]."""
         del place
-        return self.down(gated_activation(self.gate(x_BTD), self.up(x_BTD), activation=self.activation))
+        gate_BTF, up_BTF = project(x_BTD, (self.gate, self.up))
+        return self.down(gated_activation(gate_BTF, up_BTF, activation=self.activation))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitruvius.nn.backends import Request, attend, attend_stored
+from vitruvius.nn.linear import Linear, project
 from vitruvius.nn.mixers.keyvalue import KeyValueStore
 from vitruvius.nn.registry import Factory, implements, make
 from vitruvius.spec.mixers.attention import Attention
@@ -29,10 +30,10 @@ class AttentionModule(nn.Module):
         self.spec, self.scope = spec, scope
         outward, grouped = self.heads * self.head_width, self.groups * self.head_width
         inward = {"bias": spec.bias != "none", **factory}
-        self.q = nn.Linear(scope.width, outward, **inward)
-        self.k = nn.Linear(scope.width, grouped, **inward)
-        self.v = nn.Linear(scope.width, grouped, **inward)
-        self.out = nn.Linear(outward, scope.width, bias=spec.bias == "all", **factory)
+        self.q = Linear(scope.width, outward, **inward)
+        self.k = Linear(scope.width, grouped, **inward)
+        self.v = Linear(scope.width, grouped, **inward)
+        self.out = Linear(outward, scope.width, bias=spec.bias == "all", **factory)
         self.q_norm = None if spec.qk_norm is None else make(spec.qk_norm, self.head_width, factory)
         self.k_norm = None if spec.qk_norm is None else make(spec.qk_norm, self.head_width, factory)
         self.position = None if spec.position is None else make(spec.position, scope, factory)
@@ -55,10 +56,10 @@ class AttentionModule(nn.Module):
 
     def _project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heads = (self.heads, self.groups, self.groups)
-        maps = (self.q, self.k, self.v)
+        parts = project(x_BTD, (self.q, self.k, self.v))
         q, k, v = (
-            linear(x_BTD).unflatten(2, (count, self.head_width)).transpose(1, 2)
-            for linear, count in zip(maps, heads, strict=True)
+            part.unflatten(2, (count, self.head_width)).transpose(1, 2)
+            for part, count in zip(parts, heads, strict=True)
         )
         return q, k, v
 
