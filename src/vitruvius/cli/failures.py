@@ -29,6 +29,8 @@ DONE, BAD_INPUT, BUG, INTERRUPTED = 0, 2, 70, 130
 _WAY_OUT = {
     errno.EACCES: "check its permissions, or choose another place",
     errno.EDQUOT: "free some of your quota, or choose another place",
+    errno.EEXIST: "choose another name",
+    errno.EINVAL: "name a plain file",
     errno.EISDIR: "name a file, not a folder",
     errno.ELOOP: "a link points at itself; name the file it should point at",
     errno.EMFILE: "raise the limit with `ulimit -n`, or name fewer files",

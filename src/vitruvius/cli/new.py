@@ -29,7 +29,15 @@ _NAME_LINE = re.compile(r"^name:.*$", re.MULTILINE)
     ],
 )
 @click.argument("name", metavar="NAME")
-@click.option("--from", "source", default=DEFAULT, show_default=True, metavar="PRESET", shell_complete=complete_preset)
+@click.option(
+    "--from",
+    "source",
+    default=DEFAULT,
+    show_default=True,
+    metavar="PRESET",
+    shell_complete=complete_preset,
+    help="What to start from; `vitruvius presets` lists them.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Folder to write into.")
 @click.option("--force", is_flag=True, help="Replace a file that is already there.")
 def command(*, name: str, source: str, out: Path, force: bool) -> None:

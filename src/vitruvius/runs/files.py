@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,19 +30,39 @@ def json_text(value: object) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Generator[BinaryIO]:
-    """Open a temporary file beside `path`; it takes the name `path`, durably, when the block ends without an error."""
+    """Open a temporary file beside `path`; it takes the name `path`, durably, when the block ends without an error.
+
+    Raises:
+        OSError: it cannot be written, or `path` is a directory, a device or a pipe; the error names `path`.
+    """
+    _refuse_special(path)
     # Beside, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in {None, str(temporary)}:
+            error.filename, error.filename2 = str(path), None
         raise
     sync_directory(path.parent)
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise OSError where a rename would put a file in the place of a directory, a device or a pipe."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 MODES = ("inference", "train")
 SCHEMA = "vitruvius.size/1"
-_LONGEST = 2**40
+_LONGEST = 2**40 - 1
 _LARGEST_BATCH = 2**31
 
 
@@ -143,6 +144,7 @@ def _check(tokens: int, batch: int, dtype: str, mode: str) -> None:
 
 def _by_block(graph: Graph, tokens: int, batch: int, dtype: str) -> tuple[LayerBill, ...]:
     states = graph.cache_shapes(tokens)
+    counts = Counter(layer.name for layer in graph.layers)
     rows: dict[str, LayerBill] = {}
     for layer in graph.layers:
         if layer.name in rows:
@@ -150,7 +152,7 @@ def _by_block(graph: Graph, tokens: int, batch: int, dtype: str) -> tuple[LayerB
         tensors = layer.tensors(graph.scope).values()
         rows[layer.name] = LayerBill(
             name=layer.name,
-            layers=sum(other.name == layer.name for other in graph.layers),
+            layers=counts[layer.name],
             parameters=sum(t.count for t in tensors),
             active=sum(t.active for t in tensors),
             kv_cache_bytes=sum(map(prod, states[layer.index].values())) * batch * bytes_per_value(dtype),

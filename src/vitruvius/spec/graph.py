@@ -29,7 +29,7 @@ class Layer:
     index: int
     """Place in the stack, from 0."""
     name: str
-    """Name of its block; of several stacked lines, joined by `/`."""
+    """Name of its block; of several stacked lines, joined by `/`. Layers of one name differ in nothing but weights."""
     weights: int
     """Index of the first layer with these weights: its own, unless the spec repeats weights with `^`."""
     mixer: Mixer | None
@@ -81,30 +81,33 @@ class Graph:
         """Every parameter tensor by its name in the built module; weights that layers share appear once."""
         scope, architecture = self.scope, self.architecture
         tensors = {f"embedding.{name}": t for name, t in architecture.embedding.tensors(scope).items()}
+        known: dict[str, dict[str, TensorSpec]] = {}
         for layer in self.layers:
             if layer.owns_weights:
-                tensors |= {f"layers.{layer.index}.{name}": t for name, t in layer.tensors(scope).items()}
+                own = known.get(layer.name) or known.setdefault(layer.name, layer.tensors(scope))
+                tensors |= {f"layers.{layer.index}.{name}": t for name, t in own.items()}
         if self.final_norm is not None:
             tensors |= {f"final_norm.{name}": t for name, t in self.final_norm.tensors(scope).items()}
         return tensors | {f"head.{name}": t for name, t in architecture.head.tensors(scope).items()}
 
     def flops(self, tokens: int) -> Flops:
         """Cost of a forward pass over one sequence of `tokens` tokens, logits of every position included."""
-        known: dict[tuple[Mixer | None, FeedForward | None], Flops] = {}
+        known: dict[str, Flops] = {}
         total = self.architecture.head.flops(self.scope, tokens)
         for layer in self.layers:
-            key = (layer.mixer, layer.ffn)
-            if key not in known:
-                known[key] = layer.flops(self.scope, tokens)
-            total += known[key]
+            if layer.name not in known:
+                known[layer.name] = layer.flops(self.scope, tokens)
+            total += known[layer.name]
         return total
 
     def cache_shapes(self, capacity: int) -> list[dict[str, tuple[int, ...]]]:
         """Decode state of each layer for one sequence of up to `capacity` tokens, in the model's dtype."""
-        return [
-            dict(layer.mixer.cache_shapes(self.scope, capacity)) if layer.mixer is not None else {}
-            for layer in self.layers
-        ]
+        known: dict[str, dict[str, tuple[int, ...]]] = {}
+        for layer in self.layers:
+            if layer.name not in known:
+                mixer = layer.mixer
+                known[layer.name] = {} if mixer is None else dict(mixer.cache_shapes(self.scope, capacity))
+        return [known[layer.name] for layer in self.layers]
 
 
 def resolve(architecture: Architecture) -> Graph:
@@ -118,13 +121,15 @@ def resolve(architecture: Architecture) -> Graph:
         raise SpecError([line_finding(error)]) from None
     layers: list[Layer] = []
     first_with: dict[tuple[tuple[str, int], ...], int] = {}
+    known: dict[str, Block] = {}
     for index, row in enumerate(rows):
         key = tuple((item.name, item.weights) for item in row)
-        block = _stacked(row, architecture)
+        name = "/".join(item.name for item in row)
+        block = known.get(name) or known.setdefault(name, _stacked(row, architecture))
         layers.append(
             Layer(
                 index=index,
-                name="/".join(item.name for item in row),
+                name=name,
                 weights=first_with.setdefault(key, index),
                 mixer=block.mixer,
                 ffn=block.ffn,

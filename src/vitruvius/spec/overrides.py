@@ -93,6 +93,8 @@ def _read_setting(text: str) -> _Setting:
 def _refuse_bad_key(key: str, mark: Mark) -> None:
     if not key:
         raise _error("an empty name in the path", mark, _FORM)
+    if len(key) > _LONGEST_SHOWN:
+        raise _error(f"a name of {len(key):,} characters in the path; no field is called so", mark, _FORM)
     hidden, foreign = HIDDEN.search(key), find_foreign(key)
     if hidden is not None:
         raise _error(f"the path has {describe(hidden[0])} in it", _moved(mark, hidden.start()), "delete it")

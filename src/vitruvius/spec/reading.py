@@ -108,10 +108,12 @@ def locate(spec: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(spec)
     if "\0" in text or not text:
-        raise UsageError("a spec is named by a file or a preset, and this name is empty or holds a NUL")
+        what = "a spec is named by a file or a preset, and this name is empty or holds a NUL"
+        raise UsageError(what, fix="vitruvius presets lists the presets")
     path = Path(text)
     try:
-        exists, is_folder = path.exists(), path.is_dir()
+        # What stands there may be unreadable (a link to itself); reading it says why.
+        exists, is_folder = os.path.lexists(path), path.is_dir()
     except OSError as error:
         raise UsageError(f"{text[:80]!r}: {error.strerror}", fix="name a spec file or a preset") from None
     if text in preset_names() and (is_folder or not exists):  # a run folder may well be called like its preset

@@ -163,3 +163,18 @@ def test_linear_has_the_weight_gradient_of_a_single_matmul_in_bf16():
     seed = random(2000, 16, seed=2, dtype=torch.bfloat16, grad=False)
     made = torch.autograd.grad(linear(x, weight), weight, seed)[0]
     assert relative(made, seed.double().T @ x.detach().double()) < 0.01
+
+
+def test_the_forms_for_a_compiler_equal_the_eager_ones(monkeypatch):
+    x, weight, angle = random(2, 3, 5, 8), random(8, seed=1), random(5, 3, seed=2, grad=False)
+    calls = {
+        "norm": lambda: rms_norm(x, weight, eps=1e-5, gain_offset=1.0),
+        "fork": lambda: sum(forked_rms_norm(x, weight)),
+        "gate": lambda: gated_activation(x, x.flip(0)),
+        "rotary": lambda: apply_rotary(x, angle.cos(), angle.sin()),
+        "joint": lambda: joint_linear(x, (weight[None], weight[None] * 2))[1],
+    }
+    eager = {name: call() for name, call in calls.items()}
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for name, call in calls.items():
+        torch.testing.assert_close(call(), eager[name], rtol=1e-12, atol=1e-12)

@@ -48,6 +48,7 @@ class QueryBlock:
     A constant: no gradient reaches it."""
 
 
+@torch.compiler.disable  # loops over blocks of matmuls: nothing to fuse, much to unroll
 def blockwise_attention(
     q_BHTK: Tensor,
     k_BGSK: Tensor,

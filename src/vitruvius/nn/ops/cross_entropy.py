@@ -24,6 +24,7 @@ FOLD = 4096
 """Rows whose part of the weight's gradient is summed in the weight's dtype before it is added to an fp32 sum."""
 
 
+@torch.compiler.disable  # loops over chunks of tokens: nothing to fuse, much to unroll
 def linear_cross_entropy(
     h_ND: Tensor,
     weight_VD: Tensor,

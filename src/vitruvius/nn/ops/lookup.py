@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@torch.compiler.disable  # a compiler would put the sum in the table's dtype
 def embedding(tokens: Tensor, weight_VD: Tensor) -> Tensor:
     """Look up rows of a table: [...] int64 tokens and [V, D] weights give [..., D].
 

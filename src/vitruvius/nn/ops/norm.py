@@ -24,6 +24,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6, gain
     The row statistic, the product and the gradients are computed in fp32 (fp64 for fp64 input) and rounded once to
     the dtype of `x`. Source: Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
     """
+    if torch.compiler.is_compiling():
+        return _formula(x, weight, eps, gain_offset)
     return _RMSNorm.apply(x, weight, eps, gain_offset)
 
 
@@ -34,6 +36,8 @@ def forked_rms_norm(
 
     The gradients of the two meet inside the backward pass of the norm, in fp32, instead of in a pass of their own.
     """
+    if torch.compiler.is_compiling():
+        return x, _formula(x, weight, eps, gain_offset)
     return _ForkedRMSNorm.apply(x, weight, eps, gain_offset)
 
 
@@ -56,6 +60,15 @@ def _gain(weight: Tensor | None, offset: float, dtype: torch.dtype) -> Tensor | 
         return None
     gain = weight.to(dtype)
     return gain + offset if offset else gain
+
+
+def _formula(x: Tensor, weight: Tensor | None, eps: float, gain_offset: float) -> Tensor:
+    """The definition: what a compiler fuses by itself needs no blocks and no backward pass of ours."""
+    wide = statistics_dtype(x.dtype)
+    xw = x.to(wide)
+    normed = xw * torch.rsqrt(xw.square().mean(-1, keepdim=True) + eps)
+    gain = _gain(weight, gain_offset, wide)
+    return (normed if gain is None else normed * gain).to(x.dtype)
 
 
 def row_blocks(rows: int, width: int) -> Iterator[slice]:

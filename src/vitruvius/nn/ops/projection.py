@@ -33,6 +33,8 @@ def joint_linear(
     stay separate parameters: they are joined for the call, which costs far less than the extra passes over x.
     """
     biases = tuple(biases_O) if biases_O is not None else (None,) * len(weights_OI)
+    if torch.compiler.is_compiling():
+        return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights_OI, biases, strict=True))
     return _Joint.apply(x, len(weights_OI), *weights_OI, *biases)
 
 

@@ -21,7 +21,17 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     rounded once to the dtype of `x`, keeping its memory layout.
     Source: Su et al., RoFormer, 2021.
     """
+    if torch.compiler.is_compiling():
+        return _formula(x, cos, sin)
     return _Rotary.apply(x, cos, sin)
+
+
+def _formula(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The definition, for a compiler to fuse."""
+    half, wide = cos.shape[-1], statistics_dtype(x.dtype)
+    first, second = x[..., :half].to(wide), x[..., half : 2 * half].to(wide)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    return torch.cat((turned, x[..., 2 * half :]), dim=-1) if 2 * half < x.shape[-1] else turned
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
