@@ -112,7 +112,8 @@ def outcome(run: Path) -> str:
 
 def main(data: Path, folder: Path, mode: str, every: int = 1) -> None:
     torch.set_num_threads(1)
-    assert in_child(lambda: start(data, folder / "straight")) == 0
+    # Here and not in a child: children then find every import done, and start in a moment.
+    start(data, folder / "straight")
     expected = outcome(folder / "straight")
     counter = folder / "count"
     in_child(lambda: (kill_before_event(-1, count_into=counter), start(data, folder / "counted")))
