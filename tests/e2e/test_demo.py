@@ -32,7 +32,8 @@ def test_the_demo_trains_a_model_that_beats_the_unigram_and_writes_its_page(vitr
     done = vitruvius("demo", "--out", str(out), "--steps", "40", timeout=1800)
     assert done.returncode == 0, done.stderr
     assert "says 8B, is 27.76 B" in done.stdout
-    bits = {name.strip(): float(value) for value, name in re.findall(r"^ +(\d\.\d{3})  (.+)$", done.stdout, re.MULTILINE)}
+    rows = re.findall(r"^ +(\d\.\d{3})  (.+)$", done.stdout, re.MULTILINE)
+    bits = {name.strip(): float(value) for value, name in rows}
     assert bits["this model"] < bits["unigram over the same tokens"]
     page = (out / "index.html").read_text(encoding="utf-8")
     parser = _Balanced()

@@ -85,7 +85,11 @@ def test_a_prompt_as_long_as_the_context_is_refused_with_both_counts(model) -> N
         Generation(model, [1] * context, max_tokens=1)
 
 
-@given(text=st.text("abc", max_size=60), stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3), data=st.data())
+@given(
+    text=st.text("abc", max_size=60),
+    stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+    data=st.data(),
+)
 def test_stop_text_shows_everything_before_the_first_stop_however_the_text_arrives(text, stops, data) -> None:
     cutter, shown, rest = StopText(stops), "", text
     while rest and not cutter.found:

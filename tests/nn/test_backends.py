@@ -71,9 +71,7 @@ def test_packed_documents_never_see_each_other_in_any_backend(pattern, length, d
 @pytest.mark.parametrize("pattern", ["causal", "causal & sliding(20)", "causal & dilated(9, every=4)"])
 def test_alibi_reaches_every_backend(pattern) -> None:
     alibi = ALiBiModule(ALiBi(), resolve(preset("tiny-llama")).scope, Factory(device="cpu", dtype=torch.float64))
-    request = Request(
-        pattern=parse(pattern), scale=0.3, place=Place(positions=torch.arange(150)), bias=alibi.bias
-    )
+    request = Request(pattern=parse(pattern), scale=0.3, place=Place(positions=torch.arange(150)), bias=alibi.bias)
     for ours, theirs in _both(request, 150):
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
 
@@ -111,7 +109,12 @@ def _largest(pattern: str, length: int) -> int:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["causal & sliding(256)", "causal & (sliding(256) | global(every=128))", "causal & dilated(128, every=4)", "causal"],
+    [
+        "causal & sliding(256)",
+        "causal & (sliding(256) | global(every=128))",
+        "causal & dilated(128, every=4)",
+        "causal",
+    ],
 )
 def test_no_tensor_of_the_chunked_backend_grows_faster_than_the_length(pattern) -> None:
     small, large = _largest(pattern, 1024), _largest(pattern, 4096)

@@ -88,7 +88,7 @@ class RunPage:
             self._scores(),
             "<h2>What it writes</h2>",
             *(_sample(sample) for sample in self.samples),
-            "<details><summary>Record of this run, to repeat it</summary>"
+            "<details><summary>Record of this run, to repeat it</summary>",
             f"<pre>{escape(json.dumps(self.record, indent=2))}</pre></details>",
         ]
         return (

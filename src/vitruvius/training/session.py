@@ -16,7 +16,7 @@ from vitruvius.errors import DataError, RunError, UsageError
 from vitruvius.nn import build
 from vitruvius.nn.weights import tables_that_grow
 from vitruvius.runs import RunFolder, RunReader
-from vitruvius.runs.checkpoints import TOKENIZER_FILE, latest_good_checkpoint, set_aside
+from vitruvius.runs.checkpoints import TOKENIZER_FILE, latest_good_checkpoint, prune, set_aside
 from vitruvius.runs.environment import environment
 from vitruvius.runs.files import sync_file
 from vitruvius.spec import ensure as ensure_architecture
@@ -330,6 +330,8 @@ def _restore_newest(folder: RunFolder, trainer: Trainer, listener: Listener) -> 
         listener.note("there is no checkpoint yet; starting from the beginning")
     else:
         trainer.restore(choice.checkpoint)
+        # What a kill in the middle of pruning left over.
+        prune(folder.reader.checkpoints(), keep=trainer.config.keep, verified=choice.checkpoint)
 
 
 def is_finished(run: Path | str) -> bool:
