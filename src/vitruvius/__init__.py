@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitruvius.checks import check as check
     from vitruvius.nn import build as build
+    from vitruvius.report import draw as draw
     from vitruvius.sizing import size as size
     from vitruvius.spec import Architecture as Architecture
     from vitruvius.spec import preset as preset
@@ -32,6 +33,7 @@ _HOME = {
     "Architecture": "vitruvius.spec",
     "build": "vitruvius.nn",
     "check": "vitruvius.checks",
+    "draw": "vitruvius.report",
     "preset": "vitruvius.spec",
     "preset_names": "vitruvius.spec",
     "read": "vitruvius.spec",
@@ -46,6 +48,7 @@ __all__ = [
     "__version__",
     "build",
     "check",
+    "draw",
     "preset",
     "preset_names",
     "read",

@@ -28,7 +28,11 @@ KINDS = ("auto", "text", "jsonl", "html", "source")
     "data",
     cls=ExampleGroup,
     help="Turn documents into token shards.",
-    examples=["vitruvius data prepare python-stdlib --out data --vocab 1024"],
+    examples=[
+        "vitruvius data prepare python-stdlib --out data --vocab 1024",
+        "vitruvius data prepare books/*.txt --out books --vocab 8192",
+        "vitruvius data prepare src/ --kind source --out code --tokenizer tokenizer.json",
+    ],
 )
 def command() -> None:
     """Hold the verbs about data."""

@@ -22,7 +22,7 @@ _MOST_PROMPT = 4 << 20
     examples=[
         "vitruvius generate runs/first --prompt 'def main(' --max-tokens 200",
         "vitruvius generate runs/first --prompt 'import ' --temperature 0",
-        "cat start.txt | vitruvius generate runs/first --prompt - --top-p 0.9 --seed 7 --stop 'class '",
+        "vitruvius generate runs/first --prompt - --top-p 0.9 --seed 7 --stop 'class ' < start.txt",
     ],
 )
 @click.argument("run")
