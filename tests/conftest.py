@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Before anything imports a library that reads them: no test reaches for a network, and no library talks about forks.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false")
 # One thread: tensors here are small, threads that wait for each other are slow on a busy machine, and bits stay equal.
-os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", VITRUVIUS_SHAPES="check")
 for name in ("NO_COLOR", "FORCE_COLOR", "VITRUVIUS_TRACEBACK"):
     os.environ.pop(name, None)
 

@@ -74,12 +74,9 @@ def test_a_file_becomes_an_architecture_with_every_field(tmp_path):
 
 
 def test_the_error_of_the_design_reads_as_the_design_has_it():
-    text = GOOD.replace("kv_heads: 2", "kv_heads: 3").replace("  full: {extends: local, mixer: {sees: causal}}\n", "")
-    (finding,) = findings_of(text.replace("local*3 full", "local*3"))
+    (finding,) = findings_of(GOOD.replace("kv_heads: 2", "kv_heads: 3"))
     assert str(finding) == (
-        "arch.yaml:10:17  blocks.local.mixer.kv_heads\n"
-        "  3 does not divide heads=8\n"
-        "  fix: use one of 1, 2, 4, 8"
+        "arch.yaml:10:17  blocks.local.mixer.kv_heads\n  3 does not divide heads=8\n  fix: use one of 1, 2, 4, 8"
     )
 
 
@@ -92,14 +89,20 @@ def test_all_findings_come_at_once_in_the_order_of_the_file():
 
 
 def test_rules_of_sound_blocks_are_reported_beside_faults_elsewhere():
-    found = findings_of(GOOD.replace("kv_heads: 2", "kv_heads: 3").replace("vocab_size: 100", "vocab_size: no"))
-    assert {"vocab_size", "blocks.local.mixer.kv_heads"} <= {finding.path for finding in found}
+    found = findings_of(GOOD.replace("kv_heads: 2", "kv_heads: 3").replace("name: arch", "name: 7"))
+    assert {"name", "blocks.local.mixer.kv_heads"} <= {finding.path for finding in found}
 
 
 def test_an_inherited_leaf_is_reported_at_the_line_where_it_was_written():
-    found = findings_of(GOOD.replace("kv_heads: 2", "kv_heads: 3"))
-    by_path = {finding.path: finding for finding in found}
-    assert by_path["blocks.full.mixer.kv_heads"].line == by_path["blocks.local.mixer.kv_heads"].line == 10
+    found = findings_of(GOOD.replace("mixer: {sees: causal}", "mixer: {heads: 1, head_width: 8}"))
+    (finding,) = found
+    assert finding.path == "blocks.full.mixer.kv_heads"
+    assert (finding.line, finding.column) == (10, 17)
+    assert finding.what == "2 does not divide heads=1"
+
+
+def test_what_several_blocks_inherit_from_one_line_is_said_once():
+    assert len(findings_of(GOOD.replace("kv_heads: 2", "kv_heads: 3"))) == 1
 
 
 def test_a_leaf_from_set_is_reported_there_and_not_in_the_file():

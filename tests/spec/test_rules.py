@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import cos
 
 import pytest
 
@@ -54,9 +55,7 @@ ERRORS = {
         "both set",
     ),
     "stacked lines of unequal length": (
-        replace(
-            SOUND, blocks={"m": Block(mixer=ATTENTION), "f": Block(ffn=FFN)}, layers=["m*2", "f*3"]
-        ),
+        replace(SOUND, blocks={"m": Block(mixer=ATTENTION), "f": Block(ffn=FFN)}, layers=["m*2", "f*3"]),
         "layers",
         "",
     ),
@@ -167,7 +166,7 @@ WARNINGS = {
         "no layer uses",
     ),
     "keys nobody reads": (
-        with_mixer(sees="causal & (sliding(1) & global(every=2) | global(every=2))"),
+        with_mixer(sees="causal & (global(every=2) | sinks(1))"),
         "note",
         "blocks.layer.mixer.sees",
         "nobody reads",
@@ -205,7 +204,11 @@ def test_no_preset_has_an_error(name):
     assert not [finding for finding in findings(preset(name)) if finding.severity == "error"]
 
 
-def test_the_documents_theta_is_answered_with_a_warning():
-    """10,000 is too small for 102,400 tokens; with YaRN's scaling the distance is still short of the context."""
-    bare = replace(RotaryPosition(theta=1e4), scaling=None)
-    assert bare.first_negative(128, 102_400) == pytest.approx(1707, rel=0.01)
+def test_the_documents_theta_is_too_small_for_its_context():
+    position = RotaryPosition(theta=1e4)
+    frequencies = position.frequencies(128)
+    sums = [sum(cos(distance * frequency) for frequency in frequencies) for distance in range(1, 1708)]
+    assert sums[-1] < 0 <= min(sums[:-1])
+    named = position.first_negative(128, 102_400)
+    assert 1707 <= named < 2048
+    assert sum(cos(named * frequency) for frequency in frequencies) < 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from vitruvius.nn.registry import Factory, make
+from vitruvius.nn.shapes import Float, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,10 @@ class LayerModule(nn.Module):
     def _norm(layer: Layer, scope: Scope, factory: Factory) -> nn.Module | None:
         return None if layer.norm_place == "none" else make(layer.norm, scope, factory)
 
-    def forward(self, x_BTD: Tensor, place: Place, cache: LayerCache | None = None) -> Tensor:
+    @shaped
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], place: Place, cache: LayerCache | None = None
+    ) -> Float[Tensor, "B T D"]:
         """The residual stream after this layer, [B, T, D]."""
         if self.mixer is not None:
             x_BTD = self._add(x_BTD, self.mixer_norm, lambda h: self.mixer(h, place, cache))

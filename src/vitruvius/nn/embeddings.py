@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vitruvius.nn.ops import embedding
 from vitruvius.nn.registry import Factory, make
+from vitruvius.nn.shapes import Float, Int, shaped
 from vitruvius.spec.expressions import evaluate
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class TokenTable(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, width, **factory))
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    @shaped
+    def forward(self, tokens_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Rows of the tokens, [B, T, D]."""
         return embedding(tokens_BT, self.weight)
 
@@ -39,7 +41,8 @@ class EmbeddingModule(nn.Module):
         self.position = None if spec.position is None else make(spec.position, scope, factory)
         self.norm = None if spec.norm is None else make(spec.norm, scope, factory)
 
-    def forward(self, tokens_BT: Tensor, place: Place) -> Tensor:
+    @shaped
+    def forward(self, tokens_BT: Int[Tensor, "B T"], place: Place) -> Float[Tensor, "B T D"]:
         """The first residual stream, [B, T, D]."""
         x_BTD = self.tokens(tokens_BT)
         if self.scale is not None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from vitruvius.nn.ops import linear_cross_entropy
 from vitruvius.nn.registry import Factory, implements
+from vitruvius.nn.shapes import Float, Int, shaped
 from vitruvius.spec.heads import LanguageModelHead
 
 if TYPE_CHECKING:
@@ -25,14 +26,23 @@ class LanguageModelHeadModule(nn.Module):
         self.softcap = spec.softcap
         self.weight = None if spec.tied else nn.Parameter(torch.empty(scope.vocab_size, scope.width, **factory))
 
-    def forward(self, h_BTD: Tensor, table_VD: Tensor) -> Tensor:
+    @shaped
+    def forward(self, h_BTD: Float[Tensor, "B T D"], table_VD: Float[Tensor, "V D"]) -> Float[Tensor, "B T V"]:
         """Logits [B, T, V] in the model's dtype; `table_VD` is the token embedding."""
         logits_BTV = F.linear(h_BTD, table_VD if self.weight is None else self.weight)
         if self.softcap is None:
             return logits_BTV
         return torch.tanh(logits_BTV / self.softcap) * self.softcap
 
-    def loss(self, h_ND: Tensor, targets_N: Tensor, table_VD: Tensor, *, per_token: bool = False) -> Tensor:
+    @shaped
+    def loss(
+        self,
+        h_ND: Float[Tensor, "N D"],
+        targets_N: Int[Tensor, " N"],
+        table_VD: Float[Tensor, "V D"],
+        *,
+        per_token: bool = False,
+    ) -> Tensor:
         """Cross-entropy in nats without ever holding all logits: the mean over targets, or [N] when `per_token`.
 
         Targets of -100 count nothing.

@@ -13,6 +13,7 @@ from vitruvius.nn.cache import Cache, LayerCache
 from vitruvius.nn.embeddings import EmbeddingModule
 from vitruvius.nn.place import BackendName, Place, Signals, place_packed
 from vitruvius.nn.registry import Factory, make
+from vitruvius.nn.shapes import Float, Int
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,13 +57,13 @@ class Model(nn.Module):
 
     def forward(
         self,
-        tokens_BT: Tensor,
+        tokens_BT: Int[Tensor, "B T"],
         *,
-        documents: Tensor | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
         cache: Cache | None = None,
         counts: Sequence[int] | None = None,
         signals: Signals | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "B T V"]:
         """Logits [B, T, V] in the model's dtype. Arguments as for `hidden`."""
         h_BTD = self.hidden(tokens_BT, documents=documents, cache=cache, counts=counts, signals=signals)
         return self.head(h_BTD, self.embedding.tokens.weight)
@@ -99,10 +100,10 @@ class Model(nn.Module):
 
     def loss(
         self,
-        tokens_BT: Tensor,
-        targets_BT: Tensor,
+        tokens_BT: Int[Tensor, "B T"],
+        targets_BT: Int[Tensor, "B T"],
         *,
-        documents: Tensor | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
         signals: Signals | None = None,
         per_token: bool = False,
     ) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vitruvius.nn.ops import forked_rms_norm, layer_norm, rms_norm
 from vitruvius.nn.registry import Factory, implements
+from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.norms import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class RMSNormModule(nn.Module):
         self.offset = 1.0 if spec.gain == "1 + weight" else 0.0
         self.weight = None if spec.gain == "none" else nn.Parameter(torch.empty(_width(scope), **factory))
 
-    def forward(self, x: Tensor) -> Tensor:
+    @shaped
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         """Normalise the last axis."""
         return rms_norm(x, self.weight, eps=self.eps, gain_offset=self.offset)
 
@@ -48,6 +50,7 @@ class LayerNormModule(nn.Module):
         self.weight = nn.Parameter(torch.empty(_width(scope), **factory))
         self.bias = nn.Parameter(torch.empty(_width(scope), **factory)) if spec.bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    @shaped
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         """Normalise the last axis."""
         return layer_norm(x, self.weight, self.bias, eps=self.eps)

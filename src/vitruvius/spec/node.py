@@ -173,6 +173,10 @@ class Router(Component):
     __slots__ = ()
     family = "router"
 
+    def findings_for_choice(self, top_k: int) -> Iterable[Finding]:  # noqa: ARG002 (most fit any number)
+        """What does not fit choosing this many experts."""
+        return ()
+
 
 class Position(Component):
     """Tells positions apart. `acts_on` names where: the embedding, queries and keys, or the scores."""

@@ -122,9 +122,19 @@ def _scalar(value: object) -> str:
         return repr(value)
     text = str(value)
     if _needs_quotes(text):
-        escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-        return f'"{escaped}"'
+        return f'"{"".join(map(_escaped, text))}"'
     return text
+
+
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
+
+
+def _escaped(character: str) -> str:
+    """A character as it stands between double quotes; what does not show is written by its number."""
+    if character in _ESCAPES or character.isprintable():
+        return _ESCAPES.get(character, character)
+    number = ord(character)
+    return f"\\x{number:02x}" if number <= 0xFF else f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
 
 
 def _needs_quotes(text: str) -> bool:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from vitruvius.nn.linear import Linear, project
 from vitruvius.nn.ops import gated_activation
 from vitruvius.nn.registry import Factory, implements
+from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.ffn.mlp import Gated, GeGLU, Mlp, SwiGLU
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class MlpModule(nn.Module):
         self.up = Linear(scope.width, spec.hidden, bias=spec.bias, **factory)
         self.down = Linear(spec.hidden, scope.width, bias=spec.bias, **factory)
 
-    def forward(self, x_BTD: Tensor, place: Place | None = None) -> Tensor:
+    @shaped
+    def forward(self, x_BTD: Float[Tensor, "*rows D"], place: Place | None = None) -> Float[Tensor, "*rows D"]:
         """Act on each position: [..., D] to [..., D]."""
         del place
         return self.down(activate(self.up(x_BTD), self.activation))
@@ -61,7 +63,8 @@ class GatedModule(nn.Module):
         self.up = Linear(scope.width, spec.hidden, bias=False, **factory)
         self.down = Linear(spec.hidden, scope.width, bias=False, **factory)
 
-    def forward(self, x_BTD: Tensor, place: Place | None = None) -> Tensor:
+    @shaped
+    def forward(self, x_BTD: Float[Tensor, "*rows D"], place: Place | None = None) -> Float[Tensor, "*rows D"]:
         """Act on each position: [..., D] to [..., D]."""
         del place
         gate_BTF, up_BTF = project(x_BTD, (self.gate, self.up))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from vitruvius.nn.ffn.mlp import activate
 from vitruvius.nn.ops import gated_activation
 from vitruvius.nn.registry import Factory, implements, make, module_class
+from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.ffn.mlp import Gated
 from vitruvius.spec.ffn.moe import Moe
 
@@ -61,7 +62,8 @@ class MoeModule(nn.Module):
         self.experts = Experts(spec.expert, spec.experts, scope, factory)
         self.shared_expert = None if spec.shared_expert is None else make(spec.shared_expert, scope, factory)
 
-    def forward(self, x_BTD: Tensor, place: Place) -> Tensor:
+    @shaped
+    def forward(self, x_BTD: Float[Tensor, "B T D"], place: Place) -> Float[Tensor, "B T D"]:
         """Act on each position: [B, T, D] to [B, T, D]."""
         x_ND = x_BTD.flatten(0, -2)
         weights, chosen = self.router(x_ND, place.signals)

@@ -11,6 +11,7 @@ from vitruvius.nn.backends import Request, attend, attend_stored
 from vitruvius.nn.linear import Linear, project
 from vitruvius.nn.mixers.keyvalue import KeyValueStore
 from vitruvius.nn.registry import Factory, implements, make
+from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.mixers.attention import Attention
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ class AttentionModule(nn.Module):
         self.k_norm = None if spec.qk_norm is None else make(spec.qk_norm, self.head_width, factory)
         self.position = None if spec.position is None else make(spec.position, scope, factory)
 
-    def forward(self, x_BTD: Tensor, place: Place, cache: KeyValueStore | None = None) -> Tensor:
+    @shaped
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], place: Place, cache: KeyValueStore | None = None
+    ) -> Float[Tensor, "B T D"]:
         """Mix positions: [B, T, D] to [B, T, D]."""
         q_BHTK, k_BGTK, v_BGTK = self._project(x_BTD)
         if self.q_norm is not None and self.k_norm is not None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from vitruvius.nn.ops.norm import statistics_dtype
 from vitruvius.nn.registry import Factory, implements
+from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.routers.softmax import SoftmaxRouter
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class SoftmaxRouterModule(nn.Module):
         self.spec, self.experts, self.top_k = spec, moe.experts, moe.top_k
         self.weight = nn.Parameter(torch.empty(moe.experts, width, **factory))
 
-    def forward(self, x_ND: Tensor, signals: Signals | None) -> tuple[Tensor, Tensor]:
+    @shaped
+    def forward(self, x_ND: Float[Tensor, "N D"], signals: Signals | None) -> tuple[Tensor, Tensor]:
         """Weights and ids of each token's experts, both [N, top_k]; weights in at least fp32."""
         wide = statistics_dtype(x_ND.dtype)
         scores_NE = F.linear(x_ND.to(wide), self.weight.to(wide))

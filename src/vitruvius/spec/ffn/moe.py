@@ -52,6 +52,7 @@ class Moe(FeedForward):
         if self.top_k > self.experts:
             what = f"{self.top_k} experts per token, and there are {self.experts}"
             yield Finding(path="top_k", what=what, fix=f"use at most {self.experts}")
+        yield from under("router", self.router.findings_for_choice(self.top_k))
         for name, expert in (("expert", self.expert), ("shared_expert", self.shared_expert)):
             if isinstance(expert, Moe):
                 what = "an expert cannot be a mixture itself"
