@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +14,7 @@ from torch import nn
 from vitruvius.checks import check
 from vitruvius.errors import SpecError
 from vitruvius.nn import build, implements, registry
+from vitruvius.report import draw
 from vitruvius.sizing import size
 from vitruvius.spec import TensorSpec, kinds, node, read_text, reading, register, shrink, to_yaml
 from vitruvius.spec.node import FeedForward, Flops, Mixer, PositiveInt
@@ -227,7 +227,8 @@ def test_a_taken_name_is_refused():
         register(taken)
 
 
-@pytest.mark.skipif("vitruvius.report" not in sys.modules and False, reason="drawing needs the report floor")
 def test_it_is_drawn():
-    report = pytest.importorskip("vitruvius.report", reason="the report floor is not built yet")
-    assert report is not None
+    drawing = draw(read_text(SPEC).architecture)
+    for text in (str(drawing), drawing.svg):
+        assert "moving_mean" in text or "moving mean" in text
+        assert "squared" in text

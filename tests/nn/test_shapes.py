@@ -11,7 +11,7 @@ from vitruvius.nn.shapes import Float, Int, shaped
 
 
 @shaped
-def lookup(table_VD: Float[Tensor, "V D"], ids_N: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+def lookup(table_VD: Float[Tensor, "V D"], ids_N: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:  # noqa: F722 (shapes)
     return table_VD[ids_N] if ids_N.numel() else table_VD.new_zeros(0, 1)
 
 

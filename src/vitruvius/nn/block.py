@@ -37,10 +37,11 @@ class LayerModule(nn.Module):
         self, x_BTD: Float[Tensor, "B T D"], place: Place, cache: LayerCache | None = None
     ) -> Float[Tensor, "B T D"]:
         """The residual stream after this layer, [B, T, D]."""
-        if self.mixer is not None:
-            x_BTD = self._add(x_BTD, self.mixer_norm, lambda h: self.mixer(h, place, cache))
-        if self.ffn is not None:
-            x_BTD = self._add(x_BTD, self.ffn_norm, lambda h: self.ffn(h, place))
+        mixer, ffn = self.mixer, self.ffn
+        if mixer is not None:
+            x_BTD = self._add(x_BTD, self.mixer_norm, lambda h: mixer(h, place, cache))
+        if ffn is not None:
+            x_BTD = self._add(x_BTD, self.ffn_norm, lambda h: ffn(h, place))
         return x_BTD
 
     def _add(self, x_BTD: Tensor, norm: nn.Module | None, sublayer: Callable[[Tensor], Tensor]) -> Tensor:

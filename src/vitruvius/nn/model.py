@@ -13,11 +13,11 @@ from vitruvius.nn.cache import Cache, LayerCache
 from vitruvius.nn.embeddings import EmbeddingModule
 from vitruvius.nn.place import BackendName, Place, Signals, place_packed
 from vitruvius.nn.registry import Factory, make
-from vitruvius.nn.shapes import Float, Int
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vitruvius.nn.shapes import Float, Int
     from vitruvius.spec import Architecture, Graph
 
 

@@ -34,11 +34,12 @@ def shrink(architecture: Architecture) -> Architecture:
     than these dimensions, and one without long windows keeps its pattern. Ratios so extreme that even the twin would
     not fit give way, step by step.
     """
-    for most in _MOST_RATIOS:
+    *gentle, smallest = _MOST_RATIOS
+    for most in gentle:
         twin = _twin(architecture, most)
         if sum(tensor.count for tensor in resolve(twin).tensors().values()) <= _MOST_PARAMETERS:
-            break
-    return twin
+            return twin
+    return _twin(architecture, smallest)
 
 
 def _twin(architecture: Architecture, most: int) -> Architecture:
