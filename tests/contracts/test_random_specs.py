@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from specs import architectures
 
 from vitruvius.checks import check
-from vitruvius.spec import to_yaml
+from vitruvius.spec import resolve, to_yaml
 
 
 def holds(architecture, *names: str) -> None:
@@ -67,6 +67,8 @@ def test_the_training_loss_is_the_cross_entropy_of_the_logits(architecture):
 
 @given(architectures())
 def test_the_first_loss_is_that_of_knowing_nothing(architecture):
+    # Without a norm before the head, wide matrices really do make a fresh model confidently wrong.
+    assume(resolve(architecture).layers[-1].norm_place != "none")
     holds(architecture, "init-loss")
 
 

@@ -95,6 +95,7 @@ def test_routing_can_be_recorded_and_replayed() -> None:
     tokens = torch.randint(0, 50, (1, 20))
     recorded = Signals(routing=[])
     first = model(tokens, signals=recorded)
+    assert recorded.routing is not None
     assert [r.shape for r in recorded.routing] == [(20, 2)] * 2
     replayed = model(tokens, signals=Signals(replay=iter(recorded.routing)))
     assert torch.equal(first, replayed)

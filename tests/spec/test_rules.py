@@ -210,5 +210,6 @@ def test_the_documents_theta_is_too_small_for_its_context():
     sums = [sum(cos(distance * frequency) for frequency in frequencies) for distance in range(1, 1708)]
     assert sums[-1] < 0 <= min(sums[:-1])
     named = position.first_negative(128, 102_400)
+    assert named is not None
     assert 1707 <= named < 2048
     assert sum(cos(named * frequency) for frequency in frequencies) < 0

@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 FAILED = 1
 
 
+def _list(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 (click calls it so)
+    """Print the table of checks and leave, when asked for."""
+    del param
+    if not wanted or ctx.resilient_parsing:
+        return
+    from vitruvius.checks import PROBES
+
+    width = max(len(probe.name) for probe in PROBES)
+    emit("\n".join(f"{probe.name:<{width}}  {probe.about}" for probe in PROBES))
+    ctx.exit()
+
+
 @click.command(
     cls=ExampleCommand,
     help="Probe the model of SPEC (a file or a preset): leaks, cache, gradients, first loss, numerics, cost.\n\n"
@@ -36,7 +48,9 @@ FAILED = 1
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Draws weights and tokens."
 )
 @overrides_option
-@click.option("--list", "listed", is_flag=True, help="List the checks and leave.")
+@click.option(
+    "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List the checks and leave."
+)
 @click.option("--lengths", metavar="N,N,...", help="Instead, run the full-size model at these lengths.")
 @click.option(
     "--record",
@@ -49,19 +63,14 @@ def command(
     only: tuple[str, ...],
     seed: int,
     overrides: tuple[str, ...],
-    listed: bool,  # noqa: FBT001 (a flag of the command line)
     lengths: str | None,
     record: Path | None,
     as_json: bool,  # noqa: FBT001 (a flag of the command line)
 ) -> int:
     """Read the spec, run the probes, print the report."""
-    from vitruvius.checks import PROBES, check
+    from vitruvius.checks import check
     from vitruvius.spec import read_with_findings
 
-    if listed:
-        width = max(len(probe.name) for probe in PROBES)
-        emit("\n".join(f"{probe.name:<{width}}  {probe.about}" for probe in PROBES))
-        return 0
     reading = read_with_findings(spec, overrides=overrides)
     say_findings(finding for finding in reading.findings if finding.severity == "warning")
     if lengths is not None:

@@ -168,7 +168,8 @@ class _Parser:
     def _atom(self, token: _Token) -> None:
         if token.kind == "(":
             if len(self._open) > MAX_DEPTH:
-                raise LineError(f"parentheses nest more than {MAX_DEPTH} deep", position=token.position)
+                what = f"parentheses nest more than {MAX_DEPTH} deep"
+                raise LineError(what, position=token.position, fix="multiply counts: `((local*2)*3)` is `local*6`")
             self._open.append(_Group(items=[], position=token.position))
         elif token.kind == ")":
             self._close(token)

@@ -43,6 +43,15 @@ def test_loss_and_gradients_equal_full_cross_entropy(reduction, softcap, chunk):
     torch.testing.assert_close(made_grads, true_grads, rtol=1e-12, atol=1e-12)
 
 
+def test_the_weights_gradient_is_the_same_however_rows_are_grouped_and_folded(monkeypatch):
+    h, weight, _, targets = problem()
+    whole = torch.autograd.grad(linear_cross_entropy(h, weight, targets), weight)[0]
+    monkeypatch.setattr("vitruvius.nn.ops.cross_entropy.ROWS", 2)
+    monkeypatch.setattr("vitruvius.nn.ops.cross_entropy.FOLD", 3)
+    parts = torch.autograd.grad(linear_cross_entropy(h, weight, targets, chunk=2), weight)[0]
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+
+
 def test_gradients_agree_with_finite_differences():
     h, weight, bias, targets = problem()
     for reduction in ("sum", "none"):
