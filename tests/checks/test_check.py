@@ -11,6 +11,7 @@ from torch import nn
 import vitruvius as vt
 from vitruvius.checks import PROBES, check, check_callable
 from vitruvius.checks.compare import gap, worst_in, worst_of
+from vitruvius.checks.learning import chance_in_few_tokens
 from vitruvius.checks.numerics import bf16_bound
 from vitruvius.checks.subject import LARGEST_BYTES, is_too_big, longest_reach, probe_length, subject_of
 from vitruvius.errors import UsageError
@@ -145,6 +146,17 @@ def test_wide_first_logits_are_a_warning_and_no_failure():
     assert "logits spread by s = 1.5" in outcome.warning
 
 
+def test_a_tied_head_that_predicts_the_token_just_read_is_told_apart():
+    from dataclasses import replace
+
+    from vitruvius.spec.inits import NormalInit
+
+    base = preset("tiny-llama")
+    outcome = check(replace(base, init=NormalInit(std=0.02, table_std=0.1)), only=["init-loss"])["init-loss"]
+    assert not outcome.passed
+    assert "the token just read stands out" in outcome.detail
+
+
 def test_the_thread_count_is_put_back():
     before = torch.get_num_threads()
     check(TINY, only=["output-shape"])
@@ -165,6 +177,12 @@ def test_nan_is_worse_than_every_gap():
     assert worst_of([]) == 0.0
     assert worst_of([0.1, nan, 0.2]) != worst_of([0.1, nan, 0.2])
     assert worst_in({"a": 0.5, "b": nan})[0] == "b"
+
+
+def test_only_small_vocabularies_leave_the_first_loss_to_chance():
+    assert chance_in_few_tokens(1.0, 128_256) < 0.004
+    assert chance_in_few_tokens(0.2, 97) < 0.03
+    assert chance_in_few_tokens(4.0, 97) == 0.15
 
 
 def test_the_bf16_bound_grows_like_a_random_walk():

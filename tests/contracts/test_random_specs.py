@@ -67,13 +67,16 @@ def test_the_training_loss_is_the_cross_entropy_of_the_logits(architecture):
 
 @given(architectures())
 def test_the_first_loss_is_that_of_knowing_nothing(architecture):
-    # Without a norm before the head, wide matrices really do make a fresh model confidently wrong.
+    # Without a norm before the head, wide matrices really do make a fresh model confidently wrong, and a head tied to
+    # a wide table makes it predict the token it has just read.
     assume(resolve(architecture).layers[-1].norm_place != "none")
+    assume(architecture.head.tensors(resolve(architecture).scope) or architecture.init.table_std < 0.1)
     holds(architecture, "init-loss")
 
 
 @given(architectures())
-def test_bf16_stays_within_its_bound_of_fp64(architecture):
+def test_bf16_stays_within_its_bound_of_fp64_where_norms_bound_the_activations(architecture):
+    assume(all(layer.norm_place != "none" for layer in resolve(architecture).layers))
     holds(architecture, "bf16")
 
 

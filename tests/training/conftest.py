@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +13,7 @@ from vitruvius.training import TrainConfig, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from vitruvius.spec import Architecture
     from vitruvius.training import TrainResult
@@ -24,15 +23,13 @@ DENSE = [*SMALL, "blocks.layer.mixer.heads=2", "blocks.layer.mixer.kv_heads=1", 
 MIXTURE = [*SMALL, "blocks.dense.mixer.heads=2", "blocks.dense.mixer.kv_heads=1", "blocks.dense.ffn.hidden=48"]
 MIXTURE += ["blocks.moe.ffn.experts=4", "blocks.moe.ffn.expert.hidden=24", "layers=dense moe"]
 MIXTURE += ["blocks.dense.mixer.sees=causal & sliding(8)"]
-LEARNED = [*SMALL, "blocks.layer.mixer.heads=2", "blocks.layer.ffn.hidden=48", "layers=layer", "embedding.position.size=32"]
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A data folder, and the folder of the texts it was made of."""
-
-    data: Path
-    sources: Path
+LEARNED = [
+    *SMALL,
+    "blocks.layer.mixer.heads=2",
+    "blocks.layer.ffn.hidden=48",
+    "layers=layer",
+    "embedding.position.size=32",
+]
 
 
 def write_texts(folder: Path, *, seed: int = 0, documents: int = 24) -> Path:

@@ -1,8 +1,8 @@
 """Kills a training run at chosen moments and resumes it, in children of one process; prints what came out as JSON.
 
-    python killing.py DATA FOLDER events [EVERY]     before every (EVERY-th) file operation under checkpoints/
-    python killing.py DATA FOLDER bytes              at 8 byte offsets of each file of a checkpoint
-    python killing.py DATA FOLDER twice              in the run, and again in the run that resumes it
+python killing.py DATA FOLDER events [EVERY]     before every (EVERY-th) file operation under checkpoints/
+python killing.py DATA FOLDER bytes              at 8 byte offsets of each file of a checkpoint
+python killing.py DATA FOLDER twice              in the run, and again in the run that resumes it
 """
 
 from __future__ import annotations

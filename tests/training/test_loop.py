@@ -34,7 +34,9 @@ def test_a_run_writes_a_row_per_step_as_the_contract_says(mixture, run_of):
     assert [row["tokens"] for row in rows] == [128, 256, 384, 512]
     assert all(row.keys() >= ROW for row in rows)
     assert ["val_loss" in row for row in rows] == [False, True, False, True]
-    assert all({"router_entropy", "expert_load_max_over_mean", "dead_experts", "aux_loss"} <= row.keys() for row in rows)
+    assert all(
+        {"router_entropy", "expert_load_max_over_mean", "dead_experts", "aux_loss"} <= row.keys() for row in rows
+    )
     assert all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
 
 
@@ -146,9 +148,7 @@ def test_bits_per_byte_is_nats_over_the_bytes_of_the_scored_text(dense, data):
 
 def test_a_limited_validation_scores_the_same_windows_every_time(dense, data):
     config = ensure(TrainConfig(batch=4, accumulate=2), dense)
-    validation = Validation(
-        TokenShards.open(data, "validation"), config, make_objective(config), torch.device("cpu")
-    )
+    validation = Validation(TokenShards.open(data, "validation"), config, make_objective(config), torch.device("cpu"))
     model = build(dense)
     first, again = (validation.score(model, 3, StopRequest()) for _ in range(2))
     assert first == again

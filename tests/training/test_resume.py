@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from vitruvius.errors import CorruptCheckpointError, RunError, RunLockedError
 from vitruvius.runs import RunFolder, RunReader
 from vitruvius.training import resume
+from vitruvius.training.evaluate import Validation
+from vitruvius.training.objectives import CausalLM
 from vitruvius.training.stopping import StopRequest
 
 
@@ -204,3 +207,45 @@ def test_a_second_run_in_the_same_folder_is_refused_by_the_lock(dense, run_of):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
         resume(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Stopped in the middle of something
+
+
+def test_a_stop_between_two_pieces_of_a_batch_takes_the_step_back_whole(mixture, run_of, monkeypatch):
+    settings = {"accumulate": 4, "steps": 3, "checkpoint_every": 100}
+    stop, pieces, original = StopRequest(), [], CausalLM.train
+
+    def drawing(self, model, piece):
+        pieces.append(None)
+        if len(pieces) == 12 + 4 + 2:
+            stop.ask(15)
+        torch.rand(1)  # as dropout would, so that there is random state to put back
+        return original(self, model, piece)
+
+    monkeypatch.setattr(CausalLM, "train", drawing)
+    straight = run_of(mixture, "straight", **settings)
+    stopped = run_of(mixture, "stopped", stop=stop, **settings)
+    assert (stopped.step, stopped.exit_code) == (1, 75)
+    resumed = resume(stopped.run)
+    assert len(pieces) == 12 + 4 + 2 + 8, "the second step was done again from its first piece"
+    assert final_manifest(resumed.run) == final_manifest(straight.run)
+
+
+def test_a_stop_during_the_last_validation_is_made_up_for_by_resuming(dense, run_of, monkeypatch):
+    straight = run_of(dense, "straight")
+    stop = StopRequest()
+    original = Validation.score
+
+    def asked(self, model, batches, request):
+        stop.ask(15)
+        return original(self, model, batches, request)
+
+    monkeypatch.setattr(Validation, "score", asked)
+    stopped = run_of(dense, "stopped", stop=stop)
+    assert (stopped.status, stopped.step, stopped.val_loss) == ("stopped", 6, None)
+    monkeypatch.undo()
+    resumed = resume(stopped.run)
+    assert (resumed.status, resumed.val_loss) == ("finished", straight.val_loss)
+    assert final_manifest(resumed.run) == final_manifest(straight.run)

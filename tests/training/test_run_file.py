@@ -28,7 +28,9 @@ def test_a_run_file_names_spec_data_and_settings_relative_to_itself(run_file, tm
 
 
 def test_a_spec_beside_the_run_file_is_found(run_file, tmp_path):
-    text = "name: mine\nvocab_size: 300\nwidth: 16\ncontext: 8\nblocks: {a: {ffn: {kind: swiglu, hidden: 8}}}\nlayers: a\n"
+    text = (
+        "name: mine\nvocab_size: 300\nwidth: 16\ncontext: 8\nblocks: {a: {ffn: {kind: swiglu, hidden: 8}}}\nlayers: a\n"
+    )
     (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     assert read_request(run_file("spec: mine.yaml\ndata: d\nout: o\n")).reading.architecture.name == "mine"
 
@@ -54,7 +56,11 @@ def test_a_spec_alone_takes_its_settings_from_flags():
 @pytest.mark.parametrize(
     ("text", "place", "what"),
     [
-        ("spec: tiny-llama\ndata: d\nout: o\ntrain:\n  steps: 5\n  lrr: 1\n", "run.yaml:6:3  train.lrr", "did you mean 'lr'?"),
+        (
+            "spec: tiny-llama\ndata: d\nout: o\ntrain:\n  steps: 5\n  lrr: 1\n",
+            "run.yaml:6:3  train.lrr",
+            "did you mean 'lr'?",
+        ),
         ("spec: tiny-llama\ndata: d\nout: o\ntrain:\n  steps: 0\n", "run.yaml:5:10  train.steps", "out of range"),
         ("spec: tiny-llama\ndatta: d\n", "run.yaml:2:1  datta", "did you mean 'data'?"),
         ("data: d\ntrain: {}\n", "run.yaml:1:1  spec", "spec is missing"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -104,7 +105,7 @@ def test_warm_up_rises_in_equal_steps_to_the_peak():
 def test_a_schedule_falls_from_the_peak_to_min_lr_exactly_at_the_last_step(schedule):
     found = rates(steps=20, warmup=4, lr=2.0, min_lr=0.25, schedule=schedule)
     assert found[-1] == pytest.approx(0.5)
-    assert all(earlier >= later for earlier, later in zip(found[3:], found[4:], strict=False))
+    assert all(earlier >= later for earlier, later in itertools.pairwise(found[3:]))
 
 
 def test_cosine_is_half_way_down_in_the_middle():

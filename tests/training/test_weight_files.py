@@ -27,7 +27,9 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8]
+)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (2, 0, 4)])
 def test_a_tensor_comes_back_as_it_was(tmp_path, dtype, shape):
     tensor = (torch.randn(shape) * 50).abs().to(dtype)
@@ -57,7 +59,9 @@ def test_a_view_is_written_as_what_it_shows(tmp_path):
 
 
 def test_every_tensor_starts_at_a_multiple_of_its_width(tmp_path):
-    write_tensors(tmp_path / "t", {"a": torch.zeros(3, dtype=torch.uint8), "b": torch.zeros(3), "c": torch.zeros(1).double()})
+    write_tensors(
+        tmp_path / "t", {"a": torch.zeros(3, dtype=torch.uint8), "b": torch.zeros(3), "c": torch.zeros(1).double()}
+    )
     widths = {"U8": 1, "F32": 4, "F64": 8}
     assert all(e.start % widths[e.dtype] == 0 for e in read_header(tmp_path / "t").values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -11,6 +11,8 @@ from vitruvius.cli.output import STDOUT, say
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from vitruvius.inference import Generation
 
 _MOST_PROMPT = 4 << 20
@@ -91,7 +93,7 @@ def _prompt(prompt: str) -> str:
     if prompt != "-":
         text = prompt
     else:
-        raw = sys.stdin.buffer.read(_MOST_PROMPT + 1)
+        raw = _standard_input(_MOST_PROMPT)
         if len(raw) > _MOST_PROMPT:
             raise UsageError("the prompt on standard input is longer than 4 MiB", fix="send a shorter one")
         try:
@@ -103,6 +105,18 @@ def _prompt(prompt: str) -> str:
     except UnicodeEncodeError as error:
         raise UsageError(f"the prompt is not UTF-8 (character {error.start + 1})", fix="send UTF-8 text") from None
     return text
+
+
+def _standard_input(most: int) -> bytes:
+    """What stands on standard input, or the first `most` bytes of it and some more.
+
+    Piece by piece: a Ctrl-C that arrives in the middle of one long read may wait for its end.
+    """
+    stream = cast("BufferedReader", sys.stdin.buffer)
+    raw = bytearray()
+    while len(raw) <= most and (piece := stream.read1(1 << 16)):
+        raw += piece
+    return bytes(raw)
 
 
 def _seed(seed: int) -> int:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vitruvius.cli.output import clean, emit, emit_json, next_step, say
+from vitruvius.cli.arguments import Tokens, complete_preset, json_option, say_findings
+from vitruvius.cli.output import clean, emit, emit_json, next_step, say, wants_color
 from vitruvius.cli.verbs import ExampleCommand
 from vitruvius.errors import UsageError
 
@@ -31,19 +32,19 @@ EXAMPLES = (
     "Ctrl-C and SIGTERM save a checkpoint and leave; --resume goes on bit for bit.",
     epilog="Every other setting: --set train.NAME=VALUE, listed in docs/training.md.",
 )
-@click.argument("spec", required=False)
+@click.argument("spec", required=False, metavar="SPEC", shell_complete=complete_preset)
 @click.option("--data", metavar="DIR", help="Folder that `vitruvius data prepare` wrote.")
 @click.option("--out", metavar="DIR", help="Run folder to make.")
 @click.option("--resume", metavar="RUN", help="Go on with the run in this folder.")
 @click.option("--steps", type=int, help="Optimizer steps of the whole run.")
 @click.option("--seed", type=int, help="Draws the first weights and the order of the samples.")
 @click.option("--batch", type=int, help="Samples per step.")
-@click.option("--context", metavar="N", help="Tokens per sample: 4096, 128k.")
+@click.option("--context", type=Tokens(), metavar="N", help="Tokens per sample: 4096, 128k.")
 @click.option("--lr", type=float, help="Learning rate at the top of the schedule.")
 @click.option("--checkpoint-every", type=int, metavar="K", help="Steps between checkpoints.")
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change the spec, or train.NAME.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings and the bill, and train nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@json_option
 def command(
     *,
     spec: str | None,
@@ -69,13 +70,9 @@ def command(
     if spec is None:
         raise UsageError("name a SPEC to train, or a run to go on with", fix=f"for example: {EXAMPLES[0]}")
     from vitruvius.training.request import read_request
-    from vitruvius.units import parse_tokens
 
-    if flags["context"] is not None:
-        flags["context"] = parse_tokens(flags["context"])
     request = read_request(spec, data=data, out=out, flags=flags, settings=settings)
-    for finding in request.reading.findings:
-        say(clean(str(finding)))
+    say_findings(request.reading.findings)
     return _plan(request, as_json=as_json) if dry_run else _train(request, as_json=as_json)
 
 
@@ -123,7 +120,6 @@ def _plan(request: Request, *, as_json: bool) -> int:
 
 
 def _listener() -> Listener:
-    from vitruvius.cli.output import wants_color
     from vitruvius.training.progress import LiveProgress, PlainProgress
 
     return LiveProgress() if wants_color(sys.stderr) else PlainProgress()

@@ -106,7 +106,6 @@ class Trainer:
         not finite: that update is not applied, and its sample ids are in `events.jsonl`.
         """
         listener.started(step=self.state.step, steps=self.config.steps)
-        saved_step = self.state.step
         self.model.train()
         try:
             while self.state.step < self.config.steps and not stop.asked:
@@ -114,8 +113,7 @@ class Trainer:
                     break
                 if self.state.step == self.config.steps or self.state.step % self._every == 0:
                     listener.saved(self.save())
-                    saved_step = self.state.step
-            if stop.asked and saved_step != self.state.step:
+            if stop.asked and not self._is_saved:
                 listener.saved(self.save())
             return self.state.step == self.config.steps and self._finally_scored(stop)
         finally:
@@ -124,6 +122,10 @@ class Trainer:
     def save(self) -> Checkpoint:
         """Write a checkpoint of the state as it is."""
         return save(self.run, self.state, self.model, self.optimizer, belongs_to=self.belongs_to, keep=self.config.keep)
+
+    @property
+    def _is_saved(self) -> bool:
+        return any(checkpoint.step == self.state.step for checkpoint in self.run.reader.checkpoints())
 
     @property
     def _every(self) -> int:

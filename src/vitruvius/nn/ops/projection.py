@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
+
+from vitruvius.nn.ops.norm import statistics_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +24,11 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
 def joint_linear(
     x: Tensor, weights_OI: Sequence[Tensor], biases_O: Sequence[Tensor | None] | None = None
 ) -> tuple[Tensor, ...]:
-    """Several linear maps of the same input, as one matmul forward and two backward.
+    """Several linear maps of the same input: [..., O1], [..., O2], ... for weights [O1, I], [O2, I], ...
 
-    `weights_OI` are [O1, I], [O2, I], ...; the results are [..., O1], [..., O2], ..., views of one tensor. The weights
-    stay separate parameters: they are joined for the call, which costs far less than the extra passes over x.
+    The gradient of x is summed inside the matmuls of the backward pass, where separate calls would make one tensor per
+    map and then add them. Joining the weights into one matmul instead is slower on CPU: its results are strided views,
+    and their gradients have to be copied together again.
     """
     biases = tuple(biases_O) if biases_O is not None else (None,) * len(weights_OI)
     if torch.compiler.is_compiling():
@@ -34,43 +36,32 @@ def joint_linear(
     return _Joint.apply(x, len(weights_OI), *weights_OI, *biases)
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
-
-
 class _Joint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, count: int, *parameters: Tensor | None) -> tuple[Tensor, ...]:
         weights = tuple(weight for weight in parameters[:count] if weight is not None)
-        biases = parameters[count:]
         ctx.save_for_backward(x, *weights)
-        ctx.has_bias = [bias is not None for bias in biases]
-        sizes = [weight.shape[0] for weight in weights]
-        if any(ctx.has_bias):
-            bias = _joined([x.new_zeros(o) if b is None else b for o, b in zip(sizes, biases, strict=True)])
-        else:
-            bias = None
-        out = F.linear(x, _joined(weights), bias)
-        return out.split(sizes, dim=-1) if count > 1 else (out,)
+        return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, parameters[count:], strict=True))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        sizes = [weight.shape[0] for weight in weights]
-        grad = grads[0] if len(grads) == 1 else torch.cat(grads, dim=-1)
-        grad_NO = grad.reshape(-1, grad.shape[-1])
-        needs = ctx.needs_input_grad
-        grad_x = torch.mm(grad_NO, _joined(weights)).view(x.shape) if needs[0] else None
-        grad_weights: list[Tensor | None] = [None] * len(weights)
-        if any(needs[2 : 2 + len(weights)]):
-            grad_weights = list(torch.mm(grad_NO.t(), x.reshape(-1, x.shape[-1])).split(sizes))
-        ends = [0]
-        for size in sizes:
-            ends.append(ends[-1] + size)
-        wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+        wants_x, _, *wants = ctx.needs_input_grad
+        x_NI = x.reshape(-1, x.shape[-1])
+        flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        grad_x = None
+        if wants_x:
+            grad_x = torch.mm(flat[0], weights[0])
+            for grad_NO, weight in zip(flat[1:], weights[1:], strict=True):
+                grad_x.addmm_(grad_NO, weight)
+            grad_x = grad_x.view(x.shape)
+        wants_weight, wants_bias = wants[: len(weights)], wants[len(weights) :]
+        grad_weights = [
+            torch.mm(grad_NO.t(), x_NI) if want else None for grad_NO, want in zip(flat, wants_weight, strict=True)
+        ]
         grad_biases = [
-            grad_NO[:, start:stop].sum(0, dtype=wide).to(grad.dtype) if has else None
-            for has, (start, stop) in zip(ctx.has_bias, pairwise(ends), strict=True)
+            grad_NO.sum(0, dtype=statistics_dtype(grad_NO.dtype)).to(grad_NO.dtype) if want else None
+            for grad_NO, want in zip(flat, wants_bias, strict=True)
         ]
         return (grad_x, None, *grad_weights, *grad_biases)
