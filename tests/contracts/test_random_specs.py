@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, given
 from specs import architectures
 
 from vitruvius.checks import check
 from vitruvius.spec import resolve, to_yaml
+from vitruvius.spec.inits import NormalInit
 
 
 def holds(architecture, *names: str) -> None:
     report = check(architecture, only=names)
     assert report.passed, f"{report}\n\n{to_yaml(architecture)}"
+
+
+def plainly_drawn(architecture):
+    """The design with plain first weights.
+
+    Wide matrices without a norm in front of them make attention an argmax, which bf16 flips, and saturate soft caps,
+    which then learn slowly: a property of such a design, of which `check` is right to speak.
+    """
+    return replace(architecture, init=NormalInit())
 
 
 @given(architectures())
@@ -75,9 +87,8 @@ def test_the_first_loss_is_that_of_knowing_nothing(architecture):
 
 
 @given(architectures())
-def test_bf16_stays_within_its_bound_of_fp64_where_norms_bound_the_activations(architecture):
-    assume(all(layer.norm_place != "none" for layer in resolve(architecture).layers))
-    holds(architecture, "bf16")
+def test_bf16_stays_within_its_bound_of_fp64(architecture):
+    holds(plainly_drawn(architecture), "bf16")
 
 
 @given(architectures())
@@ -93,4 +104,4 @@ def test_a_seed_names_one_model_and_a_file_holds_all_of_it(architecture):
 @pytest.mark.slow
 @given(architectures())
 def test_one_small_batch_can_be_memorised(architecture):
-    holds(architecture, "overfits")
+    holds(plainly_drawn(architecture), "overfits")

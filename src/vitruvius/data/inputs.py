@@ -63,6 +63,8 @@ def find_inputs(
     found: dict[str, InputFile] = {}
     passed_over: Counter[str] = Counter()
     for argument in arguments:
+        if not str(argument):
+            raise DataError("a name is empty", where="IN", fix="name a file or folder; . is the one you are in")
         path = Path(argument)
         if str(argument) in CORPORA and not path.exists():
             for name, source in CORPORA[str(argument)]():

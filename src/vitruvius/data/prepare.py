@@ -15,7 +15,7 @@ from vitruvius.data.ledger import Ledger, Refusal
 from vitruvius.data.shards import DATA_SCHEMA, dtype_for
 from vitruvius.data.spool import HASH_RANGE, Spool
 from vitruvius.data.streams import LINE_LIMIT
-from vitruvius.data.tokenizer import SMALLEST_VOCABULARY, Tokenizer, load_tokenizer, train_bpe
+from vitruvius.data.tokenizer import LARGEST_VOCABULARY, SMALLEST_VOCABULARY, Tokenizer, load_tokenizer, train_bpe
 from vitruvius.data.writing import SplitWriter, fingerprint_of
 from vitruvius.errors import UsageError
 from vitruvius.runs.files import write_json
@@ -70,7 +70,7 @@ class PrepareOptions:
                 "--vocab",
                 f"at least {SMALLEST_VOCABULARY}",
             ),
-            (self.vocab <= 2**24, "--vocab", f"at most {2**24}"),
+            (self.vocab <= LARGEST_VOCABULARY, "--vocab", f"at most {LARGEST_VOCABULARY}"),
             (0 <= self.max_bad_rate <= 1, "--max-bad-rate", "from 0 to 1"),
             (0 <= self.held_out < 1, "--held-out", "from 0 to less than 1"),
             (self.document_bytes >= 1, "--document-bytes", "at least 1"),

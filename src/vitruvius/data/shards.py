@@ -21,6 +21,7 @@ from vitruvius.data.extras import require
 from vitruvius.data.tokenizer import Tokenizer, load_tokenizer
 from vitruvius.errors import DataError
 from vitruvius.runs.files import read_json
+from vitruvius.runs.shapes import COUNT, TEXT, Shape, first_misfit, matching, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,36 @@ _AGAIN = "prepare the data again, or copy it again"
 def dtype_for(vocab_size: int) -> str:
     """The numpy type of a token on disk: two bytes as long as every id fits."""
     return "<u2" if vocab_size <= 65_536 else "<u4"
+
+
+# A shard lies inside the folder, whatever the index says: `../../etc/passwd` is the name of none.
+_SHARD_FILE = matching(r"(train|validation)/shard-[0-9]+\.(bin|idx)", "the name of a shard")
+_SPLIT: Shape = {
+    "documents": COUNT,
+    "tokens": COUNT,
+    "text_bytes": COUNT,
+    "shards": [
+        {
+            "tokens_file": _SHARD_FILE,
+            "starts_file": _SHARD_FILE,
+            "tokens": COUNT,
+            "documents": COUNT,
+            "sha256": TEXT,
+            "starts_sha256": TEXT,
+            "blocks": [TEXT],
+        }
+    ],
+}
+_INDEX: Shape = {
+    "vocab_size": COUNT,
+    "dtype": one_of("<u2", "<u4"),
+    "eos": TEXT,
+    "eos_id": COUNT,
+    "tokenizer": {"file": one_of("tokenizer.json"), "sha256": TEXT},
+    "splits": dict.fromkeys(SPLITS, _SPLIT),
+    "fingerprint": TEXT,
+}
+"""What `index.json` holds besides its schema and the settings it was prepared with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +99,7 @@ def read_index(directory: Path | str) -> dict[str, Any]:
     """The content of `index.json`.
 
     Raises:
-        DataError: there is none (preparing was stopped), it is not JSON, or has another schema.
+        DataError: there is none (preparing was stopped), it is not JSON, has another schema, or lacks something.
     """
     path = Path(directory) / "index.json"
     try:
@@ -88,6 +119,9 @@ def read_index(directory: Path | str) -> dict[str, Any]:
             where=str(path),
             fix="prepare the data again",
         )
+    misfit = first_misfit(_INDEX, index)
+    if misfit is not None:
+        raise DataError(f"the index is damaged: {misfit}", where=str(path), fix=_AGAIN)
     return cast("dict[str, Any]", index)
 
 
@@ -128,13 +162,10 @@ class TokenShards:
         require("numpy")
         directory = Path(directory)
         index = read_index(directory)
-        try:
-            shards = cls(directory, split, index)
-        except (KeyError, TypeError, AttributeError) as error:
-            if split not in SPLITS:
-                raise DataError(f"there is no split {split!r}", where=str(directory), fix=f"use {SPLITS}") from None
-            where = str(directory / "index.json")
-            raise DataError(f"the index is incomplete: {error!r}", where=where, fix=_AGAIN) from None
+        if split not in SPLITS:
+            raise DataError(f"there is no split {split!r}", where=str(directory), fix=f"use {SPLITS}")
+        shards = cls(directory, split, index)
+        _verify_sums(shards)
         if shards.documents == 0:
             raise DataError(
                 f"the {split} split has no documents",
@@ -231,6 +262,15 @@ def _shard(directory: Path, entry: dict[str, Any]) -> Shard:
         starts_sha256=entry["starts_sha256"],
         blocks=tuple(entry["blocks"]),
     )
+
+
+def _verify_sums(shards: TokenShards) -> None:
+    """The whole must be what its parts add up to."""
+    for name, whole in (("tokens", shards.tokens), ("documents", shards.documents)):
+        parts = sum(getattr(shard, name) for shard in shards.shards)
+        if parts != whole:
+            what = f"the index says that the {shards.split} split has {whole:,} {name}, and its shards have {parts:,}"
+            raise DataError(what, where=str(shards.directory / "index.json"), fix=_AGAIN)
 
 
 def _verify_size(path: Path, expected: int) -> None:

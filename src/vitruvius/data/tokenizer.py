@@ -41,6 +41,10 @@ _LONG_RUN = re.compile(
 )
 
 
+LARGEST_VOCABULARY = 2**24
+"""More rows than any embedding has; a table of that many token bytes still fits into memory."""
+
+
 @final
 class Tokenizer:
     """A byte-level tokenizer with a document separator.
@@ -74,6 +78,12 @@ class Tokenizer:
         """The separator's id; it ends each document."""
         self.vocab_size: int = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         """One more than the largest id: the rows an embedding needs."""
+        if self.vocab_size > LARGEST_VOCABULARY:
+            raise DataError(
+                f"the tokenizer has the token id {self.vocab_size - 1:,}; the largest is {LARGEST_VOCABULARY - 1:,}",
+                where=where,
+                fix="use a tokenizer whose ids follow each other from 0",
+            )
         self.token_bytes: tuple[bytes, ...] = _token_bytes(inner, self.vocab_size, where)
         """What each id stands for; empty for special tokens and unused ids."""
 
@@ -211,7 +221,10 @@ def load_tokenizer(path: Path | str, *, eos: str | None = None) -> Tokenizer:
         raise DataError(
             f"the tokenizer cannot be read: {error.strerror}", where=str(path), fix="name a tokenizer.json"
         ) from None
-    except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
+    except BaseException as error:
+        # The library raises plain Exception, and where it finds a bug in itself a PanicException, which is none.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise DataError(f"this is no tokenizer.json: {error}", where=str(path), fix="name a tokenizer.json") from None
     return Tokenizer(inner, eos=eos, where=str(path))
 

@@ -126,7 +126,10 @@ def load_model(
     run, checkpoint = find_checkpoint(folder)
     if verify == "hashes":
         checkpoint.verify()
-    architecture = from_plain(run.record()["spec"]["data"])
+    spec = run.record()["spec"]["data"]
+    if spec is None:
+        raise RunError("run.json has no architecture", where=str(folder), fix="name a folder that `train` wrote")
+    architecture = from_plain(spec)
     if dtype is None:
         dtype = _dtype_of(checkpoint)
     model = build(architecture, dtype=dtype)

@@ -81,9 +81,17 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8 or not JSON.
+        ValueError: it is not UTF-8 or not JSON, of which NaN and infinities are no part.
     """
-    return json.loads(path.read_bytes().decode("utf-8"))
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> float:
+    message = f"{name} is no JSON"
+    raise ValueError(message)
 
 
 def sync_file(path: Path) -> None:

@@ -14,7 +14,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, final
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, final, get_args
 
 from vitruvius.errors import RunError
 from vitruvius.runs.environment import environment, now_utc
@@ -22,6 +22,7 @@ from vitruvius.runs.files import read_json, sync_directory, write_json
 from vitruvius.runs.lines import LineLog, read_lines
 from vitruvius.runs.lock import LOCK_NAME, FolderLock
 from vitruvius.runs.manifest import verify_manifest, write_manifest
+from vitruvius.runs.shapes import MAPPING, MAPPING_OR_NULL, TEXT, TEXT_OR_NULL, Shape, first_misfit, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -32,6 +33,20 @@ RunStatus = Literal["running", "finished", "stopped", "failed"]
 """`stopped` is a run that left a checkpoint and can be resumed; `failed` is one that ended with an error."""
 
 _CHECKPOINT_NAME = re.compile(r"step-(0|[1-9][0-9]*)")
+
+
+_RECORD: Shape = {
+    "command": [TEXT],
+    "config": MAPPING,
+    "spec": {"text": TEXT_OR_NULL, "data": MAPPING_OR_NULL},
+    "data": MAPPING_OR_NULL,
+    "environment": MAPPING,
+    "status": one_of(*get_args(RunStatus)),
+    "started": TEXT,
+    "finished": TEXT_OR_NULL,
+    "result": MAPPING,
+}
+"""What `run.json` holds besides its schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +91,7 @@ class RunReader:
         """What `run.json` holds.
 
         Raises:
-            RunError: the file is not JSON or has another schema.
+            RunError: the file is not JSON, has another schema, or lacks what a record holds.
         """
         file = self.path / "run.json"
         try:
@@ -90,6 +105,9 @@ class RunReader:
                 where=str(file),
                 fix="read it with the version of vitruvius that wrote it",
             )
+        misfit = first_misfit(_RECORD, value)
+        if misfit is not None:
+            raise RunError(f"the record is damaged: {misfit}", where=str(file), fix="restore it from a copy")
         return cast("dict[str, Any]", value)
 
     def metrics(self) -> list[dict[str, Any]]:

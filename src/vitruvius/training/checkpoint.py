@@ -10,6 +10,7 @@ from vitruvius.nn.weights import load_weights, read_tensors, weights_of, write_t
 from vitruvius.runs import Checkpoint
 from vitruvius.runs.checkpoints import MODEL_FILE, NO_ROOM, OPTIMIZER_FILE, STATE_FILE, no_room, prune, require_room
 from vitruvius.runs.files import read_json, write_json
+from vitruvius.runs.shapes import COUNT, TEXT, Shape, first_misfit
 from vitruvius.training.determinism import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 STATE_SCHEMA = "vitruvius.checkpoint/1"
 _SLACK = 1 << 20
 """Room for headers, state and manifest beside the tensors."""
+_ANOTHER = "use another checkpoint, or copy this one again"
+_STATE: Shape = {
+    "step": COUNT,
+    "tokens": COUNT,
+    "sample_digest": TEXT,
+    "belongs_to": TEXT,
+    "random": {"cpu": TEXT, "cuda": [TEXT]},
+}
+"""What `state.json` holds besides its schema."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,7 +90,11 @@ def restore(checkpoint: Checkpoint, model: Model, optimizer: MasterAdamW, *, bel
         )
     load_weights(model, checkpoint.path)
     optimizer.load_tensors(read_tensors(checkpoint.path / OPTIMIZER_FILE))
-    restore_random_state(data["random"])
+    try:
+        restore_random_state(data["random"])
+    except (ValueError, RuntimeError) as error:
+        what = f"the random state is damaged: {error}"
+        raise CorruptCheckpointError(what, where=str(path), fix=_ANOTHER) from None
     return TrainState(step=data["step"], tokens=data["tokens"], sample_digest=data["sample_digest"])
 
 
@@ -102,12 +116,15 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CorruptCheckpointError(f"the state cannot be read: {error}", where=str(path)) from None
     schema = data.get("schema") if isinstance(data, dict) else None
-    if schema != STATE_SCHEMA or data["step"] != checkpoint.step:
+    if schema != STATE_SCHEMA or data.get("step") != checkpoint.step:
         raise CorruptCheckpointError(
             f"the state has the schema {schema!r}, this version reads {STATE_SCHEMA!r} at step {checkpoint.step}",
             where=str(path),
             fix="resume with the version of vitruvius that wrote it",
         )
+    misfit = first_misfit(_STATE, data)
+    if misfit is not None:
+        raise CorruptCheckpointError(f"the state is damaged: {misfit}", where=str(path), fix=_ANOTHER)
     return data
 
 

@@ -14,6 +14,7 @@ import torch
 from vitruvius.data import PackedBatches, TokenShards, read_index
 from vitruvius.errors import DataError, RunError, UsageError
 from vitruvius.nn import build
+from vitruvius.nn.ops import keep_freed_memory
 from vitruvius.nn.weights import tables_that_grow
 from vitruvius.runs import RunFolder, RunReader
 from vitruvius.runs.checkpoints import TOKENIZER_FILE, latest_good_checkpoint, prune, set_aside
@@ -129,8 +130,14 @@ def resume(
         record = folder.reader.record()
         architecture = from_plain(_recorded(folder, record, "spec", "data"))
         config = config_from_plain(_recorded(folder, record, "config", "train"))
+        if config.context is None or config.device == "auto":
+            raise RunError(
+                "run.json's config.train lacks its context or device, so this run cannot be resumed",
+                where=str(folder.path),
+                fix="restore run.json from a copy",
+            )
         known = _recorded(folder, record, "data", "fingerprint")
-        shards = _open_data(data or record["data"]["path"], architecture, listener)
+        shards = _open_data(data or str(_recorded(folder, record, "data", "path")), architecture, listener)
         if shards.fingerprint != known:
             raise RunError(
                 "the data is not the data that this run was trained on (fingerprint)",
@@ -186,6 +193,7 @@ class _Parts:
 
 def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest) -> TrainResult:
     """The loop, and how it ended in the run's record."""
+    keep_freed_memory()
     began, tokens_before = time.perf_counter(), trainer.state.tokens
     with _recording_failure(run, trainer):
         finished = trainer.train(stop, listener)

@@ -12,7 +12,6 @@ from vitruvius.nn.ops import (
     gated_activation,
     joint_linear,
     layer_norm,
-    linear,
     rms_norm,
 )
 from vitruvius.nn.ops.gated import GATES
@@ -146,7 +145,6 @@ def test_joint_linear_equals_separate_maps():
     torch.testing.assert_close(first, F.linear(x, a), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(second, F.linear(x, b, bias), rtol=1e-12, atol=1e-12)
     assert gradcheck(lambda x, a, b, bias: joint_linear(x, (a, b), (None, bias)), (x, a, b, bias))
-    assert gradcheck(linear, (x, b, bias))
 
 
 def test_joint_linear_leaves_frozen_weights_without_a_gradient():

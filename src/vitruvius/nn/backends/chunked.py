@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vitruvius.nn.ops import QueryBlock, blockwise_attention
+from vitruvius.nn.ops.compiling import uncompiled
 from vitruvius.patterns import Clause, Pattern
 from vitruvius.patterns.segments import fold, full_tile, segments
 
@@ -30,6 +31,7 @@ _KEPT_MASKS = 1 << 24
 """Pairs in the masks of one plan that may be kept for the next call; above, each block's mask is made when needed."""
 
 
+@uncompiled
 def chunked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
     """Attention of a sequence to itself over any pattern, [B, H, T, K]."""
     length = q_BHTK.shape[2]

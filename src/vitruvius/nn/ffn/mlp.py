@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitruvius.nn.linear import Linear, project
 from vitruvius.nn.ops import gated_activation
+from vitruvius.nn.projection import project
 from vitruvius.nn.registry import Factory, implements
 from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.ffn.mlp import Gated, GeGLU, Mlp, SwiGLU
@@ -42,8 +42,8 @@ class MlpModule(nn.Module):
     def __init__(self, spec: Mlp, scope: Scope, factory: Factory) -> None:
         super().__init__()
         self.activation = spec.activation
-        self.up = Linear(scope.width, spec.hidden, bias=spec.bias, **factory)
-        self.down = Linear(spec.hidden, scope.width, bias=spec.bias, **factory)
+        self.up = nn.Linear(scope.width, spec.hidden, bias=spec.bias, **factory)
+        self.down = nn.Linear(spec.hidden, scope.width, bias=spec.bias, **factory)
 
     @shaped
     def forward(self, x_BTD: Float[Tensor, "*rows D"], place: Place | None = None) -> Float[Tensor, "*rows D"]:
@@ -59,9 +59,9 @@ class GatedModule(nn.Module):
     def __init__(self, spec: Gated, scope: Scope, factory: Factory) -> None:
         super().__init__()
         self.activation = spec.activation
-        self.gate = Linear(scope.width, spec.hidden, bias=False, **factory)
-        self.up = Linear(scope.width, spec.hidden, bias=False, **factory)
-        self.down = Linear(spec.hidden, scope.width, bias=False, **factory)
+        self.gate = nn.Linear(scope.width, spec.hidden, bias=False, **factory)
+        self.up = nn.Linear(scope.width, spec.hidden, bias=False, **factory)
+        self.down = nn.Linear(spec.hidden, scope.width, bias=False, **factory)
 
     @shaped
     def forward(self, x_BTD: Float[Tensor, "*rows D"], place: Place | None = None) -> Float[Tensor, "*rows D"]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vitruvius.nn.backends import Request, attend, attend_stored
-from vitruvius.nn.linear import Linear, project
 from vitruvius.nn.mixers.keyvalue import KeyValueStore
+from vitruvius.nn.projection import project
 from vitruvius.nn.registry import Factory, implements, make
 from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.mixers.attention import Attention
@@ -31,10 +31,10 @@ class AttentionModule(nn.Module):
         self.spec, self.scope = spec, scope
         outward, grouped = self.heads * self.head_width, self.groups * self.head_width
         inward = {"bias": spec.bias != "none", **factory}
-        self.q = Linear(scope.width, outward, **inward)
-        self.k = Linear(scope.width, grouped, **inward)
-        self.v = Linear(scope.width, grouped, **inward)
-        self.out = Linear(outward, scope.width, bias=spec.bias == "all", **factory)
+        self.q = nn.Linear(scope.width, outward, **inward)
+        self.k = nn.Linear(scope.width, grouped, **inward)
+        self.v = nn.Linear(scope.width, grouped, **inward)
+        self.out = nn.Linear(outward, scope.width, bias=spec.bias == "all", **factory)
         self.q_norm = None if spec.qk_norm is None else make(spec.qk_norm, self.head_width, factory)
         self.k_norm = None if spec.qk_norm is None else make(spec.qk_norm, self.head_width, factory)
         self.position = None if spec.position is None else make(spec.position, scope, factory)

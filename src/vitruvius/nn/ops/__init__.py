@@ -10,7 +10,7 @@ from vitruvius.nn.ops.gated import gated_activation
 from vitruvius.nn.ops.lookup import embedding
 from vitruvius.nn.ops.memory import keep_freed_memory
 from vitruvius.nn.ops.norm import forked_rms_norm, layer_norm, rms_norm
-from vitruvius.nn.ops.projection import joint_linear, linear
+from vitruvius.nn.ops.projection import joint_linear
 from vitruvius.nn.ops.rotary import apply_rotary
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "joint_linear",
     "keep_freed_memory",
     "layer_norm",
-    "linear",
     "linear_cross_entropy",
     "rms_norm",
 ]

@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.autograd.function import once_differentiable
 
+from vitruvius.nn.ops.compiling import uncompiled
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -18,8 +20,8 @@ ALIGNMENT = 32
 
 TileMaker = Callable[[], "Tensor"]
 
-TILE_SCORES = 1 << 20
-"""Scores a thread computes at a time, 2 MiB in bf16: a block is split by batch row and head above it."""
+TILE_SCORES = 1 << 22
+"""Scores computed at a time, 8 MiB in bf16: a block is split by batch row and head above it."""
 
 KEPT_PER_INPUT = 4
 """Probabilities are kept for the backward pass while they number at most this many times the elements of q, k and v,
@@ -48,7 +50,7 @@ class QueryBlock:
     A constant: no gradient reaches it."""
 
 
-@torch.compiler.disable  # loops over blocks of matmuls: nothing to fuse, much to unroll
+@uncompiled  # loops over blocks of matmuls: nothing to fuse, much to unroll
 def blockwise_attention(
     q_BHTK: Tensor,
     k_BGSK: Tensor,
@@ -176,7 +178,7 @@ def _tiles(plan: _Plan, keys: int, dtype: torch.dtype) -> Iterator[_Tile]:
         mask, columns = _prepared(block, dtype)
         bias = _made(block.bias)
         per_pair = (block.q_stop - block.q_start) * s.R * taken
-        step = min(pairs, max(1, TILE_SCORES * torch.get_num_threads() // max(per_pair, 1)))
+        step = min(pairs, max(1, TILE_SCORES // max(per_pair, 1)))
         for start in range(0, pairs, step):
             chosen = slice(start, min(start + step, pairs))
             yield _Tile(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.autograd.function import once_differentiable
 
+from vitruvius.nn.ops.compiling import uncompiled
 from vitruvius.nn.ops.norm import statistics_dtype
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 Reduction = Literal["sum", "mean", "none"]
 
-CHUNK_LOGITS = 1 << 23
-"""Logits held at a time when the caller names no chunk: 16 MiB in bf16, whatever the vocabulary."""
+CHUNK_LOGITS = 1 << 24
+"""Logits held at a time when the caller names no chunk: 32 MiB in bf16, whatever the vocabulary."""
 
 
 ROWS = 512
@@ -27,7 +28,7 @@ FOLD = 4096
 """Rows whose part of the weight's gradient is summed in the weight's dtype before it is added to an fp32 sum."""
 
 
-@torch.compiler.disable  # loops over chunks of tokens: nothing to fuse, much to unroll
+@uncompiled  # loops over chunks of tokens: nothing to fuse, much to unroll
 def linear_cross_entropy(
     h_ND: Tensor,
     weight_VD: Tensor,

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from vitruvius.nn.ops.compiling import uncompiled
 from vitruvius.nn.ops.norm import statistics_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@torch.compiler.disable  # a compiler would put the sum in the table's dtype
+@uncompiled  # a compiler would put the sum in the table's dtype
 def embedding(tokens: Tensor, weight_VD: Tensor) -> Tensor:
     """Look up rows of a table: [...] int64 tokens and [V, D] weights give [..., D].
 

@@ -1,4 +1,4 @@
-"""Linear maps, and several of one input at once."""
+"""Several linear maps of one input."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
-
-
-def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """Return x @ weight.T + bias for x of [..., I]. PyTorch's own is the fastest of all that were tried."""
-    return F.linear(x, weight_OI, bias_O)
 
 
 def joint_linear(
