@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -79,3 +82,10 @@ def test_what_is_too_big_for_full_size_is_refused_with_a_way_out():
     with pytest.raises(UsageError) as caught:
         at_length(preset("llama-3-8b"), 128)
     assert "tiny" in caught.value.fix
+
+
+def test_the_stored_records_are_what_the_command_observes_today():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reproductions" / "simple-transformer.md").read_text()
+    losses = [float(number) for number in re.findall(r"^\| loss \| (\S+) \|$", page, re.MULTILINE)]
+    observed = [at_length(EXERCISE, length).loss for length in (128, 512, 1024)]
+    assert losses == pytest.approx(observed, abs=1e-5)

@@ -103,7 +103,7 @@ def read_index(directory: Path | str) -> dict[str, Any]:
     """
     path = Path(directory) / "index.json"
     try:
-        index = read_json(path)
+        index: object = read_json(path)
     except FileNotFoundError:
         raise DataError(
             "there is no index.json, so this is not prepared data",
@@ -119,7 +119,7 @@ def read_index(directory: Path | str) -> dict[str, Any]:
             where=str(path),
             fix="prepare the data again",
         )
-    misfit = first_misfit(_INDEX, index)
+    misfit = first_misfit(_INDEX, cast("object", index))
     if misfit is not None:
         raise DataError(f"the index is damaged: {misfit}", where=str(path), fix=_AGAIN)
     return cast("dict[str, Any]", index)
@@ -194,16 +194,33 @@ class TokenShards:
         return np.concatenate([*inner, np.array([self.tokens], dtype=np.int64)]).astype(np.int64, copy=False)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens `start` to `stop` of the stream, across shards: int64 [stop - start]."""
+        """Tokens `start` to `stop` of the stream, across shards: int64 [stop - start].
+
+        Raises:
+            DataError: one of them is not below the vocabulary size; names the file and the byte offset.
+        """
         import numpy as np
 
         assert 0 <= start <= stop <= self.tokens
-        parts = [
-            tokens[max(0, start - first) : max(0, stop - first)]
-            for tokens, first in zip(self._maps, self._first, strict=False)
-            if first < stop and first + len(tokens) > start
-        ]
+        parts: list[np.ndarray] = []
+        for shard, tokens, first in zip(self.shards, self._maps, self._first, strict=False):
+            if first < stop and first + len(tokens) > start:
+                begin = max(0, start - first)
+                parts.append(tokens[begin : max(0, stop - first)])
+                self._refuse_large(shard, parts[-1], begin)
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
+
+    def _refuse_large(self, shard: Shard, tokens: np.ndarray, first: int) -> None:
+        """Raise DataError where one of the shard's tokens from `first` on is not below the vocabulary size."""
+        too_large = tokens >= self.vocab_size
+        if too_large.any():
+            place = int(too_large.argmax())
+            raise DataError(
+                f"token {int(tokens[place]):,} at byte {(first + place) * self.item_bytes:,} is not below the vocabulary "
+                f"size {self.vocab_size:,}",
+                where=str(shard.tokens_path),
+                fix=_AGAIN,
+            )
 
     def document(self, number: int) -> np.ndarray:
         """The tokens of a document, its separator included: int64."""
@@ -233,15 +250,7 @@ class TokenShards:
         for shard, tokens in zip(self.shards, self._maps, strict=True):
             _verify_blocks(shard)
             for first, block in _blocks(tokens, BLOCK_BYTES // self.item_bytes):
-                too_large = block >= self.vocab_size
-                if too_large.any():
-                    place = first + int(too_large.argmax())
-                    raise DataError(
-                        f"token {int(tokens[place])} at byte {place * self.item_bytes:,} is not below the vocabulary "
-                        f"size {self.vocab_size:,}",
-                        where=str(shard.tokens_path),
-                        fix=_AGAIN,
-                    )
+                self._refuse_large(shard, block, first)
             _validate_starts(shard, tokens, self.eos_id)
 
     @cached_property

@@ -95,7 +95,7 @@ class RunReader:
         """
         file = self.path / "run.json"
         try:
-            value = read_json(file)
+            value: object = read_json(file)
         except ValueError as error:
             raise RunError(f"the file is not JSON ({error})", where=str(file), fix="restore it from a copy") from None
         schema = cast("dict[str, Any]", value).get("schema") if isinstance(value, dict) else None
@@ -105,7 +105,7 @@ class RunReader:
                 where=str(file),
                 fix="read it with the version of vitruvius that wrote it",
             )
-        misfit = first_misfit(_RECORD, value)
+        misfit = first_misfit(_RECORD, cast("object", value))
         if misfit is not None:
             raise RunError(f"the record is damaged: {misfit}", where=str(file), fix="restore it from a copy")
         return cast("dict[str, Any]", value)
