@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitruvius.checks import check as check
+    from vitruvius.checks import check_callable as check_callable
     from vitruvius.nn import build as build
     from vitruvius.report import draw as draw
     from vitruvius.sizing import size as size
@@ -33,6 +34,7 @@ _HOME = {
     "Architecture": "vitruvius.spec",
     "build": "vitruvius.nn",
     "check": "vitruvius.checks",
+    "check_callable": "vitruvius.checks",
     "draw": "vitruvius.report",
     "preset": "vitruvius.spec",
     "preset_names": "vitruvius.spec",
@@ -48,6 +50,7 @@ __all__ = [
     "__version__",
     "build",
     "check",
+    "check_callable",
     "draw",
     "preset",
     "preset_names",

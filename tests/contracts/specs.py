@@ -225,7 +225,7 @@ def _block(draw, around: Around, part: str) -> Block:
         mixer, ffn = draw(st.sampled_from([(mixer, None), (None, ffn)]))
     if part == "ffn":
         return Block(ffn=ffn)  # the mixer's line chooses the norms of a stacked layer
-    place = draw(st.sampled_from([None, "pre", "post", "none"]))
+    place = draw(st.sampled_from([None, *get_args(NormPlace)]))
     return Block(mixer=mixer, ffn=ffn, norm=draw(st.none() | component("norm", around)), norm_place=place)
 
 

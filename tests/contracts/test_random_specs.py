@@ -91,11 +91,13 @@ def test_bf16_stays_within_its_bound_of_fp64(architecture):
     holds(plainly_drawn(architecture), "bf16")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_odd_inputs_leave_loss_and_gradients_finite(architecture):
     holds(architecture, "no-nan", "positions")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_a_seed_names_one_model_and_a_file_holds_all_of_it(architecture):
     holds(architecture, "determinism", "round-trip")

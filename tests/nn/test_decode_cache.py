@@ -112,3 +112,27 @@ def test_a_reset_row_starts_over_as_if_new() -> None:
     cache.reset()
     again = [model(tokens[:, i : i + 1], cache=cache) for i in range(30)]
     assert torch.allclose(torch.cat(again, dim=1), model(tokens[:, :30]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options", "said"),
+    [
+        (torch.tensor([[1, 53]]), {}, "id 53"),
+        (torch.tensor([[-1, 5]]), {}, "id -1"),
+        (torch.tensor([[1.0, 5.0]]), {}, "int64"),
+        (torch.zeros(1, 0, dtype=torch.int64), {}, "one token"),
+        (torch.zeros(1, 4, dtype=torch.int64), {"documents": torch.zeros(1, 3, dtype=torch.int64)}, "documents"),
+    ],
+)
+def test_ids_that_no_row_of_the_table_has_are_refused_by_name(tokens, options, said) -> None:
+    with pytest.raises(UsageError, match=said):
+        _model("causal")(tokens, **options)
+
+
+def test_a_cache_for_nothing_and_an_unknown_backend_are_refused() -> None:
+    model = _model("causal")
+    with pytest.raises(UsageError, match="holds nothing"):
+        model.cache(0, capacity=5)
+    model.backend = "fast"
+    with pytest.raises(UsageError, match="fast"):
+        model(_tokens(1))

@@ -9,7 +9,7 @@ import os
 import pytest
 import torch
 
-from vitruvius.data import PackedBatches, TokenShards
+from vitruvius.data import PackedBatches, PrepareOptions, TokenShards, prepare
 from vitruvius.errors import DataError, PositionOverflowError, RunError, SpecError
 from vitruvius.nn import Model, build
 from vitruvius.nn.weights import load_model
@@ -172,6 +172,21 @@ def test_a_vocabulary_larger_than_the_architectures_is_refused_and_nothing_is_wr
     with pytest.raises(DataError, match=r"300 tokens, the architecture's vocab_size is 256"):
         run_of(preset("tiny-llama", overrides=["vocab_size=256"]))
     assert not (tmp_path / "run").exists()
+
+
+def test_data_shorter_than_one_sample_is_refused_and_nothing_is_written(run_of, tmp_path):
+    long = preset("tiny-llama", overrides=["vocab_size=320", "width=32", "context=100000", "layers=layer"])
+    with pytest.raises(DataError, match=r"one window of context 100,000 needs 100,001"):
+        run_of(long, steps=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corpus_with_nothing_held_out_trains_without_a_validation_loss(dense, run_of, tmp_path):
+    (tmp_path / "text.txt").write_text("".join(f"{n} stones in the arch.\n" for n in range(500)), encoding="utf-8")
+    prepare([tmp_path / "text.txt"], tmp_path / "data", PrepareOptions(vocab=300, held_out=0.0))
+    result = run_of(dense, data=tmp_path / "data")
+    assert (result.status, result.val_loss) == ("finished", None)
+    assert "val_loss" not in RunReader(result.run).metrics()[-1]
 
 
 def test_a_folder_that_holds_a_run_is_refused_with_the_way_on(dense, run_of):

@@ -83,6 +83,14 @@ def test_plain_lines_come_every_few_seconds_and_for_what_matters(wound):
     assert "0:58 left" in scored
 
 
+def test_a_reader_that_goes_away_does_not_end_the_run(dense, run_of):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+        assert run_of(dense, steps=2, listener=PlainProgress(pipe)).status == "finished"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # what is still buffered must go somewhere
+
+
 def test_a_live_bar_writes_its_notes_and_goes_away(capsys):
     live = LiveProgress()
     live.started(step=0, steps=2)

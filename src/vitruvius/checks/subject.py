@@ -133,6 +133,11 @@ def subject_of(examined: Architecture | Model, seed: int) -> Subject:
 
     Raises SpecError when the architecture does not fit together, UsageError for a model without values.
     """
+    if not isinstance(examined, (Architecture, Model)):
+        raise UsageError(
+            f"{type(examined).__name__} is neither an architecture nor a model built from one",
+            fix="vitruvius.check_callable(lambda ids: logits, vocab_size) probes any other model",
+        )
     model = examined if isinstance(examined, Model) else None
     architecture = examined if isinstance(examined, Architecture) else examined.architecture
     graph = ensure(architecture)

@@ -215,9 +215,9 @@ class TokenShards:
         too_large = tokens >= self.vocab_size
         if too_large.any():
             place = int(too_large.argmax())
+            at_byte = (first + place) * self.item_bytes
             raise DataError(
-                f"token {int(tokens[place]):,} at byte {(first + place) * self.item_bytes:,} is not below the vocabulary "
-                f"size {self.vocab_size:,}",
+                f"token {int(tokens[place])} at byte {at_byte:,} is not below the vocabulary size {self.vocab_size:,}",
                 where=str(shard.tokens_path),
                 fix=_AGAIN,
             )

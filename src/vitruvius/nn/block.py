@@ -25,12 +25,18 @@ class LayerModule(nn.Module):
         self.norm_place = layer.norm_place
         self.mixer_norm = self._norm(layer, scope, factory) if layer.mixer is not None else None
         self.mixer = make(layer.mixer, scope, factory) if layer.mixer is not None else None
+        self.mixer_out_norm = self._out_norm(layer, scope, factory) if layer.mixer is not None else None
         self.ffn_norm = self._norm(layer, scope, factory) if layer.ffn is not None else None
         self.ffn = make(layer.ffn, scope, factory) if layer.ffn is not None else None
+        self.ffn_out_norm = self._out_norm(layer, scope, factory) if layer.ffn is not None else None
 
     @staticmethod
     def _norm(layer: Layer, scope: Scope, factory: Factory) -> nn.Module | None:
-        return None if layer.norm_place == "none" else make(layer.norm, scope, factory)
+        return None if layer.norm_place == "none" else make(layer.norm, scope.width, factory)
+
+    @staticmethod
+    def _out_norm(layer: Layer, scope: Scope, factory: Factory) -> nn.Module | None:
+        return make(layer.norm, scope.width, factory) if layer.norm_place == "sandwich" else None
 
     @shaped
     def forward(
@@ -39,16 +45,21 @@ class LayerModule(nn.Module):
         """The residual stream after this layer, [B, T, D]."""
         mixer, ffn = self.mixer, self.ffn
         if mixer is not None:
-            x_BTD = self._add(x_BTD, self.mixer_norm, lambda h: mixer(h, place, cache))
+            x_BTD = self._add(x_BTD, self.mixer_norm, self.mixer_out_norm, lambda h: mixer(h, place, cache))
         if ffn is not None:
-            x_BTD = self._add(x_BTD, self.ffn_norm, lambda h: ffn(h, place))
+            x_BTD = self._add(x_BTD, self.ffn_norm, self.ffn_out_norm, lambda h: ffn(h, place))
         return x_BTD
 
-    def _add(self, x_BTD: Tensor, norm: nn.Module | None, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+    def _add(
+        self, x_BTD: Tensor, norm: nn.Module | None, out_norm: nn.Module | None, sublayer: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         if norm is None:
             return x_BTD + sublayer(x_BTD)
         if self.norm_place == "post":
             return norm(x_BTD + sublayer(x_BTD))
+        if self.norm_place == "output":
+            return x_BTD + norm(sublayer(x_BTD))
         fork = getattr(norm, "fork", None)
         x_BTD, h_BTD = (x_BTD, norm(x_BTD)) if fork is None else fork(x_BTD)
-        return x_BTD + sublayer(h_BTD)
+        y_BTD = sublayer(h_BTD)
+        return x_BTD + (y_BTD if out_norm is None else out_norm(y_BTD))

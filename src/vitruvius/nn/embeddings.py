@@ -39,7 +39,7 @@ class EmbeddingModule(nn.Module):
         self.tokens = TokenTable(scope.vocab_size, scope.width, factory)
         self.scale = None if spec.scale is None else evaluate(spec.scale, {"width": scope.width})
         self.position = None if spec.position is None else make(spec.position, scope, factory)
-        self.norm = None if spec.norm is None else make(spec.norm, scope, factory)
+        self.norm = None if spec.norm is None else make(spec.norm, scope.width, factory)
 
     @shaped
     def forward(self, tokens_BT: Int[Tensor, "B T"], place: Place) -> Float[Tensor, "B T D"]:

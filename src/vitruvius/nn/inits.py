@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from vitruvius.nn.model import Model
     from vitruvius.spec import TensorSpec
+    from vitruvius.spec.node import Role
 
 
 @torch.no_grad()
@@ -28,15 +29,17 @@ def initialise(model: Model, seed: int) -> None:
     for module in model.modules():
         if isinstance(module, LearnedPositionModule):
             module.table_std = model.architecture.init.table_std
-    offset_gains = _gains_starting_at_zero(model)
     for name, tensor in model.graph.tensors().items():
         parameter = parameters[name]
-        if tensor.role == "bias" or name in offset_gains:
-            parameter.zero_()
-        elif tensor.role == "gain":
-            parameter.fill_(1.0)
-        else:
+        start = _STARTS.get(tensor.role) if tensor.start is None else tensor.start
+        if start is None:
             _draw(parameter, _std(model, tensor), generator)
+        else:
+            parameter.fill_(start)
+
+
+_STARTS: dict[Role, float] = {"gain": 1.0, "bias": 0.0}
+"""What tensors of a role start with unless they say otherwise; those of other roles are drawn."""
 
 
 def _draw(parameter: Tensor, std: float, generator: torch.Generator) -> None:
@@ -51,12 +54,3 @@ def _std(model: Model, tensor: TensorSpec) -> float:
     if tensor.role == "output" and init.residual == "scaled":
         return std / sqrt(2 * model.graph.scope.depth)
     return std
-
-
-def _gains_starting_at_zero(model: Model) -> set[str]:
-    """Names of gains stored as an offset from one."""
-    return {
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if getattr(module, "offset", 0.0) == 1.0 and hasattr(module, "weight")
-    }

@@ -37,7 +37,7 @@ class Model(nn.Module):
         for layer in graph.layers:
             built.append(LayerModule(layer, scope, factory) if layer.owns_weights else built[layer.weights])
         self.layers = nn.ModuleList(built)
-        self.final_norm = None if graph.final_norm is None else make(graph.final_norm, scope, factory)
+        self.final_norm = None if graph.final_norm is None else make(graph.final_norm, scope.width, factory)
         self.head = make(architecture.head, scope, factory)
 
     @property
@@ -86,8 +86,7 @@ class Model(nn.Module):
         Raises UsageError when the arguments do not go together or the cache is full, PositionOverflowError when a
         learned table is too short.
         """
-        if tokens_BT.dim() != 2 or tokens_BT.shape[1] == 0:
-            raise UsageError(f"tokens have shape {tuple(tokens_BT.shape)}", fix="pass ids of shape [batch, time]")
+        self._check_tokens(tokens_BT, documents)
         place = self._place(tokens_BT, documents, cache, signals)
         if cache is not None:
             cache.begin(tokens_BT.shape[0], tokens_BT.shape[1], counts)
@@ -97,6 +96,21 @@ class Model(nn.Module):
         if cache is not None:
             cache.commit()
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+
+    def _check_tokens(self, tokens_BT: Tensor, documents: Tensor | None) -> None:
+        shape = tuple(tokens_BT.shape)
+        if len(shape) != 2 or shape[1] == 0:
+            raise UsageError(f"tokens have shape {shape}", fix="pass ids of shape [batch, time], one token or more")
+        if tokens_BT.dtype not in {torch.int64, torch.int32}:
+            raise UsageError(f"tokens are {tokens_BT.dtype}", fix="pass ids as int64")
+        if documents is not None and documents.shape != tokens_BT.shape:
+            raise UsageError(f"documents have shape {tuple(documents.shape)} and tokens {shape}")
+        # Looking at ids elsewhere would wait for the device, which reports a bad one by itself.
+        if tokens_BT.device.type == "cpu" and tokens_BT.numel():
+            low, high = int(tokens_BT.min()), int(tokens_BT.max())
+            if low < 0 or high >= self.architecture.vocab_size:
+                bad = low if low < 0 else high
+                raise UsageError(f"token id {bad} is outside the vocabulary of {self.architecture.vocab_size:,}")
 
     def loss(
         self,
@@ -119,8 +133,10 @@ class Model(nn.Module):
     def cache(self, batch: int, *, capacity: int) -> Cache:
         """Decode state for `batch` sequences of up to `capacity` tokens, allocated at once and never grown.
 
-        Its tensors take exactly the bytes that `vitruvius.size` prints.
+        Its tensors take exactly the bytes that `vitruvius.size` prints. Raises UsageError for numbers below 1.
         """
+        if batch < 1 or capacity < 1:
+            raise UsageError(f"a cache for {batch} sequences of {capacity} tokens holds nothing", fix="use 1 or more")
         states: list[LayerCache | None] = [
             None if layer.mixer is None else layer.mixer.decode_state(batch, capacity)
             for layer in cast("list[LayerModule]", list(self.layers))

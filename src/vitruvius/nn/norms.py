@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
@@ -12,23 +10,16 @@ from vitruvius.nn.registry import Factory, implements
 from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.norms import LayerNorm, RMSNorm
 
-if TYPE_CHECKING:
-    from vitruvius.spec import Scope
-
-
-def _width(scope: Scope | int) -> int:
-    return scope if isinstance(scope, int) else scope.width
-
 
 @implements(RMSNorm)
 class RMSNormModule(nn.Module):
     """x / rms(x) * gain, statistics in at least fp32."""
 
-    def __init__(self, spec: RMSNorm, scope: Scope | int, factory: Factory) -> None:
+    def __init__(self, spec: RMSNorm, width: int, factory: Factory) -> None:
         super().__init__()
         self.eps = spec.eps
         self.offset = 1.0 if spec.gain == "1 + weight" else 0.0
-        self.weight = None if spec.gain == "none" else nn.Parameter(torch.empty(_width(scope), **factory))
+        self.weight = None if spec.gain == "none" else nn.Parameter(torch.empty(width, **factory))
 
     @shaped
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
@@ -44,11 +35,11 @@ class RMSNormModule(nn.Module):
 class LayerNormModule(nn.Module):
     """(x - mean(x)) / std(x) * gain + bias."""
 
-    def __init__(self, spec: LayerNorm, scope: Scope | int, factory: Factory) -> None:
+    def __init__(self, spec: LayerNorm, width: int, factory: Factory) -> None:
         super().__init__()
         self.eps = spec.eps
-        self.weight = nn.Parameter(torch.empty(_width(scope), **factory))
-        self.bias = nn.Parameter(torch.empty(_width(scope), **factory)) if spec.bias else None
+        self.weight = nn.Parameter(torch.empty(width, **factory))
+        self.bias = nn.Parameter(torch.empty(width, **factory)) if spec.bias else None
 
     @shaped
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:

@@ -1,7 +1,19 @@
 """Which module computes which kind.
 
-A module class takes `(spec, scope, factory)`: the component's spec, the scope it stands in, and the `device` and
-`dtype` of its parameters. Norms take the width they act on in place of the scope.
+    mixer, ffn, position, head    (spec, scope, factory)
+    norm                          (spec, width, factory)
+    router                        (spec, moe, width, factory)
+
+`spec` is the component's own spec, `scope` what it may know about the architecture around it, `width` that of the
+vectors it acts on, `moe` the mixture that a router chooses for, and `factory` the device and dtype of parameters.
+Parameters have the names and shapes that the spec's `tensors` states (`tensors_of_width` of a norm, `tensors_for` of a
+router).
+
+A router's forward takes `(x_ND, signals)` and gives weights and ids of each token's experts, both [N, top_k]. When there
+are signals, it takes the ids from `signals.replay` and appends them to `signals.routing` where these are not None.
+
+Installed packages name their modules under the entry points `vitruvius.modules`, next to `vitruvius.components` for the
+kinds, so that reading and sizing a spec never imports torch.
 """
 
 from __future__ import annotations
@@ -12,12 +24,15 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from torch import nn
 
+from vitruvius.spec.node import load_installed
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
 
     from vitruvius.spec import Component, Scope
+    from vitruvius.spec.ffn.moe import Moe
 
 Built = TypeVar("Built", bound=type[nn.Module])
 
@@ -56,9 +71,13 @@ def implements(*specs: type[Component]) -> Callable[[Built], Built]:
 
 @cache
 def load_modules() -> None:
-    """Import the modules of the built-in kinds; an installed package registers its own when its kinds load."""
+    """Import the modules of the built-in kinds, then those that installed packages name under `vitruvius.modules`.
+
+    Raises UsageError when an installed package cannot be loaded.
+    """
     for name in _BUILTIN:
         import_module(name)
+    load_installed("vitruvius.modules")
 
 
 def module_class(spec: type[Component]) -> type[nn.Module] | None:
@@ -68,12 +87,21 @@ def module_class(spec: type[Component]) -> type[nn.Module] | None:
 
 
 def make(spec: Component, scope: Scope | int, factory: Factory) -> Any:
-    """The module of a component.
+    """The module of a component in a scope, or of a norm over vectors of a width.
 
     Raises NotImplementedError when a registered kind has no module: half a component is a bug of its author.
     """
+    return _needed(spec)(spec, scope, factory)
+
+
+def make_router(moe: Moe, width: int, factory: Factory) -> Any:
+    """The module of a mixture's router, for tokens of `width`; raises as `make` does."""
+    return _needed(moe.router)(moe.router, moe, width, factory)
+
+
+def _needed(spec: Component) -> type[nn.Module]:
     module = module_class(type(spec))
     if module is None:
         message = f"{type(spec).__qualname__} (kind {spec.kind!r}) has no module: decorate one with nn.implements"
         raise NotImplementedError(message)
-    return module(spec, scope, factory)
+    return module

@@ -106,6 +106,16 @@ class Design:
     """What it applies, in order."""
 
     @property
+    def norm_before(self) -> bool:
+        """Whether a norm stands between the stream and what is applied."""
+        return self.norm_place in {"pre", "sandwich"}
+
+    @property
+    def norm_after(self) -> bool:
+        """Whether a norm stands between what is applied and the addition."""
+        return self.norm_place in {"output", "sandwich"}
+
+    @property
     def sees(self) -> str | None:
         """The text of its pattern, where it has one."""
         return next((box.sees for box in self.boxes if box.sees), None)

@@ -260,8 +260,8 @@ def _panel_height(design: Design, boxes: Sequence[float]) -> float:
 
 
 def _sublayer_height(design: Design, box: float) -> float:
-    norm = 0 if design.norm_place == "none" else _NORM + 10
-    return _ADD + 8 + box + norm + _BRANCH
+    norms = {"none": 0, "sandwich": 2}.get(design.norm_place, 1)
+    return _ADD + 8 + box + norms * (_NORM + 10) + _BRANCH
 
 
 def _panel(
@@ -303,9 +303,13 @@ def _sublayer(svg: Svg, design: Design, box: Box, room: float, bus: float, left:
     svg.arrow((middle, bottom - 8), (bus, bottom - 8), (bus, plus), (middle - 7, plus), bend=7)
     top = plus + 16
     svg.line((middle, plus + 7), (middle, top))
+    if design.norm_after:
+        under = _norm(svg, design.norm, middle, top)
+        top = under + 10
+        svg.line((middle, under), (middle, top))
     draw_box(svg, box, left, top, room)
     under = top + room
-    if design.norm_place == "pre":
+    if design.norm_before:
         svg.arrow((middle, under + 10), (middle, under))
         under = _norm(svg, design.norm, middle, under + 10)
     svg.arrow((middle, bottom), (middle, under))

@@ -206,18 +206,24 @@ def _sublayer(sheet: Canvas, design: Design, box: Box, middle: int, look: Look) 
     """One residual branch, from its addition at the top to where it leaves the stream at the bottom."""
     norm = f"( {design.norm} )"
     if design.norm_place == "post":
-        sheet.put(sheet.height, middle - len(norm) // 2, norm, "yellow")
+        _norm(sheet, norm, middle)
         sheet.put(sheet.height, middle, "│")
     top = sheet.height
     sheet.put(top, 1, "╭" + "─" * (middle - 2) + "⊕")
+    if design.norm_after:
+        _norm(sheet, norm, middle)
     _box(sheet, box, 3, look)
     sheet.put(sheet.height, middle, "▲")
-    if design.norm_place == "pre":
-        sheet.put(sheet.height, middle - len(norm) // 2, norm, "yellow")
+    if design.norm_before:
+        _norm(sheet, norm, middle)
     bottom = sheet.height
     sheet.put(bottom, 1, "╰" + "─" * (middle - 2) + "┤")
     for row in range(top + 1, bottom):
         sheet.put(row, 1, "│")
+
+
+def _norm(sheet: Canvas, norm: str, middle: int) -> None:
+    sheet.put(sheet.height, middle - len(norm) // 2, norm, "yellow")
 
 
 def _box(sheet: Canvas, box: Box, column: int, look: Look) -> None:

@@ -36,7 +36,7 @@ class LayerBill:
     active: int
     """Of one such layer, per token."""
     kv_cache_bytes: int
-    """Of one such layer."""
+    """Of one such layer; 0 while training."""
     useful_flops: int
     """Of one such layer, forward over the whole context, one sequence."""
 
@@ -114,8 +114,10 @@ def size(
     Raises SpecError when the architecture does not fit together, UsageError for numbers out of range.
     """
     graph = ensure(architecture)
+    architecture = graph.architecture
     tokens = architecture.context if context is None else context
     _check(tokens, batch, dtype, mode)
+    _check_positions(graph, tokens)
     cost = graph.flops(tokens)
     return Bill(
         name=architecture.name,
@@ -128,18 +130,29 @@ def size(
         kv_cache_bytes=0 if mode == "train" else kv_cache_bytes(graph, tokens, batch, dtype),
         forward_flops=cost.useful,
         dense_flops=cost.dense,
-        layers=_by_block(graph, tokens, batch, dtype),
+        layers=_by_block(graph, tokens, batch if mode == "inference" else 0, dtype),
         claims=tuple(judge(claim, graph) for claim in architecture.claims),
     )
 
 
 def _check(tokens: int, batch: int, dtype: str, mode: str) -> None:
     for name, value, most in (("context", tokens, _LONGEST), ("batch", batch, _LARGEST_BATCH)):
-        if isinstance(value, bool) or not 1 <= value <= most:
+        if type(value) is not int or not 1 <= value <= most:
             raise UsageError(f"{name}={value} is out of range", fix=f"use a whole number from 1 to {most:,}")
     bytes_per_value(dtype)
     if mode not in MODES:
         raise UsageError(f"there is no mode {mode!r}", fix=f"use one of {', '.join(MODES)}")
+
+
+def _check_positions(graph: Graph, tokens: int) -> None:
+    position = graph.architecture.embedding.position
+    longest = None if position is None else position.longest_sequence(graph.scope)
+    if longest is not None and tokens > longest:
+        raise UsageError(
+            f"{graph.architecture.name} has {longest:,} learned positions, and {tokens:,} tokens are asked for",
+            where="embedding.position",
+            fix=f"use a context of at most {longest:,}, or raise embedding.position.size",
+        )
 
 
 def _by_block(graph: Graph, tokens: int, batch: int, dtype: str) -> tuple[LayerBill, ...]:

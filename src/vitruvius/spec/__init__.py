@@ -5,7 +5,6 @@ from vitruvius.spec.model import Architecture, Block, Claim
 from vitruvius.spec.node import Component, Flops, Scope, TensorSpec, kinds, register
 from vitruvius.spec.reading import (
     Reading,
-    from_plain,
     preset,
     preset_names,
     read,
@@ -14,6 +13,7 @@ from vitruvius.spec.reading import (
 )
 from vitruvius.spec.rules import ensure, findings
 from vitruvius.spec.shrink import shrink
+from vitruvius.spec.validating import from_plain
 from vitruvius.spec.writing import to_data, to_yaml, write
 
 __all__ = [

@@ -56,6 +56,8 @@ class Layer:
             if self.norm_place != "none":
                 tensors |= {f"{name}_norm.{gain}": t for gain, t in self.norm.tensors(scope).items()}
             tensors |= {f"{name}.{tensor}": t for tensor, t in component.tensors(scope).items()}
+            if self.norm_place == "sandwich":
+                tensors |= {f"{name}_out_norm.{gain}": t for gain, t in self.norm.tensors(scope).items()}
         return tensors
 
     def flops(self, scope: Scope, tokens: int) -> Flops:
@@ -75,7 +77,7 @@ class Graph:
     def final_norm(self) -> Norm | None:
         """Applied before the head; None after a stack of post-norm blocks, which end normalised, or without norms."""
         last = self.layers[-1]
-        return self.architecture.norm if last.norm_place == "pre" else None
+        return None if last.norm_place in {"post", "none"} else self.architecture.norm
 
     def tensors(self) -> dict[str, TensorSpec]:
         """Every parameter tensor by its name in the built module; weights that layers share appear once."""

@@ -15,8 +15,12 @@ from vitruvius.spec.inits import NormalInit
 from vitruvius.spec.node import FeedForward, Head, Init, Mixer, Node, Norm, PositiveInt
 from vitruvius.spec.norms import RMSNorm
 
-NormPlace = Literal["pre", "post", "none"]
-"""Where a block normalises: `pre` is x + f(norm(x)), `post` is norm(x + f(x)), `none` is x + f(x)."""
+NormPlace = Literal["pre", "post", "output", "sandwich", "none"]
+"""Where a block normalises each of its sublayers f.
+
+`pre` is x + f(norm(x)), `post` is norm(x + f(x)), `output` is x + norm(f(x)) (OLMo 2), `sandwich` is
+x + norm_out(f(norm(x))) with two norms of one kind (Gemma 2 and 3), `none` is x + f(x).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +34,7 @@ class Block(Node):
     norm: Norm | None = None
     """Normalisation of both; the architecture's when not given."""
     norm_place: NormPlace | None = None
-    """Where it stands; `pre` when not given."""
+    """Where it stands; `pre` when not given. `sandwich` has two, before and after mixer and ffn alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

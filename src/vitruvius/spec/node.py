@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
+from importlib import import_module, metadata
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le
+
+from vitruvius.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -61,6 +62,8 @@ class TensorSpec:
     role: Role = "matrix"
     used: tuple[int, int] = (1, 1)
     """(top_k, experts): a token passes through top_k of the experts that the tensor stacks."""
+    start: float | None = None
+    """The value that every entry starts with; None leaves it to the role: gains 1, biases 0, the others drawn."""
 
     @property
     def count(self) -> int:
@@ -173,6 +176,10 @@ class Router(Component):
     __slots__ = ()
     family = "router"
 
+    def tensors_for(self, experts: int, width: int) -> Mapping[str, TensorSpec]:  # noqa: ARG002 (routers without any)
+        """Parameter tensors of a router of tokens of `width` to that many experts, as the built module has them."""
+        return {}
+
     def findings_for_choice(self, top_k: int) -> Iterable[Finding]:  # noqa: ARG002 (most fit any number)
         """What does not fit choosing this many experts."""
         return ()
@@ -184,6 +191,11 @@ class Position(Component):
     __slots__ = ()
     family = "position"
     acts_on: ClassVar[Literal["embedding", "rotation", "scores"]]
+
+    def longest_sequence(self, scope: Scope) -> int | None:
+        """Tokens beyond which there are no positions, or None without such a limit."""
+        del scope
+        return None
 
     def findings_for_heads(self, head_width: int, farthest: int, scope: Scope) -> Iterable[Finding]:
         """What does not fit heads of this width in a layer that sees as far as `farthest` positions back."""
@@ -220,6 +232,10 @@ class Norm(Component):
     def tensors_of_width(self, width: int) -> Mapping[str, TensorSpec]:
         """Parameter tensors of a norm over vectors of `width`."""
         raise NotImplementedError
+
+    def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
+        """As a norm over the residual stream."""
+        return self.tensors_of_width(scope.width)
 
 
 class Head(Component):
@@ -272,11 +288,31 @@ def register(node: Kind) -> Kind:
 
 @cache
 def load_kinds() -> None:
-    """Import the built-in kinds, then those that installed packages register under `vitruvius.components`."""
-    import_module("vitruvius.spec.builtin")
+    """Import the built-in kinds, then those that installed packages register under `vitruvius.components`.
 
-    for point in entry_points(group="vitruvius.components"):
-        point.load()
+    What is loaded here must not import torch: modules have a group of their own (`vitruvius.nn.registry`).
+    Raises UsageError when an installed package cannot be loaded.
+    """
+    import_module("vitruvius.spec.builtin")
+    load_installed("vitruvius.components")
+
+
+def load_installed(group: str) -> None:
+    """Import what installed packages offer in a group of entry points.
+
+    Raises UsageError, naming the package and its entry point, when one fails to load.
+    """
+    for point in metadata.entry_points(group=group):
+        try:
+            point.load()
+        except Exception as error:
+            package = "an installed package" if point.dist is None else f"the installed package {point.dist.name!r}"
+            what = (
+                f"{package} offers {point.name} = {point.value}, which fails to load: {type(error).__name__}: {error}"
+            )
+            name = "it" if point.dist is None else point.dist.name
+            fix = f"repair {name}, or uninstall it: pip uninstall {'<its name>' if point.dist is None else name}"
+            raise UsageError(what, where=f"entry points {group}", fix=fix) from error
 
 
 def kinds(family: str) -> dict[str, type[Component]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.spec.node import Norm, PositiveFloat, Scope, TensorSpec, register
+from vitruvius.spec.node import Norm, PositiveFloat, TensorSpec, register
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,11 +24,10 @@ class RMSNorm(Norm):
 
     def tensors_of_width(self, width: int) -> Mapping[str, TensorSpec]:
         """One gain per channel, unless there is none."""
-        return {} if self.gain == "none" else {"weight": TensorSpec(shape=(width,), role="gain")}
-
-    def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
-        """As a norm over the residual stream."""
-        return self.tensors_of_width(scope.width)
+        if self.gain == "none":
+            return {}
+        start = 0.0 if self.gain == "1 + weight" else None
+        return {"weight": TensorSpec(shape=(width,), role="gain", start=start)}
 
 
 @register
@@ -48,7 +47,3 @@ class LayerNorm(Norm):
         if self.bias:
             tensors["bias"] = TensorSpec(shape=(width,), role="bias")
         return tensors
-
-    def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
-        """As a norm over the residual stream."""
-        return self.tensors_of_width(scope.width)

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitruvius.errors import Finding, SpecError, UsageError
+from vitruvius.errors import Finding, UsageError
 from vitruvius.spec.explaining import explain_all
 from vitruvius.spec.merge import resolve_blocks
 from vitruvius.spec.model import Architecture, Block
@@ -21,9 +21,10 @@ from vitruvius.spec.rules import findings as rule_findings
 from vitruvius.spec.rules import findings_of_parts
 from vitruvius.spec.source import load, parse_text
 from vitruvius.spec.tree import to_plain
+from vitruvius.spec.validating import adapter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import TypeAdapter
 
@@ -135,14 +136,6 @@ def _closest(name: str, known: Sequence[str]) -> str:
 
 
 @cache
-def adapter() -> TypeAdapter[Architecture]:
-    """The validator of plain data, built from the registered kinds."""
-    from pydantic import TypeAdapter as Adapter
-
-    return Adapter(Architecture)
-
-
-@cache
 def _block_adapter() -> TypeAdapter[Block]:
     from pydantic import TypeAdapter as Adapter
 
@@ -154,21 +147,19 @@ def _understand(tree: Tree, text: str, file: str, overrides: Sequence[str]) -> R
     plain = to_plain(tree)
     assert isinstance(plain, dict)
     architecture = _validated(plain, tree, file)
-    found = [_placed(finding, tree, file) for finding in rule_findings(architecture)]
+    found = [_placed(finding, tree, file) for finding in [*_removed_norms(plain), *rule_findings(architecture)]]
     errors = [finding for finding in found if finding.severity == "error"]
     if errors:
         raise refusal(errors)
     return Reading(architecture=architecture, findings=tuple(in_order(found)), text=text, file=file)
 
 
-def from_plain(plain: dict[str, Any]) -> Architecture:
-    """An architecture from plain data as `to_data` writes it (run folders, reports); findings carry no lines."""
-    from pydantic import ValidationError
-
-    try:
-        return adapter().validate_json(json.dumps(plain, allow_nan=False))
-    except ValidationError as error:
-        raise SpecError(explain_all(error.errors(), plain)) from None
+def _removed_norms(plain: dict[str, Any]) -> Iterator[Finding]:
+    """Blocks that write `norm: none`, which would mean the architecture's norm, and not what it says."""
+    for name, block in plain["blocks"].items():
+        if "norm" in block and block["norm"] is None:
+            what = "none here would leave the architecture's norm in place"
+            yield Finding(path=f"blocks.{name}.norm", what=what, fix="write norm_place: none, or leave norm out")
 
 
 def _validated(plain: dict[str, Any], tree: Tree, file: str) -> Architecture:

@@ -14,6 +14,7 @@ from vitruvius.spec.expressions import evaluate
 from vitruvius.spec.graph import Graph, line_finding, resolve
 from vitruvius.spec.lines import LineError, parse_lines
 from vitruvius.spec.node import LARGEST, Scope, under
+from vitruvius.spec.validating import checked_types
 from vitruvius.units import parse_quoted
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def _is_texts(value: object) -> bool:
 def ensure(architecture: Architecture) -> Graph:
     """The resolved architecture, checked: the one entrance of size, build, check and train for Python-built specs.
 
-    Raises SpecError with every finding that is an error.
+    Raises SpecError with every finding that is an error, UsageError when it is given something else.
     """
+    architecture = checked_types(architecture)
     errors = [finding for finding in findings(architecture) if finding.severity == "error"]
     if errors:
         raise SpecError(errors)

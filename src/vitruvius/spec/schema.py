@@ -18,7 +18,8 @@ from typing import Any, Final, cast
 from vitruvius.spec.embeddings import Embedding
 from vitruvius.spec.model import Architecture, Block, Claim
 from vitruvius.spec.node import FAMILIES, Component, Node, kinds
-from vitruvius.spec.reading import BARE_NAMES, adapter
+from vitruvius.spec.reading import BARE_NAMES
+from vitruvius.spec.validating import adapter
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 PARTIAL: Final = ".partial"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import fields, replace
 from fractions import Fraction
+from math import lcm
 from typing import TYPE_CHECKING, Any
 
+from vitruvius.errors import SpecError
 from vitruvius.patterns import shrink_text
 from vitruvius.spec.ffn.moe import Moe
 from vitruvius.spec.graph import resolve
@@ -15,7 +17,10 @@ from vitruvius.spec.node import Node
 from vitruvius.spec.positions.tables import LearnedPosition
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from vitruvius.spec.model import Architecture
+    from vitruvius.spec.node import Scope
 
 _HEAD_WIDTH = 8
 _CONTEXT = 96
@@ -23,16 +28,23 @@ _VOCAB = 97
 _MOST_RATIOS = (128, 32, 8, 4, 2)
 """Query heads to a key head, experts to a chosen one, hidden width to width: the greatest that a twin keeps."""
 _MOST_PARAMETERS = 2**27
-_REPEATS = re.compile(r"([*^])\s*(\d+)")
+_MOST_LAYERS = 24
+"""A twin with more layers gives up the counts inside its parentheses too."""
+_LEAST_WIDTH = 16
+_WIDEST_HEAD = 256
+_MARKS = re.compile(r"([()])|([*^])\s*(\d+)")
+_ONE_GROUP = re.compile(r"\s*(\([^()]*(?:\([^()]*\)[^()]*)*\)|[^\s()*^]+)\s*([*^])\s*(\d+)\s*")
+"""A line that is one group or one block, repeated: `(dense moe)*16`; groups nest at most twice."""
 
 
 def shrink(architecture: Architecture) -> Architecture:
-    """A twin with the same kinds, layout period, GQA and expert ratios, on which probes run in a second.
+    """A twin with the same kinds, layout period, GQA, expert and head width ratios, on which probes run in a second.
 
-    Windows, strides of globals and sinks shrink alike, so that the context is at least three windows long; repeats in
-    the layer lines shrink to two; dilation steps stay. An architecture that is already small shrinks no further
-    than these dimensions, and one without long windows keeps its pattern. Ratios so extreme that even the twin would
-    not fit give way, step by step.
+    Windows, strides of globals and sinks shrink alike, so that the context is at least three windows long; outermost
+    repeats in the layer lines shrink to two, `(local*5 global)*5` to `(local*5 global)*2`, and those inside them only
+    where there would be more than 24 layers; dilation steps stay. An architecture that is already small shrinks no
+    further than these dimensions, and one without long windows keeps its pattern. Ratios so extreme that even the
+    twin would not fit give way, step by step.
     """
     *gentle, smallest = _MOST_RATIOS
     for most in gentle:
@@ -45,24 +57,18 @@ def shrink(architecture: Architecture) -> Architecture:
 def _twin(architecture: Architecture, most: int) -> Architecture:
     """The twin in which no ratio of heads, experts or widths is above `most`."""
     graph = resolve(architecture)
-    heads = [_heads(layer.mixer, most) for layer in graph.layers if isinstance(layer.mixer, Attention)]
-    width = max((query * _HEAD_WIDTH for query, _ in heads), default=64)
-    # One width must serve mixers with different head counts: a common multiple that stays small.
-    width = -(-width // 16) * 16
+    mixers = [layer.mixer for layer in graph.layers if isinstance(layer.mixer, Attention)]
+    width = _width([_heads(mixer, most)[0] * _HEAD_WIDTH * _ratio(mixer, graph.scope, most) for mixer in mixers])
     context = min(architecture.context, _CONTEXT)
     factor = _window_factor(architecture, context)
-    small = _Shrinker(width=width, old_width=architecture.width, context=context, factor=factor, most=most)
-    layers = architecture.layers
-    lines = [layers] if isinstance(layers, str) else layers
-    shorter = [_REPEATS.sub(lambda m: m[1] + str(min(int(m[2]), 2)), line) for line in lines]
-    stacked = len({len(resolve(replace(architecture, layers=line)).layers) for line in shorter}) == 1
+    small = _Shrinker(width=width, old=graph.scope, context=context, factor=factor, most=most)
     return replace(
         architecture,
         vocab_size=min(architecture.vocab_size, _VOCAB),
         width=width,
         context=context,
         blocks={name: small.node(block) for name, block in architecture.blocks.items()},
-        layers=layers if not stacked else shorter[0] if isinstance(layers, str) else shorter,
+        layers=_layers(architecture),
         embedding=small.node(architecture.embedding),
         claims=[],
     )
@@ -73,6 +79,82 @@ def _heads(mixer: Attention, most: int) -> tuple[int, int]:
     ratio = min(mixer.heads // mixer.groups, most)
     groups = min(mixer.groups, 2)
     return ratio * groups, groups
+
+
+def _ratio(mixer: Attention, scope: Scope, most: int) -> Fraction:
+    """Width of the stream to the width of all heads together: one, unless the spec gives a head width."""
+    if mixer.head_width is None:
+        return Fraction(1)
+    return min(max(Fraction(scope.width, mixer.heads * mixer.head_width), Fraction(1, most)), Fraction(most))
+
+
+def _width(wanted: Sequence[Fraction]) -> int:
+    """The width that the widest mixer wants; one that is not a whole even number is rounded up."""
+    widest = max(wanted, default=Fraction(64))
+    if widest.denominator != 1 or widest % 2:
+        widest = Fraction(-(-widest // 16) * 16)
+    return max(_LEAST_WIDTH, int(widest))
+
+
+def _layers(architecture: Architecture) -> str | list[str]:
+    """The layer lines with fewer repeats, in which every combination of blocks is still there."""
+    layers = architecture.layers
+    lines = [layers] if isinstance(layers, str) else layers
+    whole = resolve(architecture).layers
+    fitting = [(len(whole), lines)]
+    for shorter in _shorter(lines, architecture):
+        try:
+            twin = resolve(replace(architecture, layers=shorter)).layers
+        except SpecError:
+            continue  # stacked lines of different lengths
+        if {layer.name for layer in twin} == {layer.name for layer in whole}:
+            fitting.append((len(twin), shorter))
+            if len(twin) <= _MOST_LAYERS:
+                break
+    shortest = min(fitting, key=lambda fit: fit[0])[1]
+    return shortest[0] if isinstance(layers, str) else shortest
+
+
+def _shorter(lines: list[str], architecture: Architecture) -> Iterator[list[str]]:
+    """Ways to write fewer layers, from the one that keeps most of the layout."""
+    deepest = max((depth for line in lines for depth, _ in _repeats(line)), default=0)
+    yield [_cut(line, 0) for line in lines]
+    yield from _common_rounds(lines, architecture)
+    for depth in range(1, deepest + 1):
+        yield [_cut(line, depth) for line in lines]
+
+
+def _repeats(line: str) -> Iterator[tuple[int, re.Match[str]]]:
+    """(parentheses around it, match) of every count."""
+    depth = 0
+    for mark in _MARKS.finditer(line):
+        if mark[1]:
+            depth += 1 if mark[1] == "(" else -1
+        else:
+            yield depth, mark
+
+
+def _cut(line: str, deepest: int) -> str:
+    """The line with two rounds where there were more, inside at most `deepest` parentheses."""
+    pieces: list[str] = []
+    end = 0
+    for depth, mark in _repeats(line):
+        times = int(mark[3]) if depth > deepest else min(int(mark[3]), 2)
+        pieces += [line[end : mark.start()], f"{mark[2]}{times}"]
+        end = mark.end()
+    return "".join([*pieces, line[end:]])
+
+
+def _common_rounds(lines: list[str], architecture: Architecture) -> Iterator[list[str]]:
+    """Stacked lines that each repeat one group, cut to twice the length at which all of them start again."""
+    groups = [_ONE_GROUP.fullmatch(line) for line in lines]
+    found = [group for group in groups if group is not None]
+    if len(lines) < 2 or len(found) < len(lines):
+        return
+    periods = [len(resolve(replace(architecture, layers=group[1])).layers) for group in found]
+    full = periods[0] * int(found[0][3])
+    length = min(2 * lcm(*periods), full)
+    yield [f"{group[1]}{group[2]}{length // period}" for group, period in zip(found, periods, strict=True)]
 
 
 def _window_factor(architecture: Architecture, context: int) -> float:
@@ -88,8 +170,8 @@ def _window_factor(architecture: Architecture, context: int) -> float:
 class _Shrinker:
     """Walks a node and scales what it knows; everything else, third-party fields included, is kept."""
 
-    def __init__(self, *, width: int, old_width: int, context: int, factor: float, most: int) -> None:
-        self.width, self.old_width, self.context, self.factor = width, old_width, context, factor
+    def __init__(self, *, width: int, old: Scope, context: int, factor: float, most: int) -> None:
+        self.width, self.old, self.context, self.factor = width, old, context, factor
         self.most = most
 
     def node(self, node: Any) -> Any:
@@ -99,7 +181,7 @@ class _Shrinker:
             if isinstance(value, Node):
                 changes[f.name] = self.node(value)
             elif f.name == "hidden" and isinstance(value, int):
-                ratio = min(value / self.old_width, self.most)
+                ratio = min(value / self.old.width, self.most)
                 changes[f.name] = max(8, round(ratio * self.width / 8) * 8)
             elif f.name == "original_context" and isinstance(value, int):
                 changes[f.name] = max(4, round(value / max(self.factor, 1.0)))
@@ -116,10 +198,13 @@ class _Shrinker:
 
     def _attention(self, node: Attention) -> dict[str, object]:
         heads, groups = _heads(node, self.most)
+        # Even, because rotations turn channels in pairs.
+        even = round(self.width / (heads * _ratio(node, self.old, self.most)) / 2) * 2
+        head_width = min(max(even, _HEAD_WIDTH), _WIDEST_HEAD)
         text = shrink_text(node.sees, self.factor) if self.factor > 1 else node.sees
         return {
             "heads": heads,
             "kv_heads": None if node.kv_heads is None else groups,
-            "head_width": _HEAD_WIDTH if node.head_width or self.width != heads * _HEAD_WIDTH else None,
+            "head_width": head_width if node.head_width or self.width != heads * head_width else None,
             "sees": text,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import time
@@ -94,7 +95,9 @@ class PlainProgress:
         """Nothing: whoever started the run says how it ended."""
 
     def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        # A run outlives the terminal or pipe that watches it.
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=self._stream, flush=True)
 
 
 @final

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from vitruvius.nn import Model
     from vitruvius.spec import Architecture
+    from vitruvius.training.objectives import Objective
 
 RESULT_SCHEMA = "vitruvius.train/1"
 
@@ -98,8 +99,7 @@ def train(
     _refuse_existing(Path(out))
     shards = _open_data(data, architecture, listener)
     with deterministic(seed=config.seed, threads=config.threads):
-        model = _model(architecture, config)
-        parts = _Parts(architecture=architecture, config=config, model=model, shards=shards)
+        parts = _parts(architecture, config, shards, listener)
         with RunFolder.create(
             out,
             command=command,
@@ -109,7 +109,7 @@ def train(
             data=_data_record(shards),
         ) as run:
             _copy_tokenizer(shards, run.path)
-            return _run(run, parts.trainer(run, listener), listener, stop or StopRequest())
+            return _run(run, parts.trainer(run), listener, stop or StopRequest())
 
 
 def resume(
@@ -146,9 +146,7 @@ def resume(
             )
         _note_changes(record["environment"], listener)
         with deterministic(seed=config.seed, threads=config.threads):
-            model = _model(architecture, config)
-            parts = _Parts(architecture=architecture, config=config, model=model, shards=shards)
-            trainer = parts.trainer(folder, listener)
+            trainer = _parts(architecture, config, shards, listener).trainer(folder)
             _restore_newest(folder, trainer, listener)
             folder.truncate_metrics(after_step=trainer.state.step)
             folder.resume()
@@ -157,38 +155,52 @@ def resume(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What a trainer is made of, new or resumed."""
+    """What a trainer is made of, new or resumed: everything but the folder that it writes to."""
 
-    architecture: Architecture
     config: TrainConfig
     model: Model
-    shards: TokenShards
+    objective: Objective
+    batches: PackedBatches
+    validation: Validation | None
+    belongs_to: str
 
-    def trainer(self, run: RunFolder, listener: Listener) -> Trainer:
+    def trainer(self, run: RunFolder) -> Trainer:
         """The trainer, at step 0."""
-        config = self.config
-        assert config.context is not None
-        device = torch.device(config.device)
-        objective = make_objective(config)
         return Trainer(
-            config=config,
+            config=self.config,
             model=self.model,
-            optimizer=make_optimizer(self.model, config),
-            objective=objective,
-            batches=PackedBatches(self.shards, batch=config.batch, context=config.context, seed=config.seed),
-            validation=self._validation(listener),
+            optimizer=make_optimizer(self.model, self.config),
+            objective=self.objective,
+            batches=self.batches,
+            validation=self.validation,
             run=run,
-            device=device,
-            belongs_to=config_hash(config, to_data(self.architecture), self.shards.fingerprint),
+            device=torch.device(self.config.device),
+            belongs_to=self.belongs_to,
         )
 
-    def _validation(self, listener: Listener) -> Validation | None:
-        held_out = read_index(self.shards.directory)["splits"]["validation"]
-        if held_out["documents"] == 0 or held_out["tokens"] < 2:
-            listener.note("no text is held out, so there is no validation loss (see `data prepare --held-out`)")
-            return None
-        shards = TokenShards.open(self.shards.directory, "validation")
-        return Validation(shards, self.config, make_objective(self.config), torch.device(self.config.device))
+
+def _parts(architecture: Architecture, config: TrainConfig, shards: TokenShards, listener: Listener) -> _Parts:
+    """Cut the data and build the model; whatever is wrong with either is found here, before a folder is made."""
+    assert config.context is not None
+    objective = make_objective(config)
+    return _Parts(
+        config=config,
+        batches=PackedBatches(shards, batch=config.batch, context=config.context, seed=config.seed),
+        validation=_validation(config, shards, objective, listener),
+        objective=objective,
+        model=_model(architecture, config),
+        belongs_to=config_hash(config, to_data(architecture), shards.fingerprint),
+    )
+
+
+def _validation(
+    config: TrainConfig, shards: TokenShards, objective: Objective, listener: Listener
+) -> Validation | None:
+    held_out = read_index(shards.directory)["splits"]["validation"]
+    if held_out["documents"] == 0 or held_out["tokens"] < 2:
+        listener.note("no text is held out, so there is no validation loss (see `data prepare --held-out`)")
+        return None
+    return Validation(TokenShards.open(shards.directory, "validation"), config, objective, torch.device(config.device))
 
 
 def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest) -> TrainResult:

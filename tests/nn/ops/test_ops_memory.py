@@ -31,6 +31,7 @@ def faults(*, keep: bool) -> int:
     return int(count)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is found on Linux only")
 def test_a_block_freed_and_allocated_again_costs_few_page_faults():
     assert faults(keep=True) < faults(keep=False) / 2

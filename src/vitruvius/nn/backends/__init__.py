@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vitruvius.errors import UsageError
 from vitruvius.nn.backends.chunked import chunked
 from vitruvius.nn.backends.reference import dense, reference
 from vitruvius.nn.backends.request import Request
@@ -49,6 +50,8 @@ def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> 
     if name == "auto":
         training = torch.is_grad_enabled() and q_BHTK.requires_grad
         name = choose(request, device=q_BHTK.device.type, training=training)
+    if name not in BACKENDS:
+        raise UsageError(f"there is no backend {name!r}", fix=f"use auto, {', '.join(BACKENDS)}")
     return BACKENDS[name](q_BHTK, k_BGTK, v_BGTK, request)
 
 

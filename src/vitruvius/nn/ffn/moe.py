@@ -11,17 +11,16 @@ from torch.nn import functional as F
 
 from vitruvius.nn.ffn.mlp import activate
 from vitruvius.nn.ops import gated_activation
-from vitruvius.nn.registry import Factory, implements, make, module_class
+from vitruvius.nn.registry import Factory, implements, make, make_router
 from vitruvius.nn.shapes import Float, shaped
-from vitruvius.spec.ffn.mlp import Gated
-from vitruvius.spec.ffn.moe import Moe
+from vitruvius.spec.ffn.mlp import Gated, Mlp
+from vitruvius.spec.ffn.moe import STACKABLE, Moe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vitruvius.nn.place import Place
     from vitruvius.spec import Scope
-    from vitruvius.spec.node import FeedForward
 
     Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
 class Experts(nn.Module):
     """The experts' tensors, stacked on a leading axis of E."""
 
-    def __init__(self, expert: FeedForward, count: int, scope: Scope, factory: Factory) -> None:
+    def __init__(self, expert: Mlp | Gated, count: int, scope: Scope, factory: Factory) -> None:
         super().__init__()
         self.gated = isinstance(expert, Gated)
-        self.activation: str = expert.activation  # pyright: ignore[reportAttributeAccessIssue]
+        self.activation: str = expert.activation
         for name, tensor in expert.tensors(scope).items():
             parameter = nn.Parameter(torch.empty(count, *tensor.shape, **factory))
             self.register_parameter(name.replace(".", "_"), parameter)
@@ -56,9 +55,8 @@ class MoeModule(nn.Module):
     def __init__(self, spec: Moe, scope: Scope, factory: Factory) -> None:
         super().__init__()
         self.count = spec.experts
-        router = module_class(type(spec.router))
-        assert router is not None, spec.router
-        self.router = router(spec.router, spec, scope.width, factory)
+        assert isinstance(spec.expert, STACKABLE), "the rules of the spec refuse other experts"
+        self.router = make_router(spec, scope.width, factory)
         self.experts = Experts(spec.expert, spec.experts, scope, factory)
         self.shared_expert = None if spec.shared_expert is None else make(spec.shared_expert, scope, factory)
 
@@ -67,10 +65,8 @@ class MoeModule(nn.Module):
         """Act on each position: [B, T, D] to [B, T, D]."""
         x_ND = x_BTD.flatten(0, -2)
         weights, chosen = self.router(x_ND, place.signals)
-        out_ND = self._mix(x_ND, weights, chosen, place.backend)
-        if self.shared_expert is not None:
-            out_ND = out_ND + self.shared_expert(x_ND)
-        return out_ND.view_as(x_BTD)
+        out_BTD = self._mix(x_ND, weights, chosen, place.backend).view_as(x_BTD)
+        return out_BTD if self.shared_expert is None else out_BTD + self.shared_expert(x_BTD, place)
 
     def _mix(self, x_ND: Tensor, weights: Tensor, chosen: Tensor, backend: str) -> Tensor:
         """Sort the (token, expert) pairs by expert, run each expert on its run, add up per token."""

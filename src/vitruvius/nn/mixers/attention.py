@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vitruvius.errors import UsageError
 from vitruvius.nn.backends import Request, attend, attend_stored
 from vitruvius.nn.mixers.keyvalue import KeyValueStore
 from vitruvius.nn.projection import project
@@ -38,6 +39,7 @@ class AttentionModule(nn.Module):
         self.q_norm = None if spec.qk_norm is None else make(spec.qk_norm, self.head_width, factory)
         self.k_norm = None if spec.qk_norm is None else make(spec.qk_norm, self.head_width, factory)
         self.position = None if spec.position is None else make(spec.position, scope, factory)
+        _ensure_hooks(self.position)
 
     @shaped
     def forward(
@@ -73,3 +75,19 @@ class AttentionModule(nn.Module):
         weight = self.k.weight
         k, v = (torch.zeros(batch, *shapes[name], device=weight.device, dtype=weight.dtype) for name in ("k", "v"))
         return KeyValueStore(self.spec.stores(capacity), k, v)
+
+
+def _ensure_hooks(position: nn.Module | None) -> None:
+    """Raise UsageError when attention would pass over what a position module does."""
+    if position is None:
+        return
+    name = type(position).__qualname__
+    if hasattr(position, "logits"):
+        what = (
+            f"{name} has a `logits` hook, which is reserved for positions with a kernel of their own: there is none yet"
+        )
+        raise UsageError(what, where="mixer.position", fix="turn queries and keys in `rotate`, or return a `bias`")
+    if not (hasattr(position, "rotate") or hasattr(position, "bias")):
+        what = f"{name} has neither of the hooks that attention calls, `rotate` and `bias`: it would change nothing"
+        fix = "define one of them (see vitruvius.nn.positions), or choose rope or alibi"
+        raise UsageError(what, where="mixer.position", fix=fix)

@@ -151,11 +151,11 @@ class RotaryPosition(Position):
         return 1.0 if self.scaling is None else self.scaling.attention_factor
 
     def first_negative(self, head_width: int, farthest: int) -> int | None:
-        """A distance below `farthest` at which sum_i cos(m * frequency_i) is negative, or None when none was found.
+        """The first distance below `farthest` at which sum_i cos(distance x frequency_i) is negative, None without one.
 
         There the rotation stops preferring a near key over a far one ("Base of RoPE bounds context length",
-        Men et al., 2024). Distances are probed in steps of 1 %: the one returned is negative,
-        an earlier one between two probes may be too.
+        Men et al., 2024). Exact where the first lies within 3 million cosines; beyond, distances are probed in steps of
+        1 %, so that the one returned is negative and an earlier one may be too.
         """
         return _first_negative(self, head_width, farthest)
 
@@ -202,13 +202,21 @@ class RotaryPosition(Position):
             yield Finding(path="theta", severity=severity, what=what, fix=fix)
 
 
+_MOST_COSINES = 3_000_000
+
+
 @lru_cache(maxsize=1024)
 def _first_negative(position: RotaryPosition, head_width: int, farthest: int) -> int | None:
     """Blocks that extend one another ask the same question again and again."""
     frequencies = position.frequencies(head_width)
+    steepest, budget = sum(frequencies), _MOST_COSINES // len(frequencies)
     distance = 1
     while distance < farthest:
-        if sum(cos(distance * frequency) for frequency in frequencies) < 0:
+        total = sum(cos(distance * frequency) for frequency in frequencies)
+        if total < 0:
             return distance
-        distance = max(distance + 1, distance * 101 // 100)
+        # From one distance to the next the sum changes by less than `steepest`: a large one lets some be passed over.
+        step = int(total / steepest) if budget > 0 else distance // 100
+        distance += max(1, step)
+        budget -= 1
     return None

@@ -29,6 +29,10 @@ class LearnedPosition(Position):
         """Longest sequence the table may grow to."""
         return self.size or scope.context
 
+    def longest_sequence(self, scope: Scope) -> int:
+        """Longest sequence the table may grow to."""
+        return self.limit(scope)
+
     def rows(self, scope: Scope) -> int:
         """Rows that the built module starts with."""
         return self.start or self.limit(scope)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.node import NonNegativeFloat, Router, register
+from vitruvius.spec.node import NonNegativeFloat, Router, TensorSpec, register
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 @register
@@ -24,6 +24,10 @@ class SoftmaxRouter(Router):
     """Coefficient of the Switch load-balance loss: experts x sum_i share_i x mean probability_i."""
     z_loss: NonNegativeFloat = 0.0
     """Coefficient of the squared log-sum-exp of the router's scores (ST-MoE)."""
+
+    def tensors_for(self, experts: int, width: int) -> Mapping[str, TensorSpec]:
+        """One row per expert."""
+        return {"weight": TensorSpec(shape=(experts, width), role="router")}
 
     def findings_for_choice(self, top_k: int) -> Iterator[Finding]:
         """One expert with its weight divided by itself weighs one, whatever the router says."""
