@@ -19,6 +19,7 @@ from vitruvius.errors import PatternError
 from vitruvius.patterns import NAMED, parse
 from vitruvius.spec import Architecture, Block, findings, kinds
 from vitruvius.spec.embeddings import Embedding
+from vitruvius.spec.model import NormPlace
 from vitruvius.spec.node import Component, Mixer, Position
 
 

@@ -150,10 +150,8 @@ def _registered():
 
 
 def _with_position(*hooks):
-    def hook(self, *args):
-        return args
-
-    methods = {"__init__": lambda self, *_: nn.Module.__init__(self), **dict.fromkeys(hooks, hook)}
+    """Let `Odd` be computed by a module with these hooks."""
+    methods = {"__init__": lambda self, *_: nn.Module.__init__(self), **dict.fromkeys(hooks, lambda *args: args)}
     implements(Odd)(type("OddModule", (nn.Module,), methods))
 
 
@@ -183,6 +181,7 @@ def test_a_gain_starts_where_its_kind_says():
 @pytest.mark.parametrize(("gain", "start"), [("weight", 1.0), ("1 + weight", 0.0)])
 def test_our_own_gains_start_at_one_altogether(gain, start):
     model = build(mixture(norm=f"{{kind: rmsnorm, gain: {gain}}}"))
+    assert model.final_norm is not None
     assert (model.final_norm.weight == start).all()
     x = torch.randn(4, 16)
     assert torch.allclose(model.final_norm(x).square().mean(dim=1), torch.ones(4), atol=1e-3)

@@ -289,6 +289,7 @@ def flip(file: Path, place: int = -1) -> None:
 
 def test_a_token_of_two_to_the_31_is_named_where_it_is_read(here, capsys):
     folder = here / "forged"
+    folder.mkdir()
     writer = SplitWriter(folder, "train", vocab_size=70_000, shard_tokens=10**9)
     writer.add([1, 2, 2**31 - 1] * 100 + [0], text_bytes=300)
     index = read_index("data") | {"vocab_size": 270, "dtype": "<u4"}
@@ -380,7 +381,8 @@ def test_a_record_that_is_not_as_it_was_written_is_named(command, keys, value, m
         (["blocks", "a", "mixer", "heads"], 3, "blocks.a.mixer.heads\n  3 does not divide width=16"),
         (["layers"], f"a*{10**23}", "layers\n  repeats 100,000"),
         (["layers"], None, "layers\n  null where text or a list is due"),
-        (["width"], 2**31 - 1, "error: "),
+        (["vocab_size"], 2**30, "embedding.tokens.weight is [320, 16], expected [1073741824, 16]"),
+        (["blocks", "a", "ffn", "hidden"], 2**30, "the weights do not fit the architecture: layers.0.ffn."),
     ],
     ids=str,
 )

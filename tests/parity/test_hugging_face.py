@@ -305,10 +305,105 @@ def mistral(window: int) -> Twin:
     )
 
 
+GEMMA3 = Twin(
+    spec="""
+name: gemma3
+vocab_size: 61
+width: 64
+context: 64
+embedding: {scale: sqrt(width)}
+norm: {kind: rmsnorm, eps: 1e-6, gain: 1 + weight}
+head: {kind: lm, tied: true}
+blocks:
+  local:
+    norm_place: sandwich
+    mixer:
+      kind: attention
+      heads: 4
+      kv_heads: 2
+      head_width: 8
+      qk_norm: {kind: rmsnorm, eps: 1e-6, gain: 1 + weight}
+      sees: causal & sliding(7)
+      position: {kind: rope, theta: 1e4}
+    ffn: {kind: geglu, hidden: 48}
+  global: {extends: local, mixer: {sees: causal, position: {theta: 1e6, scaling: {kind: linear, factor: 8}}}}
+layers: local*2 global local
+""",
+    config=lambda: transformers.Gemma3TextConfig(
+        vocab_size=61,
+        hidden_size=64,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        max_position_embeddings=64,
+        sliding_window=7,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        rms_norm_eps=1e-6,
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        },
+        attn_implementation="eager",
+    ),
+    model="Gemma3ForCausalLM",
+    names=(
+        (LAYER + r"ffn_norm\.weight", r"model.layers.\1.pre_feedforward_layernorm.weight"),
+        (LAYER + r"mixer_out_norm\.weight", r"model.layers.\1.post_attention_layernorm.weight"),
+        (LAYER + r"ffn_out_norm\.weight", r"model.layers.\1.post_feedforward_layernorm.weight"),
+        *LLAMA_NAMES,
+    ),
+)
+
+# OLMo 2 normalises the queries and keys of all heads together: with one head, that is each head's.
+OLMO2 = Twin(
+    spec="""
+name: olmo2
+vocab_size: 61
+width: 32
+context: 64
+blocks:
+  layer:
+    norm_place: output
+    mixer: {kind: attention, heads: 1, qk_norm: rmsnorm, position: {kind: rope, theta: 1e4}}
+    ffn: {kind: swiglu, hidden: 48}
+layers: layer*2
+""",
+    config=lambda: transformers.Olmo2Config(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        attn_implementation="eager",
+    ),
+    model="Olmo2ForCausalLM",
+    names=(
+        (LAYER + r"mixer_norm\.weight", r"model.layers.\1.post_attention_layernorm.weight"),
+        (LAYER + r"ffn_norm\.weight", r"model.layers.\1.post_feedforward_layernorm.weight"),
+        *LLAMA_NAMES,
+    ),
+)
+
+
 @pytest.mark.parametrize(
     "twin",
-    [GPT2, MIXTRAL, qwen3(renormalise=True), qwen3(renormalise=False), mistral(7)],
-    ids=["gpt2", "mixtral", "qwen3-moe renormalised", "qwen3-moe as routed", "mistral with a window of 7"],
+    [GPT2, MIXTRAL, qwen3(renormalise=True), qwen3(renormalise=False), mistral(7), GEMMA3, OLMO2],
+    ids=[
+        "gpt2",
+        "mixtral",
+        "qwen3-moe renormalised",
+        "qwen3-moe as routed",
+        "mistral with a window of 7",
+        "gemma3 with its sandwich of norms",
+        "olmo2 with its norms on outputs",
+    ],
 )
 def test_it_gives_the_same_logits(twin):
     ours, theirs = logits_of_both(twin)

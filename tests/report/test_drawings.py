@@ -188,6 +188,26 @@ def test_a_block_without_norms_has_none_drawn_and_one_with_post_norms_has_them_a
     assert "( rmsnorm )" in post[2] and "⊕" in post[4]
 
 
+@pytest.mark.parametrize(
+    ("place", "order"),
+    [
+        ("pre", ["⊕", "swiglu", "( rmsnorm )", "┤"]),
+        ("post", ["( rmsnorm )", "⊕", "swiglu", "┤"]),
+        ("output", ["⊕", "( rmsnorm )", "swiglu", "┤"]),
+        ("sandwich", ["⊕", "( rmsnorm )", "swiglu", "( rmsnorm )", "┤"]),
+        ("none", ["⊕", "swiglu", "┤"]),
+    ],
+)
+def test_norms_are_drawn_where_the_stream_meets_them_from_the_top_down(place, order):
+    small = preset("tiny-llama")
+    block = replace(small.blocks["layer"], mixer=None, norm_place=place)
+    lone = replace(small, blocks={"layer": block})
+    panel = draw_text(diagram_of(lone), Look(width=40)).partition("─ layer ─")[2]
+    assert re.findall(r"⊕|swiglu|\( rmsnorm \)|┤", panel) == order
+    final = 0 if place in {"post", "none"} else 1
+    assert _texts(svg_of(lone)).count("rmsnorm") == order.count("( rmsnorm )") + final
+
+
 @pytest.mark.parametrize("name", [*preset_names(), "odd", "foreign"])
 def test_a_terminal_without_unicode_gets_ascii(name, request):
     architecture = request.getfixturevalue(name) if name in {"odd", "foreign"} else preset(name)

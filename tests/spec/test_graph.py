@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from vitruvius.errors import SpecError
-from vitruvius.spec import Architecture, Block, preset, preset_names, resolve
+from vitruvius.spec import Architecture, Block, preset, preset_names, read_text, resolve
 from vitruvius.spec.ffn.mlp import Mlp, SwiGLU
 from vitruvius.spec.ffn.moe import Moe
 from vitruvius.spec.mixers.attention import Attention
@@ -32,6 +32,49 @@ def test_every_default_is_filled_in():
     assert [layer.norm for layer in graph.layers] == [RMSNorm(), RMSNorm(), LayerNorm(), LayerNorm()]
     assert [layer.norm_place for layer in graph.layers] == ["pre", "pre", "post", "post"]
     assert graph.scope.depth == 4
+
+
+@pytest.mark.parametrize(
+    ("place", "norms", "final"),
+    [
+        ("pre", ["mixer_norm", "ffn_norm"], True),
+        ("post", ["mixer_norm", "ffn_norm"], False),
+        ("output", ["mixer_norm", "ffn_norm"], True),
+        ("sandwich", ["mixer_norm", "mixer_out_norm", "ffn_norm", "ffn_out_norm"], True),
+        ("none", [], False),
+    ],
+)
+def test_each_place_of_norms_has_its_own_and_the_stream_ends_normalised_wherever_there_are_norms(place, norms, final):
+    block = Block(mixer=Attention(heads=4), ffn=SwiGLU(hidden=16), norm_place=place)
+    graph = resolve(replace(ARCHITECTURE, blocks={"a": block}, layers="a"))
+    assert [name.split(".")[0] for name in graph.layers[0].tensors(graph.scope) if "norm" in name] == norms
+    assert (graph.final_norm is not None) == final
+    assert ("final_norm.weight" in graph.tensors()) == final
+
+
+GEMMA_3_4B = """
+name: gemma-3-4b
+vocab_size: 262144
+width: 2560
+context: 131072
+embedding: {scale: sqrt(width)}
+head: {kind: lm, tied: true}
+blocks:
+  local:
+    norm: {kind: rmsnorm, eps: 1e-6, gain: 1 + weight}
+    norm_place: sandwich
+    mixer: {kind: attention, heads: 8, kv_heads: 4, head_width: 256, qk_norm: rmsnorm, sees: causal & sliding(1024), position: {kind: rope, theta: 1e4}}
+    ffn: {kind: geglu, hidden: 10240}
+  global: {extends: local, mixer: {sees: causal, position: {theta: 1e6, scaling: {kind: linear, factor: 8}}}}
+layers: (local*5 global)*5 local*4
+"""  # noqa: E501
+
+
+def test_gemma_3_4b_reads_as_its_report_describes_it_and_has_its_3_880_099_328_parameters():
+    graph = resolve(read_text(GEMMA_3_4B).architecture)
+    assert sum(tensor.count for tensor in graph.tensors().values()) == 3_880_099_328
+    assert [i for i, layer in enumerate(graph.layers) if layer.name == "global"] == [5, 11, 17, 23, 29]
+    assert {layer.norm_place for layer in graph.layers} == {"sandwich"}
 
 
 def test_a_star_repeats_with_new_weights_and_a_caret_with_the_same():

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from vitruvius.patterns import parse
-from vitruvius.spec import findings, preset, preset_names, resolve, shrink
+from vitruvius.spec import Architecture, Block, findings, preset, preset_names, resolve, shrink
+from vitruvius.spec.ffn.mlp import SwiGLU
 from vitruvius.spec.ffn.moe import Moe
 from vitruvius.spec.mixers.attention import Attention
 
@@ -89,6 +90,74 @@ def test_shrinking_twice_changes_nothing_more():
 
 def test_a_pattern_without_windows_is_kept():
     assert shrink(PRESETS["llama-3-8b"]).blocks["layer"].mixer.sees == "causal"
+
+
+@pytest.mark.parametrize(
+    ("layers", "shorter"),
+    [
+        ("a*32", "a*2"),
+        ("(a*5 b)*5 a*4", "(a*5 b)*2 a*2"),
+        ("((a*3 b)*2 c)*4", "((a*3 b)*2 c)*2"),
+        ("(a*2 b^3)^9", "(a*2 b^3)^2"),
+        ("(a*11 b)*8", "(a*11 b)*2"),
+        ("(a*40 b)*2", "(a*2 b)*2"),
+        ("((a*3 b)*6 c)*2", "((a*3 b)*2 c)*2"),
+        ("(a*32)", "(a*2)"),
+        ("a b c a b c", "a b c a b c"),
+    ],
+)
+def test_the_twin_keeps_the_period_of_the_layout_and_cuts_inner_counts_only_where_it_would_be_deep(layers, shorter):
+    assert shrink(laid_out(layers)).layers == shorter
+
+
+@pytest.mark.parametrize(
+    ("layers", "shorter"),
+    [
+        (["(m*4 n m*3)*4", "(f g)*16"], ["(m*4 n m*3)*2", "(f g)*8"]),
+        (["m*16 n*16", "f*16 g*16"], ["m*2 n*2", "f*2 g*2"]),
+        (["m*32", "(f g)*16"], ["m*4", "(f g)*2"]),
+        (["m*32", "f*31 g"], ["m*32", "f*31 g"]),
+    ],
+)
+def test_stacked_lines_stay_equally_long_and_keep_every_combination(layers, shorter):
+    full = laid_out(layers)
+    assert shrink(full).layers == shorter
+    assert {layer.name for layer in resolve(shrink(full)).layers} == {layer.name for layer in resolve(full).layers}
+
+
+def laid_out(layers) -> Architecture:
+    mixer, ffn = Block(mixer=Attention(heads=4)), Block(ffn=SwiGLU(hidden=64))
+    both = replace(mixer, ffn=ffn.ffn)
+    stacked = dict.fromkeys("mn", mixer) | dict.fromkeys("fg", ffn)
+    blocks = dict.fromkeys("abc", both) if isinstance(layers, str) else stacked
+    return Architecture(name="lines", vocab_size=64, width=32, context=64, blocks=blocks, layers=layers)
+
+
+@pytest.mark.parametrize(("width", "heads", "head_width"), [(2048, 32, 128), (2560, 8, 256), (2880, 64, 64)])
+def test_the_twin_keeps_the_ratio_of_its_width_to_that_of_its_heads(width, heads, head_width):
+    mixer = Attention(heads=heads, kv_heads=heads // 2, head_width=head_width)
+    twin = shrink(replace(laid_out("a*8"), width=width, blocks={"a": Block(mixer=mixer)}))
+    small = twin.blocks["a"].mixer
+    assert twin.width * heads * head_width == width * small.heads * small.head_width
+    assert shrink(twin) == twin
+
+
+def test_queries_of_a_twin_of_qwen3_moe_are_wider_than_its_stream():
+    twin = shrink(PRESETS["qwen3-30b-a3b"])
+    shapes = {name: tensor.shape for name, tensor in resolve(twin).tensors().items()}
+    assert shapes["layers.0.mixer.q.weight"] == (128, 64)
+    assert shapes["layers.0.mixer.out.weight"] == (64, 128)
+
+
+def test_mixers_with_different_heads_keep_their_own_ratio_in_one_twin():
+    blocks = {
+        "wide": Block(mixer=Attention(heads=32, kv_heads=8, head_width=128)),
+        "plain": Block(mixer=Attention(heads=16)),
+    }
+    twin = shrink(replace(laid_out("a"), width=2048, blocks=blocks, layers="(wide plain)*8"))
+    wide, plain = (twin.blocks[name].mixer for name in blocks)
+    assert wide.heads * wide.head_width == 2 * twin.width
+    assert plain.heads * plain.width_of_head(resolve(twin).scope) == twin.width
 
 
 def test_claims_of_the_full_size_are_left_behind():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -163,7 +164,7 @@ def _read(found: Inputs, work: Path, options: PrepareOptions, progress: Progress
     reading = ReadOptions(field=options.field, document_bytes=options.document_bytes)
     spool = Spool(work / "documents", seed=options.seed)
     total = len(found.files)
-    with (work / "quarantine.jsonl").open("xb") as quarantine:
+    with contextlib.closing(spool), (work / "quarantine.jsonl").open("xb") as quarantine:
         ledger = Ledger(quarantine)
         for number, file in enumerate(found.files):
             progress("reading files", number, total)
@@ -174,7 +175,6 @@ def _read(found: Inputs, work: Path, options: PrepareOptions, progress: Progress
                     ledger.accept()
                     spool.add(document)
         progress("reading files", total, total)
-    spool.close()
     return ledger, spool
 
 

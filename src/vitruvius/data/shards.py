@@ -104,7 +104,7 @@ def read_index(directory: Path | str) -> dict[str, Any]:
     path = Path(directory) / "index.json"
     try:
         index: object = read_json(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             "there is no index.json, so this is not prepared data",
             where=str(directory),

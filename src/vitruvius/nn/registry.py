@@ -9,8 +9,8 @@ vectors it acts on, `moe` the mixture that a router chooses for, and `factory` t
 Parameters have the names and shapes that the spec's `tensors` states (`tensors_of_width` of a norm, `tensors_for` of a
 router).
 
-A router's forward takes `(x_ND, signals)` and gives weights and ids of each token's experts, both [N, top_k]. When there
-are signals, it takes the ids from `signals.replay` and appends them to `signals.routing` where these are not None.
+A router's forward takes `(x_ND, signals)` and gives the weights and ids of each token's experts, both [N, top_k]. When
+there are signals, it takes the ids from `signals.replay` and appends them to `signals.routing`, where those are given.
 
 Installed packages name their modules under the entry points `vitruvius.modules`, next to `vitruvius.components` for the
 kinds, so that reading and sizing a spec never imports torch.

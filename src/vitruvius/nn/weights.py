@@ -95,6 +95,13 @@ def load_weights(model: Model, folder: Path | str) -> None:
     Raises RunError, before anything is changed, when a name, shape or dtype does not fit; all findings at once.
     """
     path = Path(folder) / MODEL_FILE
+    mine = _fitting(model, path)
+    for name, tensor in read_tensors(path).items():
+        mine[name].copy_(tensor)
+
+
+def _fitting(model: Model, path: Path) -> dict[str, Tensor]:
+    """The weights of a model, once its tables are as long as the file's and every name, shape and dtype fits."""
     header = read_header(path)
     _grow_tables(model, header)
     mine = weights_of(model)
@@ -106,8 +113,7 @@ def load_weights(model: Model, folder: Path | str) -> None:
             where=str(path),
             fix="load them into the architecture they were trained with",
         )
-    for name, tensor in read_tensors(path).items():
-        mine[name].copy_(tensor)
+    return mine
 
 
 def load_model(
@@ -132,6 +138,8 @@ def load_model(
     architecture = from_plain(spec)
     if dtype is None:
         dtype = _dtype_of(checkpoint)
+    # On the meta device first: a record that does not fit its weights is refused before any memory is taken for it.
+    _fitting(build(architecture, dtype=dtype, device="meta"), checkpoint.path / MODEL_FILE)
     model = build(architecture, dtype=dtype)
     load_weights(model, checkpoint.path)
     return model.to(device).eval()

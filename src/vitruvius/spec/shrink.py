@@ -58,7 +58,7 @@ def _twin(architecture: Architecture, most: int) -> Architecture:
     """The twin in which no ratio of heads, experts or widths is above `most`."""
     graph = resolve(architecture)
     mixers = [layer.mixer for layer in graph.layers if isinstance(layer.mixer, Attention)]
-    width = _width([_heads(mixer, most)[0] * _HEAD_WIDTH * _ratio(mixer, graph.scope, most) for mixer in mixers])
+    width = _width([_heads(mixer, most)[0] * _ratio(mixer, graph.scope, most) for mixer in mixers])
     context = min(architecture.context, _CONTEXT)
     factor = _window_factor(architecture, context)
     small = _Shrinker(width=width, old=graph.scope, context=context, factor=factor, most=most)
@@ -88,12 +88,17 @@ def _ratio(mixer: Attention, scope: Scope, most: int) -> Fraction:
     return min(max(Fraction(scope.width, mixer.heads * mixer.head_width), Fraction(1, most)), Fraction(most))
 
 
-def _width(wanted: Sequence[Fraction]) -> int:
-    """The width that the widest mixer wants; one that is not a whole even number is rounded up."""
-    widest = max(wanted, default=Fraction(64))
-    if widest.denominator != 1 or widest % 2:
-        widest = Fraction(-(-widest // 16) * 16)
-    return max(_LEAST_WIDTH, int(widest))
+def _width(per_channel: Sequence[Fraction]) -> int:
+    """The least even width that has the ratio of the widest mixer, given how wide it is for each channel of a head.
+
+    Where no narrow head makes it a whole number, it is rounded up.
+    """
+    widest = max(per_channel, default=Fraction(8))
+    for head_width in range(_HEAD_WIDTH, _HEAD_WIDTH**2 + 1, 2):
+        width = widest * head_width
+        if width % 2 == 0 and width >= _LEAST_WIDTH:
+            return int(width)
+    return max(_LEAST_WIDTH, int(-(-widest * _HEAD_WIDTH // 16) * 16))
 
 
 def _layers(architecture: Architecture) -> str | list[str]:

@@ -114,7 +114,7 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         data = read_json(path)
     except (OSError, ValueError) as error:
-        raise CorruptCheckpointError(f"the state cannot be read: {error}", where=str(path)) from None
+        raise CorruptCheckpointError(f"the state cannot be read: {error}", where=str(path), fix=_ANOTHER) from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != STATE_SCHEMA or data.get("step") != checkpoint.step:
         raise CorruptCheckpointError(

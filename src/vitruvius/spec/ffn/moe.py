@@ -67,8 +67,9 @@ class Moe(FeedForward):
         yield from under("router", self.router.findings(scope))
         yield from under("router", self.router.findings_for_choice(self.top_k))
         if not isinstance(self.expert, (*STACKABLE, Moe)):
-            what = f"experts of kind {self.expert.kind} cannot be computed stacked"
-            fix = f"use an mlp, swiglu or geglu as expert; {self.expert.kind} may be the shared_expert, which stands alone"
+            kind = self.expert.kind
+            what = f"experts of kind {kind} cannot be computed stacked"
+            fix = f"use an mlp, swiglu or geglu as expert; {kind} may be the shared_expert, which stands alone"
             yield Finding(path="expert", what=what, fix=fix)
         for name, expert in (("expert", self.expert), ("shared_expert", self.shared_expert)):
             if isinstance(expert, Moe):
