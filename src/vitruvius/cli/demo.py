@@ -72,7 +72,9 @@ def command(*, out: str, steps: int, seed: int) -> int:
 
     _title("5", "Training")
     budget = ["--steps", str(steps), "--batch", str(BATCH), "--context", str(CONTEXT), "--seed", str(seed)]
-    _verb("train", str(spec), "--data", str(corpus), "--out", str(run), *budget)
+    # Every validation scores all of the held-out text, so that the points of the curve are comparable.
+    whole = ["--set", "train.eval_batches=null", "--set", f"train.eval_every={max(1, steps // 8)}"]
+    _verb("train", str(spec), "--data", str(corpus), "--out", str(run), *budget, *whole)
     scores = _curve(run, scores, full=steps == STEPS)
 
     _title("6", "What it writes")

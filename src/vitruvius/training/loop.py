@@ -147,7 +147,7 @@ class Trainer:
         extra: dict[str, Any] = {**update.metrics, "samples": self.state.sample_digest}
         score = self._score(stop)
         if score is not None:
-            extra |= {"val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
+            extra |= {"val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte, "val_tokens": score.tokens}
         row = {
             "step": self.state.step,
             "loss": update.loss,

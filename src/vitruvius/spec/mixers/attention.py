@@ -112,6 +112,10 @@ class Attention(Mixer):
                 yield Finding(path="position", what=what, fix=fix)
             head_width, farthest = self.width_of_head(scope), self._farthest(scope)
             yield from under("position", self.position.findings_for_heads(head_width, farthest, scope))
+            if self.position.acts_on != "embedding":
+                yield from under("position", self.position.findings(scope))
+        if self.qk_norm is not None:
+            yield from under("qk_norm", self.qk_norm.findings(scope))
         yield from under("sees", self._pattern_findings(scope))
 
     def _farthest(self, scope: Scope) -> int:
