@@ -16,7 +16,7 @@ from vitruvius.errors import SpecError
 from vitruvius.nn import build, implements, registry
 from vitruvius.report import draw
 from vitruvius.sizing import size
-from vitruvius.spec import TensorSpec, kinds, node, read_text, reading, register, shrink, to_yaml
+from vitruvius.spec import TensorSpec, kinds, node, read_text, register, shrink, to_yaml
 from vitruvius.spec.node import FeedForward, Flops, Mixer, PositiveInt
 
 # The first pretends to be another package's code: a causal mean of the last tokens through one map, with its cache.
@@ -131,11 +131,6 @@ layers: layer*2
 """
 
 
-def _forget_validators():
-    for name in ("adapter", "_block_adapter"):
-        getattr(reading, name).cache_clear()
-
-
 @pytest.fixture
 def registered():
     """Both kinds for one test, as an installed package would register them for good."""
@@ -143,12 +138,10 @@ def registered():
     register(Squared)
     implements(MovingMean)(MovingMeanModule)
     implements(Squared)(SquaredModule)
-    _forget_validators()
     yield
     for kind in (MovingMean, Squared):
         del node._registry[kind.family][kind.__dataclass_fields__["kind"].default]
         del registry._modules[kind]
-    _forget_validators()
 
 
 pytestmark = pytest.mark.usefixtures("registered")

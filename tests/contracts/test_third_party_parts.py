@@ -15,7 +15,7 @@ from vitruvius.checks import check
 from vitruvius.errors import SpecError, UsageError
 from vitruvius.nn import build, implements, registry
 from vitruvius.sizing import size
-from vitruvius.spec import TensorSpec, node, read_text, reading, register
+from vitruvius.spec import TensorSpec, node, read_text, register
 from vitruvius.spec.embeddings import Embedding
 from vitruvius.spec.ffn.moe import Moe
 from vitruvius.spec.node import FeedForward, Norm, Position, PositiveInt, Router, Scope
@@ -129,11 +129,6 @@ def mixture(**parts):
     return read_text(text).architecture
 
 
-def _forget_validators():
-    for name in ("adapter", "_block_adapter"):
-        getattr(reading, name).cache_clear()
-
-
 @pytest.fixture(autouse=True)
 def _registered():
     """All kinds for one test, as an installed package would register them for good."""
@@ -141,12 +136,10 @@ def _registered():
         register(kind)
         if module is not None:
             implements(kind)(module)
-    _forget_validators()
     yield
     for kind in KINDS:
         del node._registry[kind.family][kind.__dataclass_fields__["kind"].default]
         registry._modules.pop(kind, None)
-    _forget_validators()
 
 
 def _with_position(*hooks):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from vitruvius.spec import Architecture, Block, preset, read_text
-from vitruvius.spec.node import FeedForward, Mixer, Scope, TensorSpec
+from vitruvius.spec import Architecture, Block, node, preset, read_text
+from vitruvius.spec.node import FeedForward, Mixer, Scope, TensorSpec, register
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ODD = """
 name: odd
@@ -82,10 +85,12 @@ def odd() -> Architecture:
     return read_text(ODD).architecture
 
 
-@pytest.fixture(scope="session")
-def foreign() -> Architecture:
-    """A block of kinds that are registered nowhere."""
-    return Architecture(
+@pytest.fixture
+def foreign() -> Iterator[Architecture]:
+    """A block of kinds that came from elsewhere, for one test."""
+    register(Foreign)
+    register(ForeignFeedForward)
+    yield Architecture(
         name="foreign",
         vocab_size=100,
         width=32,
@@ -98,3 +103,4 @@ def foreign() -> Architecture:
         },
         layers="layer*3",
     )
+    del node._registry["mixer"]["foreign"], node._registry["ffn"]["foreign-ffn"]

@@ -54,3 +54,8 @@ def test_every_entrance_says_that_a_name_is_no_architecture(entrance) -> None:
 def test_numbers_of_a_wrong_type_are_refused_by_name(numbers) -> None:
     with pytest.raises(UsageError, match=next(iter(numbers))):
         vt.size(vt.preset("tiny-gpt2"), **numbers)
+
+
+def test_a_text_that_no_file_can_hold_is_refused() -> None:
+    with pytest.raises(SpecError, match="surrogates"):
+        vt.size(replace(vt.preset("tiny-gpt2"), description="half \ud800 a pair"))

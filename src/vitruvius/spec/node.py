@@ -316,6 +316,12 @@ def load_installed(group: str) -> None:
 
 
 def kinds(family: str) -> dict[str, type[Component]]:
-    """Registered kinds of a family by name, in order of registration."""
+    """Registered kinds of a family by name, in alphabetical order."""
     load_kinds()
-    return dict(_registry[family])
+    return dict(sorted(_registry[family].items()))
+
+
+def all_kinds() -> tuple[type[Component], ...]:
+    """Every registered kind: a key for what was derived from the registry, which may still grow."""
+    load_kinds()
+    return tuple(kind for family in _registry.values() for kind in family.values())

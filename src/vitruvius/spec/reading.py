@@ -26,8 +26,6 @@ from vitruvius.spec.validating import adapter
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pydantic import TypeAdapter
-
     from vitruvius.spec.tree import Node as Tree
 
 BARE_NAMES = frozenset(
@@ -135,13 +133,6 @@ def _closest(name: str, known: Sequence[str]) -> str:
     return "vitruvius presets lists the presets; any other name is a path to a YAML file"
 
 
-@cache
-def _block_adapter() -> TypeAdapter[Block]:
-    from pydantic import TypeAdapter as Adapter
-
-    return Adapter(Block)
-
-
 def _understand(tree: Tree, text: str, file: str, overrides: Sequence[str]) -> Reading:
     tree = resolve_blocks(apply_overrides(tree, overrides, bare=BARE_NAMES), bare=BARE_NAMES)
     plain = to_plain(tree)
@@ -166,7 +157,7 @@ def _validated(plain: dict[str, Any], tree: Tree, file: str) -> Architecture:
     from pydantic import ValidationError
 
     try:
-        return adapter().validate_json(json.dumps(plain, allow_nan=False))
+        return adapter(Architecture).validate_json(json.dumps(plain, allow_nan=False))
     except ValidationError as error:
         entries = error.errors()
         found = explain_all(entries[:_MOST_EXPLAINED], plain)
@@ -180,7 +171,7 @@ def _sound_block(data: object) -> Block | None:
     from pydantic import ValidationError
 
     try:
-        return _block_adapter().validate_json(json.dumps(data, allow_nan=False))
+        return adapter(Block).validate_json(json.dumps(data, allow_nan=False))
     except ValidationError:
         return None
 

@@ -37,7 +37,7 @@ _Schema = dict[str, Any]
 
 def json_schema() -> _Schema:
     """The schema of the file form (JSON Schema draft 2020-12), built from the registered kinds."""
-    resolved = adapter().json_schema()
+    resolved = adapter(Architecture).json_schema()
     definitions: dict[str, _Schema] = resolved.pop("$defs")
     by_name = node_classes()
     whole: dict[str, _Schema] = {}

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vitruvius.errors import Finding, SpecError, UsageError
 from vitruvius.spec.explaining import explain_all
-from vitruvius.spec.model import Architecture
+from vitruvius.spec.model import Architecture, Block
+from vitruvius.spec.node import all_kinds
 from vitruvius.spec.writing import to_data
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+    from vitruvius.spec.node import Component
+
+
+Part = TypeVar("Part", Architecture, Block)
+
+
+def adapter(part: type[Part]) -> TypeAdapter[Part]:
+    """The validator of the plain data of an architecture or a block, built from the kinds registered by now."""
+    return _adapter(part, all_kinds())
+
 
 @cache
-def adapter() -> TypeAdapter[Architecture]:
-    """The validator of plain data, built from the registered kinds."""
+def _adapter(part: type[Part], known: tuple[type[Component], ...]) -> TypeAdapter[Part]:
     from pydantic import TypeAdapter as Adapter
 
-    return Adapter(Architecture)
+    del known
+    return Adapter(part)
 
 
 def from_plain(plain: dict[str, Any]) -> Architecture:
@@ -31,12 +42,12 @@ def from_plain(plain: dict[str, Any]) -> Architecture:
     from pydantic import ValidationError
 
     try:
-        text = json.dumps(plain, allow_nan=False)
+        text = json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         fix = "use numbers, texts, lists, mappings and the components of vitruvius.spec"
         raise SpecError([Finding(what=f"this is no plain data: {error}", fix=fix)]) from None
     try:
-        return adapter().validate_json(text)
+        return adapter(Architecture).validate_json(text)
     except ValidationError as error:
         raise SpecError(explain_all(error.errors(), plain)) from None
 
