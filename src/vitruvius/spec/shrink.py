@@ -15,6 +15,7 @@ from vitruvius.spec.graph import resolve
 from vitruvius.spec.mixers.attention import Attention
 from vitruvius.spec.node import Node
 from vitruvius.spec.positions.tables import LearnedPosition
+from vitruvius.spec.validating import checked_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ def shrink(architecture: Architecture) -> Architecture:
     further than these dimensions, and one without long windows keeps its pattern. Ratios so extreme that even the
     twin would not fit give way, step by step.
     """
+    architecture = checked_types(architecture)
     *gentle, smallest = _MOST_RATIOS
     for most in gentle:
         twin = _twin(architecture, most)
