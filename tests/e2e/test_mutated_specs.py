@@ -220,3 +220,21 @@ def damaged_values(draw, name: str) -> str:
 def test_a_preset_with_other_values_is_refused_or_right(name, data):
     for text in data.draw(st.lists(damaged_values(name), min_size=2, max_size=8)):
         holds(text)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "blocks.moe.ffn.experts=100000",
+        "blocks.moe.ffn.expert.hidden=100000000",
+        "blocks.dense.mixer={kind: attention, heads: 100000000, kv_heads: 1, head_width: 64, sees: causal}",
+        "context=2147483647",
+        "layers=(dense moe)*5000",
+        "width=64",
+    ],
+)
+def test_the_twin_of_an_extreme_architecture_is_small(override):
+    width = "blocks.dense.mixer={kind: attention, heads: 8, kv_heads: 1, head_width: 64, sees: causal}"
+    twin = shrink(preset("llama-moe", overrides=[width, "layers=dense moe", override]))
+    assert len(resolve(twin).layers) <= 4
+    assert count_parameters(resolve(twin)).total <= LARGEST_TWIN
