@@ -44,8 +44,8 @@ def _write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> 
             formatter.write(f"{'':{formatter.current_indent}}{example}\n")
 
 
-class ExampleCommand(click.Command):
-    """A verb whose help ends with commands that can be copied: `@click.command(cls=ExampleCommand, examples=[...])`."""
+class _WithExamples(click.Command):
+    """A command whose help ends with commands that can be copied."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", HELP)
@@ -58,20 +58,14 @@ class ExampleCommand(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-class ExampleGroup(click.Group):
-    """A verb with verbs of its own (`data prepare`), with examples as `ExampleCommand` has them."""
+class ExampleCommand(_WithExamples):
+    """A verb: `@click.command(cls=ExampleCommand, examples=[...])`."""
+
+
+class ExampleGroup(_WithExamples, click.Group):
+    """A verb with verbs of its own (`data prepare`)."""
 
     command_class = ExampleCommand
-
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
-        kwargs.setdefault("context_settings", HELP)
-        super().__init__(*args, **kwargs)
-        self.examples = tuple(examples)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples verbatim, then the epilog."""
-        _write_examples(formatter, self.examples)
-        super().format_epilog(ctx, formatter)
 
 
 class LazyGroup(click.Group):
