@@ -13,7 +13,7 @@ from vitruvius.inference.sampling import Sampler
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vitruvius.nn import Model
+    from vitruvius.nn import Cache, Model
 
 PREFILL = 512
 """Prompt tokens that go through the model at a time, so that masks stay small for long prompts."""
@@ -81,10 +81,10 @@ class Generation:
                 logits = self._step([token], cache)
 
     @torch.inference_mode()
-    def _step(self, tokens: Sequence[int], cache: object) -> torch.Tensor:
+    def _step(self, tokens: Sequence[int], cache: Cache) -> torch.Tensor:
         """Logits after the last of `tokens`, [1, V]; the head runs on that one alone."""
         ids = torch.tensor([list(tokens)], device=self.model.device)
-        h_1TD = self.model.hidden(ids, cache=cache)  # pyright: ignore[reportArgumentType]
+        h_1TD = self.model.hidden(ids, cache=cache)
         return self.model.head(h_1TD[:, -1:], self.model.embedding.tokens.weight)[:, 0, : self.vocabulary]
 
 
