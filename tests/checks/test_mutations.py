@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -134,20 +136,17 @@ def a_detached_sublayer(patch, victim):
 def an_expert_that_is_never_used(patch, victim):
     honest = moe.MoeModule._mix
 
-    def lazy(self, x_ND, weights, chosen, backend):
-        return honest(self, x_ND, weights * (chosen != 3), chosen, backend)
+    def lazy(self, x_ND, routing, backend):
+        weights = routing.weights_NK * (routing.chosen_NK != 3)
+        return honest(self, x_ND, replace(routing, weights_NK=weights), backend)
 
     patch.setattr(moe.MoeModule, "_mix", lazy)
     return victim
 
 
 def a_grouped_product_with_shifted_offsets(patch, victim):
-    honest = moe.grouped
-
-    def shifted(sizes_E):
-        return honest(sizes_E.roll(1))
-
-    patch.setattr(moe, "grouped", shifted)
+    honest = moe.grouped_linear
+    patch.setattr(moe, "grouped_linear", lambda x, maps, sizes_E: honest(x, maps, sizes_E.roll(1)))
     return victim
 
 
@@ -258,10 +257,10 @@ def a_count_that_forgets_the_windows(patch, victim):
 def a_cache_with_growth_slack(patch, victim):
     honest = AttentionModule.decode_state
 
-    def roomy(self, batch, capacity):
-        store = honest(self, batch, capacity)
-        spare = store.k.new_zeros(batch, 1)
-        store.tensors = lambda: (store.k, store.v, spare)
+    def roomy(self, batch, capacity, scope):
+        store = honest(self, batch, capacity, scope)
+        spare = store.slots["k"].new_zeros(batch, 1)
+        store.tensors = lambda: (*store.slots.values(), spare)
         return store
 
     patch.setattr(AttentionModule, "decode_state", roomy)
@@ -331,7 +330,11 @@ MUTATIONS = {
     "frozen parameter": (a_frozen_parameter, {"gradients"}),
     "detached": (a_detached_sublayer, {"gradients"}),
     "idle expert": (an_expert_that_is_never_used, {"gradients"}),
-    "shifted offsets": (a_grouped_product_with_shifted_offsets, {"experts"}),
+    "shifted offsets": (
+        a_grouped_product_with_shifted_offsets,
+        {"experts", "backends", "batch-invariance", "cached-decode", "future-leak"}
+        | {"packed-documents", "padding-invariance"},
+    ),
     "scale of a backend": (a_backend_with_another_scale, {"backends", "cached-decode"}),
     "scale of decoding": (decoding_with_another_scale, {"cached-decode"}),
     "rows of 0.9": (attention_that_does_not_sum_to_one, {"attention-pattern", "backends"}),

@@ -82,6 +82,12 @@ def _divisor(draw, number: int) -> int:
     return draw(st.sampled_from([n for n in range(1, number + 1) if number % n == 0]))
 
 
+def _factors(length: int | None = None) -> st.SearchStrategy[tuple[float, ...]]:
+    """A list of divisors for as many pairs as the heads of random specs have."""
+    lengths = st.sampled_from([2, 4, 8]) if length is None else st.just(length)
+    return lengths.flatmap(lambda n: st.tuples(*[st.sampled_from([1.0, 1.5, 4.0])] * n))
+
+
 HINTS = {
     ("attention", "heads"): lambda draw, around, chosen: draw(st.sampled_from([1, 2, 4])),
     ("attention", "kv_heads"): lambda draw, around, chosen: draw(st.none()) or _divisor(draw, chosen["heads"]),
@@ -93,6 +99,21 @@ HINTS = {
     ("moe", "experts"): lambda draw, around, chosen: draw(st.integers(1, 5)),
     ("moe", "top_k"): lambda draw, around, chosen: draw(st.integers(1, min(3, chosen["experts"]))),
     ("rope", "theta"): lambda draw, around, chosen: draw(st.sampled_from([100.0, 1e4, 5e5])),
+    ("rope", "fraction"): lambda draw, around, chosen: draw(st.sampled_from([1.0, 1.0, 0.5])),
+    ("longrope", "short_factor"): lambda draw, around, chosen: draw(_factors()),
+    ("longrope", "long_factor"): lambda draw, around, chosen: draw(_factors(len(chosen["short_factor"]))),
+    ("longrope", "factor"): lambda draw, around, chosen: draw(st.sampled_from([None, 1.0, 4.0])),
+    ("t5", "buckets"): lambda draw, around, chosen: draw(st.sampled_from([4, 8, 32])),
+    ("t5", "farthest"): lambda draw, around, chosen: draw(st.sampled_from([17, 40, 128])),
+    ("gated-additive", "base"): lambda draw, around, chosen: (
+        draw(st.sampled_from([None, 100.0])) if chosen["table"] == "sinusoidal" else None
+    ),
+    ("gated-additive", "size"): lambda draw, around, chosen: (
+        draw(st.sampled_from([None, around.context, 64])) if chosen["table"] == "learned" else None
+    ),
+    ("gated-additive", "start"): lambda draw, around, chosen: (
+        draw(st.sampled_from([None, 1, 5])) if chosen["table"] == "learned" else None
+    ),
     ("llama3", "low"): lambda draw, around, chosen: draw(st.sampled_from([0.5, 1.0])),
     ("llama3", "high"): lambda draw, around, chosen: draw(st.sampled_from([2.0, 4.0])),
     ("yarn", "slow"): lambda draw, around, chosen: 1.0,
@@ -104,6 +125,9 @@ HINTS = {
     ("softmax", "balance_loss"): lambda draw, around, chosen: draw(st.sampled_from([0.01, 1e-3])),
     ("softmax", "z_loss"): lambda draw, around, chosen: draw(st.sampled_from([0.0, 1e-3])),
     ("lm", "softcap"): lambda draw, around, chosen: draw(st.sampled_from([None, 5.0, 30.0])),
+    ("mup", "base_width"): lambda draw, around, chosen: draw(st.sampled_from([8, 16, 64])),
+    ("completep", "base_width"): lambda draw, around, chosen: draw(st.sampled_from([8, 16, 64])),
+    ("completep", "base_depth"): lambda draw, around, chosen: draw(st.sampled_from([1, 2])),
     ("normal", "std"): lambda draw, around, chosen: draw(st.sampled_from([0.02, 0.05, 0.1])),
 }
 """(kind, field) -> how to draw it."""

@@ -17,7 +17,7 @@ from vitruvius.nn import build, implements, registry
 from vitruvius.report import draw
 from vitruvius.sizing import size
 from vitruvius.spec import TensorSpec, kinds, node, read_text, register, shrink, to_yaml
-from vitruvius.spec.node import FeedForward, Flops, Mixer, PositiveInt
+from vitruvius.spec.node import FeedForward, Flops, Mixer, PositiveInt, StateSpec
 
 # The first pretends to be another package's code: a causal mean of the last tokens through one map, with its cache.
 
@@ -34,9 +34,9 @@ class MovingMean(Mixer):
         """One map."""
         return {"out.weight": TensorSpec(shape=(scope.width, scope.width), role="output")}
 
-    def cache_shapes(self, scope, capacity):
+    def state_tensors(self, scope, capacity):
         """The last tokens."""
-        return {"x": (min(self.window, capacity), scope.width)}
+        return {"x": StateSpec(shape=(min(self.window, capacity), scope.width))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +103,8 @@ class MovingMeanModule(nn.Module):
         # A broadcast sum and no matmul, so that torch counts what the spec counts.
         return (weights.unsqueeze(3) * keys_BSD.unsqueeze(1)).sum(dim=2)
 
-    def decode_state(self, batch, capacity):
-        shape = self.spec.cache_shapes(self.scope, capacity)["x"]
+    def decode_state(self, batch, capacity, scope):
+        shape = self.spec.state_tensors(scope, capacity)["x"].shape
         weight = self.out.weight
         return MeanState(torch.zeros(batch, *shape, dtype=weight.dtype, device=weight.device))
 

@@ -14,6 +14,7 @@ from torch import nn
 from vitruvius.checks import check
 from vitruvius.errors import SpecError, UsageError
 from vitruvius.nn import build, implements, registry
+from vitruvius.nn.routers.base import Routing
 from vitruvius.sizing import size
 from vitruvius.spec import TensorSpec, node, read_text, register
 from vitruvius.spec.embeddings import Embedding
@@ -42,10 +43,10 @@ class ScaledModule(nn.Module):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sigmoid(Router):
+class Squashed(Router):
     """The experts of the largest sigmoid(map(x)), with a bias."""
 
-    kind: Literal["sigmoid"] = "sigmoid"
+    kind: Literal["squashed"] = "squashed"
 
     def tensors_for(self, experts, width):
         return {
@@ -54,20 +55,20 @@ class Sigmoid(Router):
         }
 
 
-class SigmoidModule(nn.Module):
+class SquashedModule(nn.Module):
     def __init__(self, spec, moe, width, factory):
         super().__init__()
         self.top_k = moe.top_k
         self.map = nn.Linear(width, moe.experts, **factory)
 
-    def forward(self, x_ND, signals):
-        scores = self.map(x_ND).sigmoid()
+    def forward(self, x_BTD, place):
+        scores, signals = self.map(x_BTD.flatten(0, 1)).sigmoid(), place.signals
         chosen = scores.topk(self.top_k, dim=-1).indices
         if signals is not None and signals.replay is not None:
             chosen = next(signals.replay)
         if signals is not None and signals.routing is not None:
             signals.routing.append(chosen)
-        return scores.gather(1, chosen), chosen
+        return Routing(chosen_NK=chosen, weights_NK=scores.gather(1, chosen))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ class Odd(Position):
     kind: Literal["odd"] = "odd"
 
 
-KINDS = {Scaled: ScaledModule, Sigmoid: SigmoidModule, Cubed: CubedModule, Odd: None}
+KINDS = {Scaled: ScaledModule, Squashed: SquashedModule, Cubed: CubedModule, Odd: None}
 
 MIXTURE = """
 name: toy
@@ -181,9 +182,9 @@ def test_our_own_gains_start_at_one_altogether(gain, start):
 
 
 def test_a_module_with_an_attribute_called_offset_is_not_started_at_zero(monkeypatch):
-    monkeypatch.setattr(SigmoidModule, "offset", 1.0, raising=False)
+    monkeypatch.setattr(SquashedModule, "offset", 1.0, raising=False)
     monkeypatch.setattr(ScaledModule, "offset", 1.0, raising=False)
-    model = build(mixture(norm="scaled", router="sigmoid"))
+    model = build(mixture(norm="scaled", router="squashed"))
     assert (model.final_norm.scale == 0.5).all()
     assert (model.layers[0].ffn.router.map.weight != 0).any()
 
@@ -193,7 +194,7 @@ def test_a_module_with_an_attribute_called_offset_is_not_started_at_zero(monkeyp
 
 
 def test_a_router_states_its_own_tensors():
-    architecture = mixture(router="sigmoid", norm="scaled")
+    architecture = mixture(router="squashed", norm="scaled")
     names = dict(build(architecture).named_parameters())
     assert names["layers.1.ffn.router.map.weight"].shape == (3, 16)
     assert (names["layers.1.ffn.router.map.bias"] == 0).all()
@@ -203,14 +204,14 @@ def test_a_router_states_its_own_tensors():
 
 
 def test_a_router_a_norm_and_a_shared_expert_pass_every_probe():
-    report = check(mixture(router="sigmoid", norm="scaled", shared="cubed"))
+    report = check(mixture(router="squashed", norm="scaled", shared="cubed"))
     assert report.passed, str(report)
 
 
 def test_a_router_without_a_module_is_refused_when_it_is_built():
-    del registry._modules[Sigmoid]
-    with pytest.raises(NotImplementedError, match="Sigmoid"):
-        build(mixture(router="sigmoid"))
+    del registry._modules[Squashed]
+    with pytest.raises(NotImplementedError, match="Squashed"):
+        build(mixture(router="squashed"))
 
 
 def test_experts_that_cannot_be_stacked_are_a_finding_with_a_way_out():

@@ -32,13 +32,13 @@ def _resolved(name):
     graph = resolve(preset(name))
     architecture = to_data(graph.architecture, defaults="keep")
     groups = {}
-    for layer in graph.layers:
+    for layer in graph.every_layer():
         content = {
             "mixer": to_data(layer.mixer, defaults="keep"),
             "ffn": to_data(layer.ffn, defaults="keep"),
             "norm": to_data(layer.norm, defaults="keep"),
             "norm_place": layer.norm_place,
-            "tensors": {name: list(tensor.shape) for name, tensor in layer.tensors(graph.scope).items()},
+            "tensors": {name: list(tensor.shape) for name, tensor in layer.tensors().items()},
         }
         groups.setdefault((layer.name, json.dumps(content)), (content, []))[1].append(layer)
     kept = {

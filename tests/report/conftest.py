@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from vitruvius.spec import Architecture, Block, node, preset, read_text
-from vitruvius.spec.node import FeedForward, Mixer, Scope, TensorSpec, register
+from vitruvius.spec.node import FeedForward, Mixer, Scope, StateSpec, TensorSpec, register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,8 +63,8 @@ class Foreign(Mixer):
     def tensors(self, scope: Scope):
         return {"w": TensorSpec(shape=(scope.width, self.state))}
 
-    def cache_shapes(self, scope: Scope, capacity: int):
-        return {"state": (self.state, 4)}
+    def state_tensors(self, scope: Scope, capacity: int):
+        return {"state": StateSpec(shape=(self.state, 4), role="state")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

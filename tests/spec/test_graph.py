@@ -47,7 +47,7 @@ def test_every_default_is_filled_in():
 def test_each_place_of_norms_has_its_own_and_the_stream_ends_normalised_wherever_there_are_norms(place, norms, final):
     block = Block(mixer=Attention(heads=4), ffn=SwiGLU(hidden=16), norm_place=place)
     graph = resolve(replace(ARCHITECTURE, blocks={"a": block}, layers="a"))
-    assert [name.split(".")[0] for name in graph.layers[0].tensors(graph.scope) if "norm" in name] == norms
+    assert [name.split(".")[0] for name in graph.layers[0].tensors() if "norm" in name] == norms
     assert (graph.final_norm is not None) == final
     assert ("final_norm.weight" in graph.tensors()) == final
 
@@ -86,7 +86,7 @@ def test_a_star_repeats_with_new_weights_and_a_caret_with_the_same():
 def test_shared_weights_are_counted_once_and_cached_and_paid_for_each_time():
     once, twice = resolve(replace(ARCHITECTURE, layers="b")), resolve(replace(ARCHITECTURE, layers="b^2"))
     assert once.tensors().keys() == twice.tensors().keys()
-    assert len(twice.cache_shapes(16)) == 2 * len(once.cache_shapes(16))
+    assert len(twice.states(16)) == 2 * len(once.states(16))
     head = ARCHITECTURE.head.flops(once.scope, 16).useful
     assert twice.flops(16).useful - head == 2 * (once.flops(16).useful - head)
 
@@ -143,13 +143,13 @@ def test_useful_flops_count_the_pairs_of_the_pattern_and_dense_ones_all():
 
 
 def test_a_window_caches_no_more_than_itself():
-    (shapes,) = resolve(replace(ARCHITECTURE, layers="b")).cache_shapes(64)
-    assert shapes == {"k": (4, 8, 8), "v": (4, 8, 8)}
+    (shapes,) = resolve(replace(ARCHITECTURE, layers="b")).states(64)
+    assert {name: kept.shape for name, kept in shapes.items()} == {"mixer.k": (4, 8, 8), "mixer.v": (4, 8, 8)}
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_a_presets_layers_are_walked_alike_by_everyone(name):
     graph = resolve(preset(name))
-    assert len(graph.cache_shapes(16)) == len(graph.layers) == graph.scope.depth
+    assert len(graph.states(16)) == len(graph.layers) == graph.scope.depth
     assert graph.flops(16).useful <= graph.flops(16).dense
     assert all(tensor.count > 0 for tensor in graph.tensors().values())

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vitruvius.spec.lines import MAX_DEPTH, LayerItem, LineError, format_line, parse_line, parse_lines
+from vitruvius.spec.line_writing import format_line
+from vitruvius.spec.lines import MAX_DEPTH, LayerItem, LineError, parse_line, parse_lines
 
 BLOCKS = ("dense", "moe", "local", "global", "dilated", "full", "a", "b", "x-1", "y_2")
 

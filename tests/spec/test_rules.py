@@ -14,7 +14,8 @@ from vitruvius.spec.ffn.mlp import SwiGLU
 from vitruvius.spec.ffn.moe import Moe
 from vitruvius.spec.mixers.attention import Attention
 from vitruvius.spec.positions.alibi import ALiBi
-from vitruvius.spec.positions.rope import LinearScaling, Llama3Scaling, RotaryPosition
+from vitruvius.spec.positions.rope import RotaryPosition
+from vitruvius.spec.positions.scalings import LinearScaling, Llama3Scaling
 from vitruvius.spec.positions.tables import LearnedPosition, SinusoidalPosition
 from vitruvius.spec.routers.softmax import SoftmaxRouter
 

@@ -75,6 +75,15 @@ def test_resuming_is_exact_with_accumulation_and_joined_documents(kind, request,
     assert final_manifest(resumed.run) == final_manifest(straight.run)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_resuming_is_exact_with_muon(dtype, mixture, run_of):
+    settings = {"optimizer": "muon", "dtype": dtype, "steps": 4}
+    straight = run_of(mixture, "straight", **settings)
+    resumed = stopped_and_resumed(run_of, mixture, after=2, **settings)
+    assert final_manifest(resumed.run) == final_manifest(straight.run)
+    assert rows(resumed.run) == rows(straight.run)
+
+
 def test_resuming_is_exact_on_two_threads(mixture, run_of):
     straight = run_of(mixture, "straight", threads=2)
     resumed = stopped_and_resumed(run_of, mixture, after=3, threads=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,6 @@ from torch.nn import functional as F
 from vitruvius.checks.compare import EXACT, gap, worst_in
 from vitruvius.checks.outcome import Measure, does_not_apply, failed, within
 from vitruvius.nn import Signals
-from vitruvius.nn.mixers.attention import AttentionModule
 from vitruvius.nn.place import BackendName, Place
 from vitruvius.spec.ffn.moe import Moe
 
@@ -62,15 +62,19 @@ def leak_of(model: Callable[[Tensor], Tensor], tokens_T: Tensor, vocab_size: int
 
 
 def attention_rows(subject: Subject) -> Measure:
-    """Attention weights sum to one, are exactly zero where the pattern forbids, and positive where it allows."""
+    """Attention weights are zero where the pattern forbids, positive elsewhere; they sum to one, below it with sinks."""
     patterns = list(subject.patterns())
     if not patterns:
         return does_not_apply("no layer attends")
     heard: list[Tensor] = []
+    layers = (*subject.graph.encoder, *subject.graph.layers)
+    sharing = {layer.path for layer in layers if layer.mixer is not None and layer.mixer.row_sums == "below-one"}
     model = deepcopy(subject.model)
     for module in model.modules():
-        if isinstance(module, AttentionModule):
-            module.scale *= _FLAT  # large scores would round the weights of allowed pairs to zero
+        scale = getattr(module, "scale", None)
+        if isinstance(scale, float) and hasattr(module, "pattern"):
+            # Large scores would round the weights of allowed pairs to zero.
+            module.scale = scale * _FLAT  # pyright: ignore[reportAttributeAccessIssue]
     with torch.no_grad(), backend(model, "reference"):
         model(subject.tokens(1, subject.length), signals=Signals(attention=heard))
     if len(heard) != len(patterns):
@@ -84,8 +88,13 @@ def attention_rows(subject: Subject) -> Measure:
         for wrong, what in ((touched & ~allowed, "sees forbidden"), (allowed & ~seen, "misses allowed")):
             if wrong.any():
                 query, key = (int(i) for i in wrong.nonzero()[0])
-                return failed(f"layer {layer}: query {query} {what} key {key} ({int(wrong.sum())} pairs)")
-        worst = max(worst, (weights_BHTS.sum(dim=-1) - 1).abs().max().item())
+                return failed(f"{layer}: query {query} {what} key {key} ({int(wrong.sum())} pairs)")
+        sums_BHT = weights_BHTS.sum(dim=-1)
+        if layer in sharing:
+            if not bool(((sums_BHT > 0) & (sums_BHT < 1 - EXACT)).all()):
+                return failed(f"{layer}: its sinks take no share of a row that sums to {sums_BHT.max():g}")
+        else:
+            worst = max(worst, (sums_BHT - 1).abs().max().item())
     return within(worst, EXACT, f"{len(patterns)} layers, every pair of {subject.length} x {subject.length}")
 
 
@@ -109,32 +118,33 @@ FP32 = 1e-4
 
 
 def experts(subject: Subject) -> Measure:
-    """Grouped products, which exist in fp32 and bf16 only, equal the loop over experts, forward and backward."""
-    if not any(isinstance(layer.ffn, Moe) for layer in subject.graph.layers):
+    """Grouped products in fp32, as they train, equal the loop over experts, forward and backward."""
+    mixtures = [layer for layer in subject.graph.every_layer() if isinstance(layer.ffn, Moe) and layer.owns_weights]
+    if not mixtures:
         return does_not_apply("no mixtures of experts")
     model = subject.fresh(torch.float32)
     generator = torch.Generator().manual_seed(subject.seed)
     worst: dict[str, float] = {}
-    for layer in subject.graph.layers:
-        if isinstance(layer.ffn, Moe) and layer.owns_weights:
-            x_BTD = torch.randn(2, subject.length, subject.graph.scope.width, generator=generator).to(model.device)
-            for name, moved in _mixture(model.layers[layer.index].ffn, x_BTD).items():
-                worst[f"layer {layer.index}: {name}"] = moved
+    for layer in mixtures:
+        x_BTD = torch.randn(2, subject.length, subject.graph.scope.width, generator=generator).to(model.device)
+        module, tokens_BT = model.get_submodule(f"{layer.path}.ffn"), subject.tokens(2, subject.length)
+        for name, moved in _mixture(module, x_BTD, tokens_BT).items():
+            worst[f"{layer.path}: {name}"] = moved
     where, most = worst_in(worst)
     detail = "grouped products against the loop over experts in fp32, routing replayed"
     return within(most, FP32, detail if most <= FP32 else f"{where} differs")
 
 
-def _mixture(module: Any, x_BTD: Tensor) -> dict[str, float]:
+def _mixture(module: Any, x_BTD: Tensor, tokens_BT: Tensor) -> dict[str, float]:
     """How far output and gradients of one mixture differ between its fast path and its reference."""
-    positions = torch.arange(x_BTD.shape[1], device=x_BTD.device)
+    here = Place(positions=torch.arange(x_BTD.shape[1], device=x_BTD.device), tokens=tokens_BT)
     chosen: list[Tensor] = []
     with torch.no_grad():
-        module(x_BTD, Place(positions=positions, signals=Signals(routing=chosen)))
+        module(x_BTD, replace(here, signals=Signals(routing=chosen)))
     found: dict[str, dict[str, Tensor]] = {}
     for name in ("auto", "reference"):
         x = x_BTD.clone().requires_grad_()
-        y = module(x, Place(positions=positions, backend=name, signals=Signals(replay=iter(chosen))))
+        y = module(x, replace(here, backend=name, signals=Signals(replay=iter(chosen))))
         inputs = {"input": x, **{n: p for n, p in module.named_parameters() if n.startswith("experts.")}}
         gradients = torch.autograd.grad(y.sin().sum(), list(inputs.values()))
         found[name] = {"output": y.detach(), **{f"gradient of {n}": g for n, g in zip(inputs, gradients, strict=True)}}

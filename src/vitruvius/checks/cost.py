@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitruvius.checks.causality import backend
 from vitruvius.checks.outcome import Measure, failed, passed
-from vitruvius.spec.mixers.attention import Attention
 from vitruvius.units import exact, format_count
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def flops(subject: Subject) -> Measure:
     """The dense count equals torch's over the readable path; the useful one leaves out exactly the forbidden pairs."""
     length, graph = subject.length, subject.graph
-    model = subject.fresh(torch.float32)
+    model = subject.fresh(torch.float32).eval()  # while training, a mixture may drop tokens
     tokens = subject.tokens(1, length)
     with torch.no_grad(), backend(model, "reference"):
         model(tokens)
@@ -30,14 +29,15 @@ def flops(subject: Subject) -> Measure:
     if said.dense != counted:
         return failed(f"{length} tokens: the spec says {exact(said.dense)} dense and torch counts {exact(counted)}")
     modules = {name.partition(".")[2]: sum(kinds.values()) for name, kinds in counter.get_flop_counts().items()}
-    for layer in graph.layers:
-        if layer.owns_weights and not modules.get(f"layers.{layer.index}"):
+    for layer in (*graph.encoder, *graph.layers):
+        if layer.owns_weights and layer.flops(length).dense and not modules.get(layer.path):
             return failed(f"torch counts nothing in layer {layer.index}, so the comparison is blind there")
     forbidden = 0
-    for layer in graph.layers:
-        if isinstance(layer.mixer, Attention):
-            pairs = length * length - brute_force_pairs(layer.mixer.pattern(), length)
-            forbidden += 4 * layer.mixer.width_of_head(graph.scope) * layer.mixer.heads * pairs
+    for layer in (*graph.encoder, *graph.layers):
+        pattern = None if layer.mixer is None else layer.mixer.pattern()
+        if layer.mixer is not None and pattern is not None:
+            pairs = length * length - brute_force_pairs(pattern, length)
+            forbidden += layer.mixer.pair_flops(layer.scope) * pairs
     if said.useful != counted - forbidden:
         return failed(f"useful is {exact(said.useful)}, and pair by pair {exact(counted - forbidden)}")
     share = said.useful / counted

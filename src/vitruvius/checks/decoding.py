@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def cached_decode(subject: Subject) -> Measure:
     """A token at a time, in chunks, and with rows of different lengths, a cache gives the logits of one full pass."""
-    if not all(pattern.is_causal for _, pattern in subject.patterns()):
+    if not subject.graph.is_causal:
         return does_not_apply("a stack that sees later tokens has no decode cache")
     model, length = subject.model, subject.length
     tokens = subject.tokens(2, length)

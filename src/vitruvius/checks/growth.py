@@ -13,7 +13,6 @@ from vitruvius.checks.compare import EXACT, gap
 from vitruvius.checks.decoding import decoded
 from vitruvius.errors import UsageError
 from vitruvius.nn import build
-from vitruvius.nn.positions.tables import LearnedPositionModule
 from vitruvius.runs.record import reproducibility_record
 from vitruvius.spec import ensure
 from vitruvius.units import format_bytes
@@ -105,18 +104,21 @@ def at_length(architecture: Architecture, length: int, *, seed: int = 0) -> Grow
 
 
 def _rows(model: Model) -> int | None:
-    position = model.embedding.position
-    return position.weight.shape[0] if isinstance(position, LearnedPositionModule) else None
+    table = _table(model)
+    return None if table is None else table.shape[0]
+
+
+def _table(model: Model) -> Tensor | None:
+    """The learned table of positions as it is now, which growing replaces."""
+    position = model.architecture.embedding.position
+    table = None if position is None else position.learned_table(model.graph.scope)
+    return None if table is None else model.get_parameter(f"embedding.position.{table.name}")
 
 
 def _learns(model: Model, tokens: Tensor, length: int) -> bool:
-    position = model.embedding.position
-    if isinstance(position, LearnedPositionModule):
-        gradient = position.weight.grad
-        row = None if gradient is None else gradient[length - 1]
-    else:
-        gradient = model.embedding.tokens.weight.grad
-        row = None if gradient is None else gradient[tokens[0, -1]]
+    table = _table(model)
+    weight, index = (model.embedding.tokens.weight, tokens[0, -1]) if table is None else (table, length - 1)
+    row = None if weight.grad is None else weight.grad[index]
     return row is not None and bool(row.isfinite().all()) and bool(row.abs().max() > 0)
 
 

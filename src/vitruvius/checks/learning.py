@@ -12,6 +12,7 @@ from vitruvius.checks.compare import EXACT, gap, worst_of
 from vitruvius.checks.outcome import Measure, failed, within
 from vitruvius.nn import Signals
 from vitruvius.spec.ffn.moe import Moe
+from vitruvius.spec.layer import Stack
 from vitruvius.spec.mixers.attention import Attention
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def gradients(subject: Subject) -> Measure:
     """Each parameter tensor, and each expert of a mixture, has a finite, non-zero gradient."""
     model = subject.model
     tokens = subject.tokens(4, max(subject.length, 2))
-    signals = Signals(replay=forced_routing(subject.graph, tokens.numel() - tokens.shape[0], tokens.device))
+    seen = tokens.numel() - tokens.shape[0]
+    signals = Signals(replay=forced_routing(subject.graph, seen, tokens.device, batch=tokens.shape[0]))
     model.zero_grad(set_to_none=True)
     loss = model.loss(tokens[:, :-1], tokens[:, 1:], signals=signals)
     torch.stack([loss, *signals.losses]).sum().backward()
@@ -83,35 +85,31 @@ def silent_tensors(graph: Graph, length: int) -> set[str]:
     silent: set[str] = set()
     for layer in graph.layers:
         if layer.owns_weights:
-            silent |= {f"layers.{layer.index}.{name}" for name in _silent_in(layer, length)}
+            for name, component in layer.sublayers():
+                silent |= {f"{layer.path}.{name}.{tensor}" for tensor in component.silent(layer.scope, length)}
     return silent & set(graph.tensors())
 
 
-def _silent_in(layer: Layer, length: int) -> Iterator[str]:
-    mixer, ffn = layer.mixer, layer.ffn
-    if isinstance(mixer, Attention):
-        rotated = mixer.position is not None and mixer.position.acts_on == "rotation"
-        if not rotated:
-            yield "mixer.k.bias" if mixer.qk_norm is None else "mixer.k_norm.bias"
-        if mixer.pattern().pairs(length) == length:
-            for which in ("q", "k"):
-                yield from (f"mixer.{which}.{end}" for end in ("weight", "bias"))
-                yield from (f"mixer.{which}_norm.{end}" for end in ("weight", "bias"))
-    if isinstance(ffn, Moe) and ffn.experts == 1:
-        yield "ffn.router.weight"
-
-
-def forced_routing(graph: Graph, tokens: int, device: torch.device) -> Iterator[Tensor]:
-    """Chosen experts for each mixture of a pass over `tokens` tokens, such that every expert gets some.
+def forced_routing(graph: Graph, tokens: int, device: torch.device, *, batch: int = 1) -> Iterator[Tensor]:
+    """What the router of each mixture is to choose in a pass over `tokens` tokens, so that every expert gets some.
 
     The first tokens go round all experts; the others to the first few, since a perfectly even load has no gradient in
-    the balance loss.
+    the balance loss. Multi-token prediction looks at fewer tokens of each of the `batch` rows.
     """
-    for layer in graph.layers:
+    for layer in graph.every_layer():
         if isinstance(layer.ffn, Moe):
-            index = torch.arange(tokens, device=device)
-            first = torch.where(index < max(tokens // 2, layer.ffn.experts), index * layer.ffn.top_k, 0)
-            yield (first.unsqueeze(1) + torch.arange(layer.ffn.top_k, device=device)) % layer.ffn.experts
+            seen = tokens - batch * (layer.index + 1) if layer.stack is Stack.MTP else tokens
+            yield _spread(layer.ffn, seen, device)
+
+
+def _spread(moe: Moe, tokens: int, device: torch.device) -> Tensor:
+    """Chosen experts [N, top_k], or where experts choose, who is taken, [N, E] bool."""
+    index = torch.arange(tokens, device=device)
+    first = torch.where(index < max(tokens // 2, moe.experts), index * moe.top_k, 0)
+    chosen = (first.unsqueeze(1) + torch.arange(moe.top_k, device=device)) % moe.experts
+    if moe.router.chooses == "experts":
+        return chosen
+    return torch.zeros(tokens, moe.experts, dtype=torch.bool, device=device).scatter_(1, chosen, value=True)
 
 
 def loss_path(subject: Subject) -> Measure:

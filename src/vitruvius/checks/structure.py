@@ -10,8 +10,8 @@ from safetensors.torch import load, save
 from vitruvius.checks.outcome import Measure, does_not_apply, failed, passed
 from vitruvius.errors import PositionOverflowError
 from vitruvius.nn import build
-from vitruvius.sizing import kv_cache_bytes
-from vitruvius.spec.positions.tables import LearnedPosition
+from vitruvius.nn.weights import weights_of
+from vitruvius.sizing import kv_cache_bytes, state_bytes
 from vitruvius.units import exact, format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -35,9 +35,13 @@ def output_shape(subject: Subject) -> Measure:
 
 
 def parameters(subject: Subject) -> Measure:
-    """Names and shapes of the module at full size, made on the meta device, are those that the spec counts."""
-    shapes = _shapes(build(subject.architecture, device="meta"))
-    wrong = _differences(subject.full_graph, shapes)
+    """Names and shapes of the module at full size, made on the meta device, are those that the spec counts.
+
+    So are those of the buffers that are saved with the parameters.
+    """
+    built = build(subject.architecture, device="meta")
+    shapes = _shapes(built)
+    wrong = _differences(subject.full_graph, shapes) + _buffer_differences(subject.full_graph, built)
     if subject.given is not None:
         wrong += _differences(subject.graph, _shapes(subject.given))
     if wrong:
@@ -49,6 +53,14 @@ def parameters(subject: Subject) -> Measure:
 
 def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _buffer_differences(graph: Graph, model: Model) -> list[str]:
+    expected = {name: tensor.shape for name, tensor in graph.buffers().items()}
+    parameters = {name for name, _ in model.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights_of(model).items() if name not in parameters}
+    different = [name for name in (*expected, *found) if expected.get(name) != found.get(name)]
+    return [f"{name} is a saved buffer in only one of spec and module" for name in dict.fromkeys(different)]
 
 
 def _differences(graph: Graph, found: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -64,27 +76,35 @@ def _differences(graph: Graph, found: Mapping[str, tuple[int, ...]]) -> list[str
 def _grew(graph: Graph, name: str, shape: tuple[int, ...]) -> bool:
     """Whether this is a learned position table that longer sequences have made longer."""
     position = graph.architecture.embedding.position
-    if name != "embedding.position.weight" or not isinstance(position, LearnedPosition):
+    table = None if position is None else position.learned_table(graph.scope)
+    if table is None or name != f"embedding.position.{table.name}":
         return False
-    return position.rows(graph.scope) <= shape[0] <= position.limit(graph.scope)
+    return table.rows <= shape[0] <= table.limit
 
 
 def cache_bytes(subject: Subject) -> Measure:
     """`model.cache` allocates what `size` prints: at full size on meta, and in real tensors on what is run."""
+    if not subject.graph.is_causal:
+        return does_not_apply("a stack that sees later tokens has no decode cache")
     full = build(subject.architecture, device="meta", dtype="bf16")
     context = subject.architecture.context
-    allocated, printed = full.cache(1, capacity=context).nbytes, kv_cache_bytes(subject.full_graph, context, 1, "bf16")
+    allocated, printed = full.cache(1, capacity=context).nbytes, decode_bytes(subject.full_graph, context, 1, "bf16")
     if allocated != printed:
         return failed(f"at full size size says {exact(printed)} bytes and the cache takes {exact(allocated)}")
     for batch, capacity in ((1, 1), (2, subject.length), (3, max(1, subject.length // 3))):
         allocated = subject.model.cache(batch, capacity=capacity).nbytes
-        printed = kv_cache_bytes(subject.graph, capacity, batch, "fp64")
+        printed = decode_bytes(subject.graph, capacity, batch, "fp64")
         if allocated != printed:
             return failed(
                 f"{batch} x {capacity} tokens: size says {exact(printed)} bytes, allocated {exact(allocated)}"
             )
-    whole = kv_cache_bytes(subject.full_graph, context, 1, "bf16")
+    whole = decode_bytes(subject.full_graph, context, 1, "bf16")
     return passed(f"{format_bytes(whole)} for {context:,} tokens in bf16, byte for byte")
+
+
+def decode_bytes(graph: Graph, capacity: int, batch: int, dtype: str) -> int:
+    """Keys, values and recurrent state together."""
+    return kv_cache_bytes(graph, capacity, batch, dtype) + state_bytes(graph, capacity, batch, dtype)
 
 
 def determinism(subject: Subject) -> Measure:
@@ -109,14 +129,17 @@ def determinism(subject: Subject) -> Measure:
 def round_trip(subject: Subject) -> Measure:
     """Weights written to safetensors and read into a model of another seed give the same logits, bit for bit."""
     source, target = subject.fresh(torch.float32, seed=3), subject.fresh(torch.float32, seed=4)
-    data = save({name: parameter.detach().cpu().contiguous() for name, parameter in source.named_parameters()})
+    weights = weights_of(source)
+    for name in subject.graph.buffers():
+        weights[name].uniform_(-0.1, 0.1, generator=torch.Generator(source.device).manual_seed(3))
+    data = save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
     loaded = load(data)
-    own = dict(target.named_parameters())
+    own = weights_of(target)
     if set(loaded) != set(own):
         return failed(f"names differ: {sorted(set(loaded) ^ set(own))[:_MOST_NAMED]}")
     with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(loaded[name])
+        for name, tensor in own.items():
+            tensor.copy_(loaded[name])
         tokens = subject.tokens(1, min(subject.length, 32))
         if not torch.equal(source(tokens), target(tokens)):
             return failed("logits differ after loading: something that matters is not among the parameters")
@@ -126,9 +149,10 @@ def round_trip(subject: Subject) -> Measure:
 def position_overflow(subject: Subject) -> Measure:
     """A learned table serves its last position and refuses the next one by name."""
     position = subject.probed.embedding.position
-    if not isinstance(position, LearnedPosition):
+    table = None if position is None else position.learned_table(subject.graph.scope)
+    if table is None:
         return does_not_apply("no learned positions")
-    limit = position.limit(subject.graph.scope)
+    limit = table.limit
     model = subject.fresh(torch.float32)
     with torch.no_grad():
         model(subject.tokens(1, limit))

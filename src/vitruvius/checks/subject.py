@@ -12,6 +12,7 @@ import torch
 from vitruvius.errors import UsageError
 from vitruvius.nn import Model, build
 from vitruvius.nn.inits import initialise
+from vitruvius.patterns import everything
 from vitruvius.spec import Architecture, ensure, resolve, shrink
 from vitruvius.units import format_bytes
 
@@ -94,6 +95,7 @@ class Subject:
         model = self.fresh(torch.float64) if self.given is None else deepcopy(self.given).double()
         model.eval()
         model.backend = "auto"
+        self._prompt(model)
         generator = torch.Generator().manual_seed(self.seed + 1)
         tensors = self.graph.tensors()
         with torch.no_grad():
@@ -102,17 +104,28 @@ class Subject:
                 if name in tensors and tensors[name].role in {"gain", "bias"}:
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.add_(_JITTER * noise.to(parameter.device))
+            buffers = dict(model.named_buffers())
+            for name in self.graph.buffers():
+                noise = torch.randn(buffers[name].shape, generator=generator, dtype=torch.float64)
+                buffers[name].add_(_JITTER * noise.to(buffers[name].device))
         return model
 
     def fresh(self, dtype: torch.dtype, *, seed: int | None = None) -> Model:
         """A model of its own with first weights: built anew, or a copy of the given one drawn again."""
         seed = self.seed if seed is None else seed
         if self.given is None:
-            return build(self.probed, dtype=dtype, seed=seed)
-        model = deepcopy(self.given).to(dtype)
-        model.backend = "auto"
-        initialise(model, seed)
+            model = build(self.probed, dtype=dtype, seed=seed)
+        else:
+            model = deepcopy(self.given).to(dtype)
+            model.backend = "auto"
+            initialise(model, seed)
+        self._prompt(model)
         return model
+
+    def _prompt(self, model: Model) -> None:
+        """Give an encoder-decoder one source for all rows, as long as a probe, so that the probes are about tokens."""
+        if self.graph.encoder:
+            model.standing_source = self.tokens(1, self.length, salt=77)
 
     def tokens(self, batch: int, length: int, *, salt: int = 0) -> Tensor:
         """Random ids, the same for the same arguments and seed."""
@@ -120,12 +133,17 @@ class Subject:
         ids = torch.randint(self.probed.vocab_size, (batch, length), generator=generator)
         return ids if self.given is None else ids.to(self.given.device)
 
-    def patterns(self) -> Iterator[tuple[int, Pattern]]:
-        """(layer, pattern) of the layers that attend."""
-        for layer in self.graph.layers:
+    def patterns(self) -> Iterator[tuple[str, Pattern]]:
+        """(name, pattern) of each sublayer that attends, in the order in which a pass computes them.
+
+        Cross-attention sees the whole source, which in a probe is as long as the target.
+        """
+        for layer in (*self.graph.encoder, *self.graph.layers):
             pattern = None if layer.mixer is None else layer.mixer.pattern()
             if pattern is not None:
-                yield layer.index, pattern
+                yield layer.path, pattern
+            if layer.cross is not None:
+                yield f"{layer.path}.cross", everything
 
 
 def subject_of(examined: Architecture | Model, seed: int) -> Subject:

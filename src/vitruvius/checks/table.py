@@ -58,7 +58,7 @@ PROBES: tuple[Probe, ...] = (
         name="cache-bytes",
         run=structure.cache_bytes,
         means="the decode cache takes other memory than size prints, so a plan that fits may not",
-        look_at="cache_shapes() of the mixer against its decode_state()",
+        look_at="state_tensors() of the mixer against its decode_state()",
     ),
     Probe(
         name="future-leak",

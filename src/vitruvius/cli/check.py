@@ -40,6 +40,7 @@ def _list(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:  # 
         "vitruvius check llama-moe --only cached-decode --only gradients",
         "vitruvius check llama-moe --set blocks.dense.mixer.sees='causal & sliding(64)' --json",
         "vitruvius check tiny-simple-transformer --lengths 128,512,1024",
+        "vitruvius check tiny-llama --mup --set init='{kind: mup, base_width: 64}'",
     ],
 )
 @spec_argument()
@@ -57,6 +58,11 @@ def _list(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:  # 
     type=click.Path(dir_okay=False, path_type=Path),
     help="With --lengths: write the reproducibility records to this file.",
 )
+@click.option(
+    "--mup",
+    is_flag=True,
+    help="Instead, the coordinate check: does a learning rate hold across width (and depth, with init completep)?",
+)
 @json_option
 def command(
     spec: str,
@@ -65,6 +71,7 @@ def command(
     overrides: tuple[str, ...],
     lengths: str | None,
     record: Path | None,
+    mup: bool,  # noqa: FBT001 (a flag of the command line)
     as_json: bool,  # noqa: FBT001 (a flag of the command line)
 ) -> int:
     """Read the spec, run the probes, print the report."""
@@ -73,6 +80,10 @@ def command(
 
     reading = read_with_findings(spec, overrides=overrides)
     say_findings(finding for finding in reading.findings if finding.severity == "warning")
+    if mup:
+        if only or lengths is not None or record is not None:
+            raise click.UsageError("--mup goes without --only, --lengths and --record")
+        return _coordinates(reading.architecture, seed=seed, as_json=as_json, spec=spec)
     if lengths is not None:
         return _grow(reading.architecture, _numbers(lengths), record, seed=seed, as_json=as_json, spec=spec)
     if record is not None:
@@ -88,6 +99,19 @@ def command(
         return 0
     next_step(f"vitruvius check {again} --only {report.failures[0].name}")
     return FAILED
+
+
+def _coordinates(architecture: Architecture, *, seed: int, as_json: bool, spec: str) -> int:
+    from vitruvius.checks.coordinates import coordinates
+    from vitruvius.checks.coordinates_text import to_dict, to_text
+
+    found = coordinates(architecture, seed=seed)
+    if as_json:
+        emit_json(to_dict(found))
+    else:
+        emit(clean(to_text(found)))
+    next_step(f"vitruvius check {shlex.quote(spec)}")
+    return 0 if found.passed else FAILED
 
 
 def _grow(

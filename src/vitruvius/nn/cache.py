@@ -14,7 +14,7 @@ import torch
 from vitruvius.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -29,6 +29,20 @@ class LayerCache(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerState:
+    """What one layer keeps between steps; None where a sublayer keeps nothing."""
+
+    mixer: LayerCache | None = None
+    cross: LayerCache | None = None
+
+    def parts(self) -> Iterator[LayerCache]:
+        """What there is."""
+        for part in (self.mixer, self.cross):
+            if part is not None:
+                yield part
+
+
 @dataclass(slots=True)
 class Step:
     """The append under way, shared by all layers: how long each row was, and how many tokens come."""
@@ -39,8 +53,8 @@ class Step:
     """Real tokens that each row gains."""
     length: int
     """Tokens per row in this call, padding included."""
-    memo: dict[int, object] = field(default_factory=dict)
-    """Masks and positions that layers with equal plans share, by the plan's identity."""
+    memo: dict[object, object] = field(default_factory=dict)
+    """Masks and positions that layers with equal plans share."""
 
     @property
     def aligned(self) -> bool:
@@ -51,7 +65,7 @@ class Step:
 class Cache:
     """Decode state of a whole model for `batch` sequences of up to `capacity` tokens."""
 
-    def __init__(self, layers: list[LayerCache | None], *, batch: int, capacity: int, device: torch.device) -> None:
+    def __init__(self, layers: list[LayerState], *, batch: int, capacity: int, device: torch.device) -> None:
         self.layers = layers
         self.capacity = capacity
         self.lengths = [0] * batch
@@ -61,7 +75,17 @@ class Cache:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors: what `vitruvius size` prints as kv_cache_bytes and state_bytes."""
-        return sum(t.numel() * t.element_size() for layer in self.layers if layer is not None for t in layer.tensors())
+        return sum(t.numel() * t.element_size() for part in self.parts() for t in part.tensors())
+
+    def parts(self) -> Iterator[LayerCache]:
+        """The states of all sublayers that keep any."""
+        for layer in self.layers:
+            yield from layer.parts()
+
+    @property
+    def starts_a_row(self) -> bool:
+        """Whether the append under way starts a sequence in some row."""
+        return self._step is not None and 0 in self._step.starts
 
     def positions(self, length: int) -> Tensor:
         """Positions of the next `length` tokens: [T] when all rows agree, else [B, T]."""
@@ -87,9 +111,8 @@ class Cache:
                 fix=f"allocate it with capacity={longest} or stop earlier",
             )
         self._step = Step(starts=list(self.lengths), counts=real, length=length)
-        for layer in self.layers:
-            if layer is not None:
-                layer.step = self._step
+        for part in self.parts():
+            part.step = self._step
 
     def commit(self) -> None:
         """The append is done in every layer."""

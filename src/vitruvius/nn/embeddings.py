@@ -48,5 +48,14 @@ class EmbeddingModule(nn.Module):
         if self.scale is not None:
             x_BTD = x_BTD * self.scale
         if self.position is not None:
-            x_BTD = self.position.embed(x_BTD, place.positions)
+            x_BTD = self._placed(x_BTD, place)
         return x_BTD if self.norm is None else self.norm(x_BTD)
+
+    def _placed(self, x_BTD: Tensor, place: Place) -> Tensor:
+        """With positions; reports the variance of what they added to whoever listens."""
+        assert self.position is not None
+        placed_BTD = self.position.embed(x_BTD, place)
+        if place.signals is not None:
+            added = (placed_BTD - x_BTD).detach().float()
+            place.signals.report("position_variance", added.var(correction=0))
+        return placed_BTD

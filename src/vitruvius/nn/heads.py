@@ -11,25 +11,29 @@ from torch.nn import functional as F
 from vitruvius.nn.ops import linear_cross_entropy
 from vitruvius.nn.registry import Factory, implements
 from vitruvius.nn.shapes import Float, Int, shaped
-from vitruvius.spec.heads import LanguageModelHead
+from vitruvius.spec.heads import LanguageModelHead, MaskedLanguageModelHead
 
 if TYPE_CHECKING:
     from vitruvius.spec import Scope
 
 
-@implements(LanguageModelHead)
-class LanguageModelHeadModule(nn.Module):
-    """Logits over the vocabulary; when tied, from the embedding's own matrix."""
+class _VocabularyHead(nn.Module):
+    """A map to the vocabulary; when tied, the embedding's own matrix."""
 
-    def __init__(self, spec: LanguageModelHead, scope: Scope, factory: Factory) -> None:
+    def __init__(self, *, tied: bool, softcap: float | None, scope: Scope, factory: Factory) -> None:
         super().__init__()
-        self.softcap = spec.softcap
-        self.weight = None if spec.tied else nn.Parameter(torch.empty(scope.vocab_size, scope.width, **factory))
+        self.softcap, self.scale = softcap, scope.logit_scale
+        self.weight = None if tied else nn.Parameter(torch.empty(scope.vocab_size, scope.width, **factory))
+        self.bias: nn.Parameter | None = None
+
+    def prepare(self, h: Tensor) -> Tensor:
+        """What the map reads, from the last residual stream, [..., D]."""
+        return h if self.scale == 1.0 else h * self.scale
 
     @shaped
     def forward(self, h_BTD: Float[Tensor, "B T D"], table_VD: Float[Tensor, "V D"]) -> Float[Tensor, "B T V"]:
         """Logits [B, T, V] in the model's dtype; `table_VD` is the token embedding."""
-        logits_BTV = F.linear(h_BTD, table_VD if self.weight is None else self.weight)
+        logits_BTV = F.linear(self.prepare(h_BTD), table_VD if self.weight is None else self.weight, self.bias)
         if self.softcap is None:
             return logits_BTV
         return torch.tanh(logits_BTV / self.softcap) * self.softcap
@@ -49,4 +53,36 @@ class LanguageModelHeadModule(nn.Module):
         """
         weight_VD = table_VD if self.weight is None else self.weight
         reduction = "none" if per_token else "mean"
+        h_ND = self.prepare(h_ND)
+        if self.bias is not None:
+            # One more channel, always 1, carries the bias through the map.
+            h_ND = torch.cat([h_ND, torch.ones_like(h_ND[:, :1])], dim=1)
+            weight_VD = torch.cat([weight_VD, self.bias.unsqueeze(1)], dim=1)
         return linear_cross_entropy(h_ND, weight_VD, targets_N, softcap=self.softcap, reduction=reduction)
+
+
+@implements(LanguageModelHead)
+class LanguageModelHeadModule(_VocabularyHead):
+    """Logits of the next token."""
+
+    def __init__(self, spec: LanguageModelHead, scope: Scope, factory: Factory) -> None:
+        super().__init__(tied=spec.tied, softcap=spec.softcap, scope=scope, factory=factory)
+
+
+@implements(MaskedLanguageModelHead)
+class MaskedLanguageModelHeadModule(_VocabularyHead):
+    """Logits of the token that stands there, after BERT's transform where the spec says so."""
+
+    def __init__(self, spec: MaskedLanguageModelHead, scope: Scope, factory: Factory) -> None:
+        super().__init__(tied=spec.tied, softcap=None, scope=scope, factory=factory)
+        transformed = spec.transform == "gelu"
+        self.dense = nn.Linear(scope.width, scope.width, **factory) if transformed else None
+        self.norm = nn.LayerNorm(scope.width, eps=1e-12, **factory) if transformed else None
+        if spec.bias:
+            self.bias = nn.Parameter(torch.empty(scope.vocab_size, **factory))
+
+    def prepare(self, h: Tensor) -> Tensor:
+        """What the map reads: square map, GELU, norm."""
+        if self.dense is not None and self.norm is not None:
+            h = self.norm(F.gelu(self.dense(h)))
+        return super().prepare(h)

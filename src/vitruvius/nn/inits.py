@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from math import sqrt
 from typing import TYPE_CHECKING
 
 import torch
 
 from vitruvius.nn.positions.tables import LearnedPositionModule
+from vitruvius.spec.widen import weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vitruvius.nn.model import Model
-    from vitruvius.spec import TensorSpec
     from vitruvius.spec.node import Role
 
 
@@ -29,13 +28,17 @@ def initialise(model: Model, seed: int) -> None:
     for module in model.modules():
         if isinstance(module, LearnedPositionModule):
             module.table_std = model.architecture.init.table_std
-    for name, tensor in model.graph.tensors().items():
-        parameter = parameters[name]
+    init, scope = model.architecture.init, model.graph.scope
+    for name, weight in weights(model.graph).items():
+        parameter, tensor = parameters[name], weight.tensor
         start = _STARTS.get(tensor.role) if tensor.start is None else tensor.start
         if start is None:
-            _draw(parameter, _std(model, tensor), generator)
+            _draw(parameter, init.std_of(weight, scope), generator)
         else:
             parameter.fill_(start)
+    buffers = dict(model.named_buffers())
+    for name, tensor in model.graph.buffers().items():
+        buffers[name].fill_(tensor.start or 0.0)
 
 
 _STARTS: dict[Role, float] = {"gain": 1.0, "bias": 0.0}
@@ -44,13 +47,3 @@ _STARTS: dict[Role, float] = {"gain": 1.0, "bias": 0.0}
 
 def _draw(parameter: Tensor, std: float, generator: torch.Generator) -> None:
     parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * std)
-
-
-def _std(model: Model, tensor: TensorSpec) -> float:
-    init = model.architecture.init
-    if tensor.role == "table":
-        return init.table_std
-    std = init.matrix_std(fan_in=tensor.shape[-1], fan_out=tensor.shape[-2])
-    if tensor.role == "output" and init.residual == "scaled":
-        return std / sqrt(2 * model.graph.scope.depth)
-    return std

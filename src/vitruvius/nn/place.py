@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-BackendName = Literal["auto", "reference", "sdpa", "chunked"]
+    from vitruvius.nn.cross import Source
+    from vitruvius.spec import Layer
+
+BackendName = Literal["auto", "reference", "sdpa", "chunked", "flex"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +38,16 @@ class Signals:
         self.metrics.setdefault(name, []).append(value.detach())
 
 
+@dataclass(slots=True, kw_only=True)
+class Passed:
+    """What earlier layers of a call leave for later ones, by layer index."""
+
+    keys: dict[int, Any] = field(default_factory=dict)
+    """Keys and values that other layers read."""
+    values: dict[int, Tensor] = field(default_factory=dict)
+    """Values that other layers mix into their own, [B, G, T, K]."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where tokens stand: positions, documents, and how attention is to be computed."""
@@ -43,9 +56,19 @@ class Place:
     """Positions within the document, int64: [T] when all rows agree, else [B, T]."""
     documents: Tensor | None = None
     """Document of each token, [B, T]; tokens attend within their document only. None: one document per row."""
+    tokens: Tensor | None = None
+    """Ids of the tokens, [B, T], for what depends on the token itself and not on its vector."""
+    prefix: Tensor | None = None
+    """Length of the prefix that layers with an open prefix read in both directions, int64 [B]; None: no prefix."""
     backend: BackendName = "auto"
     """How attention is computed; `auto` reads the table in `vitruvius.nn.backends`."""
     signals: Signals | None = None
+    source: Source | None = None
+    """What the encoder made of the source texts; None without an encoder, and where a cache holds it."""
+    layer: Layer | None = None
+    """The layer that is computing: weights shared by several layers tell by it where they stand."""
+    passed: Passed = field(default_factory=Passed)
+    """What earlier layers left."""
 
     @property
     def length(self) -> int:

@@ -1,6 +1,8 @@
 """Which module computes which kind.
 
-    mixer, ffn, position, head    (spec, scope, factory)
+    mixer, cross, ffn, head       (spec, scope, factory)
+    position on the embedding     (spec, scope, factory)
+    position inside attention     (spec, heads, scope, factory)
     norm                          (spec, width, factory)
     router                        (spec, moe, width, factory)
 
@@ -9,8 +11,12 @@ vectors it acts on, `moe` the mixture that a router chooses for, and `factory` t
 Parameters have the names and shapes that the spec's `tensors` states (`tensors_of_width` of a norm, `tensors_for` of a
 router).
 
-A router's forward takes `(x_ND, signals)` and gives the weights and ids of each token's experts, both [N, top_k]. When
-there are signals, it takes the ids from `signals.replay` and appends them to `signals.routing`, where those are given.
+A router's forward takes `(x_BTD, place)` and gives a `Routing` (`vitruvius.nn.routers.base`): ids and weights of each
+token's experts, both [N, top_k] for N = B * T. When the place has signals, it takes the ids from `signals.replay` and
+appends them to `signals.routing`, where those are given.
+
+What a component's `buffers` names is a persistent buffer of its module. A module with a method `after_step` is told
+when an update is done (`vitruvius.nn.updates`).
 
 Installed packages name their modules under the entry points `vitruvius.modules`, next to `vitruvius.components` for the
 kinds, so that reading and sizing a spec never imports torch.
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 
     from vitruvius.spec import Component, Scope
     from vitruvius.spec.ffn.moe import Moe
+    from vitruvius.spec.node import Heads, Position
 
 Built = TypeVar("Built", bound=type[nn.Module])
 
@@ -41,12 +48,20 @@ _modules: dict[type[Component], type[nn.Module]] = {}
 _BUILTIN = (
     "vitruvius.nn.norms",
     "vitruvius.nn.heads",
+    "vitruvius.nn.cross",
     "vitruvius.nn.positions.tables",
     "vitruvius.nn.positions.rope",
     "vitruvius.nn.positions.alibi",
+    "vitruvius.nn.positions.t5",
+    "vitruvius.nn.positions.gated",
     "vitruvius.nn.mixers.attention",
+    "vitruvius.nn.mixers.differential",
+    "vitruvius.nn.mixers.mla",
     "vitruvius.nn.ffn.mlp",
     "vitruvius.nn.ffn.moe",
+    "vitruvius.nn.routers.expert_choice",
+    "vitruvius.nn.routers.hashed",
+    "vitruvius.nn.routers.sigmoid",
     "vitruvius.nn.routers.softmax",
 )
 
@@ -92,6 +107,11 @@ def make(spec: Component, scope: Scope | int, factory: Factory) -> Any:
     Raises NotImplementedError when a registered kind has no module: half a component is a bug of its author.
     """
     return _needed(spec)(spec, scope, factory)
+
+
+def make_position(spec: Position, heads: Heads, scope: Scope, factory: Factory) -> Any:
+    """The module of a position inside attention with these heads; raises as `make` does."""
+    return _needed(spec)(spec, heads, scope, factory)
 
 
 def make_router(moe: Moe, width: int, factory: Factory) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -167,8 +168,12 @@ def tables_that_grow(model: nn.Module) -> dict[str, Any]:
 
 
 def _dtype_of(checkpoint: Checkpoint) -> torch.dtype:
-    names = {entry.dtype for entry in read_header(checkpoint.path / MODEL_FILE).values()}
-    return next((dtype for name, dtype in FLOATS.items() if name in names), torch.float32)
+    """The format of most weights; what is kept in more precision than the model is little beside them."""
+    counts = dict.fromkeys(FLOATS, 0)
+    for entry in read_header(checkpoint.path / MODEL_FILE).values():
+        if entry.dtype in counts:
+            counts[entry.dtype] += prod(entry.shape)
+    return FLOATS[max(counts, key=counts.__getitem__)] if any(counts.values()) else torch.float32
 
 
 def _grow_tables(model: Model, header: Mapping[str, TensorEntry]) -> None:

@@ -6,6 +6,7 @@
 from vitruvius.patterns.algebra import MOST_CLAUSES, Pattern
 from vitruvius.patterns.arithmetic import FOREVER, LIMIT, NEVER
 from vitruvius.patterns.clause import Clause
+from vitruvius.patterns.count import Count
 from vitruvius.patterns.names import (
     NAMED,
     NamedPattern,
@@ -16,6 +17,7 @@ from vitruvius.patterns.names import (
     dilated,
     everything,
     global_,
+    load_patterns,
     register,
     sinks,
     sliding,
@@ -23,6 +25,7 @@ from vitruvius.patterns.names import (
     stride,
     stride2d,
 )
+from vitruvius.patterns.own import register_predicate, unregister
 from vitruvius.patterns.picture import picture_of, to_svg, to_text
 from vitruvius.patterns.scaling import fit_text, shrink_text
 from vitruvius.patterns.segments import Segment, fold, full_tile, segments
@@ -37,6 +40,7 @@ __all__ = [
     "NEVER",
     "Archive",
     "Clause",
+    "Count",
     "NamedPattern",
     "Parameter",
     "Pattern",
@@ -51,10 +55,12 @@ __all__ = [
     "fold",
     "full_tile",
     "global_",
+    "load_patterns",
     "parse",
     "picture_of",
     "plan",
     "register",
+    "register_predicate",
     "segments",
     "shrink_text",
     "sinks",
@@ -64,4 +70,5 @@ __all__ = [
     "stride2d",
     "to_svg",
     "to_text",
+    "unregister",
 ]

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from vitruvius.errors import PatternError
-from vitruvius.patterns import counting, rows, tiles
+from vitruvius.patterns import counting, pairs, rows, tiles
 from vitruvius.patterns.arithmetic import FOREVER, LIMIT, NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vitruvius.patterns.clause import Clause
+    from vitruvius.patterns.count import Count
 
 MOST_CLAUSES: Final = 64
 """A pattern that needs more alternatives than this is refused."""
@@ -104,8 +105,15 @@ class Pattern:
         return counting.reads(self.clauses, q, n)
 
     def pairs(self, n: int) -> int:
-        """The exact number of allowed pairs with query and key in [0, n)."""
-        return counting.pairs(self.clauses, n)
+        """The number of allowed pairs with query and key in [0, n): exact, or `count(n)` says how far it may be off."""
+        return pairs.pairs(self.clauses, n).value
+
+    def count(self, n: int) -> Count:
+        """The number of allowed pairs with query and key in [0, n), and bounds on it.
+
+        The bounds differ only for own conditions too irregular for so many positions to be counted in a second or two.
+        """
+        return pairs.pairs(self.clauses, n)
 
     def blocks(self, n: int, size: int = 128) -> int:
         """The number of size x size tiles of the n x n score matrix that hold at least one allowed pair."""
@@ -155,4 +163,5 @@ def _sort_key(clause: Clause) -> tuple[Any, ...]:
         clause.chunks,
         clause.distance_low,
         clause.distance_high,
+        tuple(own.text for own in clause.predicates),
     )

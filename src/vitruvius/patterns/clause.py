@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import lcm
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from vitruvius.errors import PatternError
 from vitruvius.patterns.arithmetic import FOREVER, NEVER, Progression, common_residue, progression
+from vitruvius.patterns.expressions import junction
+
+if TYPE_CHECKING:
+    from vitruvius.patterns.expressions import Condition
+    from vitruvius.patterns.predicate import Predicate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,9 @@ class Clause:
     """Queries stand this far apart."""
     chunks: tuple[int, ...] = ()
     """For each size B here, q // B == k // B."""
+    predicates: tuple[Predicate, ...] = ()
+    """Own conditions that the fields above cannot say. What is asked of a clause is answered from the fields; where
+    an own condition makes that an upper bound, the answer says so."""
 
     def __post_init__(self) -> None:
         """Refuse numbers with which the conditions would make no sense."""
@@ -61,7 +69,8 @@ class Clause:
     @property
     def sees_itself(self) -> bool:
         """Whether every query reads the key at its own position."""
-        return not (self.restricts_keys or self.restricts_queries) and self.distance_low <= 0 <= self.distance_high
+        free = not (self.restricts_keys or self.restricts_queries or self.predicates)
+        return free and self.distance_low <= 0 <= self.distance_high
 
     @property
     def spans(self) -> tuple[int, ...]:
@@ -74,7 +83,13 @@ class Clause:
             *ahead,
             *(step for step in steps if step > 1),
             *self.chunks,
+            *(span for own in self.predicates for span in own.spans),
         )
+
+    @property
+    def condition(self) -> Condition:
+        """All own conditions as one."""
+        return junction("&", (own.condition for own in self.predicates))
 
     @overload
     def allows(self, q: int, k: int) -> bool: ...
@@ -103,6 +118,8 @@ class Clause:
             allowed = allowed & (q % self.query_step == self.query_residue)
         for size in self.chunks:
             allowed = allowed & (q // size == k // size)
+        for own in self.predicates:
+            allowed = allowed & own.holds(q, k)
         return allowed
 
     def tightened(self) -> Clause | None:
@@ -140,6 +157,7 @@ class Clause:
             query_residue=queries.residue,
             query_step=queries.step,
             chunks=() if low == high == 0 else chunks,
+            predicates=self.predicates,
         )
 
     def meet(self, other: Clause) -> Clause | None:
@@ -165,6 +183,7 @@ class Clause:
             query_residue=queries[0],
             query_step=queries[1],
             chunks=self.chunks + other.chunks,
+            predicates=tuple(sorted({*self.predicates, *other.predicates}, key=lambda own: own.text)),
         ).tightened()
 
     def within(self, other: Clause) -> bool:
@@ -188,6 +207,7 @@ class Clause:
             and self.query_high <= other.query_high
             and query_step % other.query_step == 0
             and (self.query_low - other.query_residue) % other.query_step == 0
+            and set(other.predicates) <= set(self.predicates)
             and (lone == 0 or all(any(size % mine == 0 for mine in self.chunks) for size in other.chunks))
         )
 
@@ -205,6 +225,7 @@ class Clause:
             query_high=self.key_high,
             query_residue=self.key_residue,
             query_step=self.key_step,
+            predicates=tuple(own.transposed() for own in self.predicates),
         )
 
     def chunk_start(self, position: int) -> int:
@@ -216,7 +237,10 @@ class Clause:
         return min(((position // size + 1) * size for size in self.chunks), default=FOREVER)
 
     def keys_of(self, q: int, stop: int = FOREVER) -> Progression | None:
-        """The keys below `stop` that query q reads, or None; for a clause of bounded sight or a finite `stop`."""
+        """The keys below `stop` that query q reads, or None; for a clause of bounded sight or a finite `stop`.
+
+        Own conditions may shut out some of them.
+        """
         if not self.query_low <= q < self.query_high or q % self.query_step != self.query_residue:
             return None
         common = common_residue(self.key_residue, self.key_step, q % self.distance_multiple, self.distance_multiple)
@@ -227,12 +251,22 @@ class Clause:
         return progression(low, high, *common)
 
     def last_reader(self, k: int) -> int:
-        """The last query that reads key k: NEVER when none does, FOREVER when there is no last one."""
-        readers = self.transposed().keys_of(k)
+        """The last query that reads key k: NEVER when none does, FOREVER when there is no last one.
+
+        With own conditions a bound: no later query reads it.
+        """
+        readers = replace(self, predicates=()).transposed().keys_of(k)
         if readers is None:
             return NEVER
         unbounded = min(self.query_high, self.chunk_stop(k), k + self.distance_high) >= FOREVER
-        return FOREVER if unbounded else readers.last
+        said = [last for own in self.predicates if (last := own.last_reader(k)) is not None]
+        last = min([FOREVER if unbounded else readers.last, *said])
+        return last if last >= readers.first else NEVER
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether the author of an own condition said who reads a key last."""
+        return any(own.reader is not None and not own.turned for own in self.predicates)
 
     def __str__(self) -> str:
         """The conditions as one would write them in a paper."""
@@ -246,6 +280,7 @@ class Clause:
         if self.query_step > 1:
             parts.append(f"q % {self.query_step} = {self.query_residue}")
         parts.extend(f"q // {size} = k // {size}" for size in self.chunks)
+        parts.extend(own.text for own in self.predicates)
         return ", ".join(part for part in parts if part) or "always"
 
 

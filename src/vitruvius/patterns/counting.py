@@ -1,67 +1,53 @@
-"""Exact counts over clauses: attended pairs, live keys, keys per query, rows that see nothing."""
+"""Counts in closed form: the pairs of one clause, and what one query or one moment asks of several."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from itertools import compress
 from math import lcm
-from typing import Final
+from typing import TYPE_CHECKING
 
-from vitruvius.errors import PatternError
 from vitruvius.patterns.arithmetic import (
     FOREVER,
     Progression,
     common_residue,
     count_union,
     floor_sum,
-    inclusion_exclusion,
     progression,
 )
-from vitruvius.patterns.clause import Clause
+from vitruvius.patterns.expressions import values
 
-_MOST_TERMS: Final = 4096
-_MOST_CELLS: Final = 2**17
-"""Stretches between block borders that one count may visit, about a second of work."""
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-
-@lru_cache(maxsize=256)
-def pairs(clauses: tuple[Clause, ...], n: int) -> int:
-    """The number of allowed pairs (q, k) with both positions in [0, n).
-
-    Raises `PatternError` when overlaps or block borders are so irregular that no short sum gives the number.
-    """
-    terms = _signed(clauses)
-    if sum(_work(clause, n) for clause in terms) > _MOST_CELLS:
-        raise PatternError(
-            f"its blocks share so few borders that the pairs of {n:,} positions cannot be counted in a short sum",
-            fix="use block sizes that divide each other, or a shorter context",
-        )
-    return sum(sign * _clause_pairs(clause, n) for clause, sign in terms.items())
+    from vitruvius.patterns.clause import Clause
 
 
 def reads(clauses: tuple[Clause, ...], q: int, n: int) -> int:
-    """The number of keys in [0, n) that query q reads."""
+    """The number of keys in [0, n) that query q reads; key by key where there are own conditions."""
+    if any(clause.predicates for clause in clauses):
+        return len(set().union(*(row(clause, q, n) for clause in clauses)))
     return count_union(keys for clause in clauses if (keys := clause.keys_of(q, n)) is not None)
 
 
 def live(clauses: tuple[Clause, ...], t: int) -> int:
     """The number of keys k <= t that some query q >= t reads.
 
-    In closed form for clauses without query terms; otherwise key by key, which takes O(t).
+    In closed form for clauses without query terms; otherwise key by key, which takes O(t). With own conditions a
+    bound: no more are read.
     """
-    if any(clause.restricts_queries for clause in clauses):
+    if any(clause.restricts_queries or clause.has_readers for clause in clauses):
         return sum(any(clause.last_reader(k) >= t for clause in clauses) for k in range(t + 1))
     return count_union(held for clause in clauses for held in _held(clause, t))
 
 
-@lru_cache(maxsize=256)
-def _signed(clauses: tuple[Clause, ...]) -> dict[Clause, int]:
-    terms = inclusion_exclusion(clauses, Clause.meet, _MOST_TERMS)
-    if terms is None:
-        raise PatternError(
-            f"these {len(clauses)} clauses overlap in too many ways to count their pairs exactly",
-            fix="use fewer alternatives joined by |, or ones that lie inside each other",
-        )
-    return terms
+def row(clause: Clause, q: int, n: int) -> Iterable[int]:
+    """The keys in [0, n) that query q reads through this clause."""
+    keys = clause.keys_of(q, n)
+    if keys is None:
+        return ()
+    found = range(keys.first, keys.last + 1, keys.step)
+    answers = values(clause.condition, q, found)
+    return (found if answers else ()) if isinstance(answers, int) else compress(found, answers)
 
 
 def _held(clause: Clause, t: int) -> list[Progression]:
@@ -77,7 +63,8 @@ def _held(clause: Clause, t: int) -> list[Progression]:
     return [keys for keys in held if keys is not None]
 
 
-def _clause_pairs(clause: Clause, n: int) -> int:
+def clause_pairs(clause: Clause, n: int) -> int:
+    """The number of pairs (q, k) below n that the clause allows, own conditions left aside."""
     keys = _keys_below(clause, n)
     if keys is None:
         return 0
@@ -90,7 +77,7 @@ def _keys_below(clause: Clause, n: int) -> Progression | None:
     return progression(clause.key_low, min(clause.key_high, n) - 1, clause.key_residue, clause.key_step)
 
 
-def _work(clause: Clause, n: int) -> int:
+def work(clause: Clause, n: int) -> int:
     """How many keys or cells the count of a clause visits."""
     keys = _keys_below(clause, n)
     if keys is None or not clause.chunks:

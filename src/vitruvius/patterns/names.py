@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from inspect import signature
 from typing import Final
 
@@ -11,6 +12,7 @@ from vitruvius.errors import PatternError
 from vitruvius.patterns.algebra import Pattern
 from vitruvius.patterns.arithmetic import LIMIT
 from vitruvius.patterns.clause import Clause
+from vitruvius.patterns.tokens import WHERE
 
 causal: Final = Pattern((Clause(distance_low=0),))
 """Every key up to the query itself."""
@@ -129,6 +131,32 @@ NAMED: Final[dict[str, NamedPattern]] = {}
 """Every pattern that may be written in text, by name; filled by `register`."""
 
 
+def named(name: str) -> NamedPattern | None:
+    """The entry of a name, looked for in installed packages too where it is not known yet. Raises PatternError."""
+    if name not in NAMED:
+        load_patterns()
+    return NAMED.get(name)
+
+
+@cache
+def load_patterns() -> None:
+    """Import what installed packages offer under the entry points `vitruvius.patterns`; they call `register` or
+    `register_predicate`. Raises PatternError, naming the package, when one fails to load.
+    """
+    from importlib import metadata
+
+    for point in metadata.entry_points(group="vitruvius.patterns"):
+        try:
+            point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist is not None else "a package"
+            raise PatternError(
+                f"{package} offers the pattern {point.name!r} ({point.value}), which fails to load: "
+                f"{type(error).__name__}: {error}",
+                fix=f"update or uninstall {package}",
+            ) from error
+
+
 def smaller_by(**least: int) -> Smaller:
     """Divide these arguments by the factor, each down to the given smallest value; keep all others."""
 
@@ -157,7 +185,7 @@ def register(
     """
     if not (name.isascii() and name.isidentifier() and name == name.lower()):
         raise PatternError(f"{name!r} cannot name a pattern", fix="use lower-case letters, digits and _")
-    if name in NAMED:
+    if name in NAMED or name == WHERE:
         raise PatternError(f"a pattern named {name!r} is registered already", fix="choose another name")
     parameters = tuple(
         Parameter(

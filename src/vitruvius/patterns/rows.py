@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import lcm
 from typing import TYPE_CHECKING, Final
 
 from vitruvius.errors import PatternError
 from vitruvius.patterns.arithmetic import FOREVER, progression
+from vitruvius.patterns.expressions import Q, Truth, at, values
+from vitruvius.patterns.periods import DIAGONAL, period
+from vitruvius.patterns.sums import simplified
 
 if TYPE_CHECKING:
     from vitruvius.patterns.clause import Clause
 
 _MOST_ROWS: Final = 2**17
 """Rows that one search may look at, about a second of work."""
+_MOST_TRIED: Final = 2**23
+"""Keys that own conditions may be tried on, about a second of work too."""
+_TRIED_FIRST: Final = 16
 
 
 def empty_rows(clauses: tuple[Clause, ...], n: int, limit: int) -> tuple[int, ...]:
@@ -22,18 +29,45 @@ def empty_rows(clauses: tuple[Clause, ...], n: int, limit: int) -> tuple[int, ..
     """
     end = min((_covered_from(clause, n) for clause in clauses), default=n)
     settled = max((_settled_from(clause, n) for clause in clauses), default=0)
-    period = lcm(*(_period(clause) for clause in clauses))
+    repeats = lcm(*(_period(clause) for clause in clauses))
+    plain = [clause for clause in clauses if not clause.predicates]
+    own = [_OwnRows(clause, n) for clause in clauses if clause.predicates]
     found: list[int] = []
     for q in range(min(n, end)):
         nothing_new = not found or found[-1] < settled
-        if len(found) == limit or (q >= settled + period and nothing_new):
+        if len(found) == limit or (q >= settled + repeats and nothing_new):
             break
         if q == _MOST_ROWS:
             _refuse_unless(found, n)
             break
-        if all(clause.keys_of(q, n) is None for clause in clauses):
+        if all(clause.keys_of(q, n) is None for clause in plain) and not any(rows.reads(q) for rows in own):
             found.append(q)
+        if sum(rows.tried for rows in own) > _MOST_TRIED:
+            _refuse_unless(found, n)
+            break
     return tuple(found)
+
+
+class _OwnRows:
+    """Whether queries read anything through a clause with own conditions, and how many keys were tried so far."""
+
+    def __init__(self, clause: Clause, n: int) -> None:
+        self.clause, self.n = clause, n
+        self.tried = 0
+
+    def reads(self, q: int) -> bool:
+        """Whether query q reads a key; those near it and the first ones are tried before the others."""
+        keys = self.clause.keys_of(q, self.n)
+        if keys is None:
+            return False
+        row = range(keys.first, keys.last + 1, keys.step)
+        pieces = (row[-_TRIED_FIRST:], row[:_TRIED_FIRST], row[_TRIED_FIRST:-_TRIED_FIRST])
+        for piece in pieces:
+            held = values(self.clause.condition, q, piece)
+            self.tried += len(piece)
+            if bool(len(piece) and held) if isinstance(held, int) else any(held):
+                return True
+        return False
 
 
 def _refuse_unless(found: list[int], n: int) -> None:
@@ -48,6 +82,9 @@ def _covered_from(clause: Clause, n: int) -> int:
     """A position from which on every query below n is known to read something through this clause."""
     if clause.sees_itself:
         return 0
+    if clause.predicates:
+        seen = simplified(at(clause.condition, Q, Q)) == Truth(value=True)
+        return 0 if seen and replace(clause, predicates=()).sees_itself else n
     plain = not (clause.restricts_queries or clause.chunks) and clause.distance_multiple == 1
     keys = progression(clause.key_low, min(clause.key_high, n) - 1, clause.key_residue, clause.key_step)
     if plain and clause.distance_high == FOREVER and keys is not None:
@@ -56,13 +93,16 @@ def _covered_from(clause: Clause, n: int) -> int:
 
 
 def _period(clause: Clause) -> int:
-    return lcm(clause.key_step, clause.query_step, clause.distance_multiple, *clause.chunks)
+    own = period(clause.condition, DIAGONAL) or 1
+    return lcm(clause.key_step, clause.query_step, clause.distance_multiple, *clause.chunks, own)
 
 
 def _settled_from(clause: Clause, n: int) -> int:
     """A position from which on this clause's rows are empty or not with its period."""
     if clause.distance_low < 0:
         return n  # the end of the sequence cuts into rows that look ahead
+    if clause.predicates and period(clause.condition, DIAGONAL) is None:
+        return n
     nearest, farthest = clause.distance_low, clause.distance_high
     queries = clause.query_high if clause.query_high < FOREVER else clause.query_low
     if clause.key_high < FOREVER:

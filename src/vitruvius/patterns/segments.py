@@ -58,7 +58,7 @@ def segments(pattern: Pattern, q_start: int, q_stop: int, n_keys: int) -> tuple[
 def full_tile(pattern: Pattern, q0: int, q1: int, k0: int, k1: int) -> bool:
     """Whether every pair with q in [q0, q1) and k in [k0, k1) is allowed by one clause, so that no mask is needed.
 
-    May say False of a tile that only several clauses together fill. An empty tile is full.
+    May say False of a tile that only several clauses, or one with own conditions, fill. An empty tile is full.
     """
     return q1 <= q0 or k1 <= k0 or any(_fills(clause, q0, q1, k0, k1) for clause in pattern.clauses)
 
@@ -69,7 +69,7 @@ def fold(pattern: Pattern) -> tuple[int, Pattern]:
     Reshaping T to (T / r, r) with the residue as batch then computes the same attention r times cheaper:
     `fold(dilated(5, every=4)) == (4, sliding(5))`. A pattern that does not fold is returned as it is, with r = 1.
     """
-    if any(clause.restricts_keys or clause.restricts_queries for clause in pattern.clauses):
+    if any(clause.restricts_keys or clause.restricts_queries or clause.predicates for clause in pattern.clauses):
         return 1, pattern
     r = gcd(*(number for clause in pattern.clauses for number in (_distance_step(clause), *clause.chunks)))
     if r <= 1:
@@ -107,6 +107,7 @@ def _needed(clause: Clause, q_start: int, q_stop: int, n_keys: int) -> Progressi
 def _fills(clause: Clause, q0: int, q1: int, k0: int, k1: int) -> bool:
     return (
         clause.distance_multiple == clause.key_step == clause.query_step == 1
+        and not clause.predicates
         and clause.key_low <= k0
         and k1 <= clause.key_high
         and clause.query_low <= q0

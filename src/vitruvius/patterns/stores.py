@@ -5,6 +5,8 @@ The plan follows from the clauses of a causal pattern:
 - A clause that shuts out no keys needs every recent key up to its reach, so the longest of these sets the ring.
 - A clause that reads only some keys (sinks, globals) would waste a ring. Its keys are read from the ring while they
   are young enough and move to an archive when they leave it, where they stay as long as the clause reaches.
+- Own conditions only ever shut out keys, so what the bounds around them ask for is always enough. Where their author
+  said which query reads a key last, the longest life of a key shortens the reach.
 
 Appending position t, in this order: if `t - ring` is a key of an archive, copy it from ring slot `t % ring` to its
 archive slot; then write t to ring slot `t % ring`. Without a ring, key t goes straight to its archives.
@@ -16,15 +18,18 @@ Two archives may hold the same key. They are sorted by falling reach, so a reade
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, overload
 
 from vitruvius.errors import PatternError
-from vitruvius.patterns.arithmetic import FOREVER
+from vitruvius.patterns.arithmetic import FOREVER, progression
 from vitruvius.patterns.names import whole
 
 if TYPE_CHECKING:
     from vitruvius.patterns.algebra import Pattern
+    from vitruvius.patterns.arithmetic import Progression
     from vitruvius.patterns.clause import Clause
+    from vitruvius.patterns.predicate import Predicate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +113,13 @@ def plan(pattern: Pattern, capacity: int) -> StorePlan:
             "a pattern that reads later keys has no decode cache",
             fix="join it to causal: causal & (...)",
         )
-    reaches = [clause.distance_high for clause in pattern.clauses if not clause.restricts_keys]
+    kept = {clause: _reach(clause, capacity) for clause in pattern.clauses}
+    reaches = [reach for clause, reach in kept.items() if not clause.restricts_keys]
     ring = min(capacity, max(reaches, default=-1) + 1)
     archives = {
-        _archive(clause, ring, capacity)
-        for clause in pattern.clauses
-        if clause.restricts_keys and clause.distance_high >= ring
+        _archive(clause, ring, capacity, reach)
+        for clause, reach in kept.items()
+        if clause.restricts_keys and reach >= ring
     }
     found = sorted(
         (archive for archive in archives if archive is not None),
@@ -122,14 +128,37 @@ def plan(pattern: Pattern, capacity: int) -> StorePlan:
     return StorePlan(pattern=pattern, capacity=capacity, ring=ring, archives=tuple(found))
 
 
-def _archive(clause: Clause, ring: int, capacity: int) -> Archive | None:
+@lru_cache(maxsize=256)
+def _reach(clause: Clause, capacity: int) -> int:
+    """The greatest age at which a key is still read."""
+    if not clause.has_readers:
+        return clause.distance_high
+    keys = progression(clause.key_low, min(clause.key_high, capacity) - 1, clause.key_residue, clause.key_step)
+    if keys is None:
+        return -1  # nobody asks for a key below the capacity
+    lives = (_longest_life(own, keys, capacity) for own in clause.predicates)
+    return min([clause.distance_high, *(life for life in lives if life is not None)])
+
+
+def _longest_life(own: Predicate, keys: Progression, capacity: int) -> int | None:
+    """The most positions for which one of the keys is read, as the author of the condition said."""
+    if own.last_reader(keys.first) is None:
+        return None
+    life = -1
+    for k in range(keys.first, keys.last + 1, keys.step):
+        query = own.last_reader(k)
+        life = max(life, -1 if query is None else min(query, capacity - 1) - k)
+    return life
+
+
+def _archive(clause: Clause, ring: int, capacity: int, reach: int) -> Archive | None:
     """The archive of a clause, or None when none of its keys leaves the ring below `capacity`."""
     first, step = clause.key_low, clause.key_step
     leaving = min(clause.key_high, capacity - ring)
     if leaving <= first:
         return None
     slots = -(-(leaving - first) // step)
-    if clause.distance_high < FOREVER:
+    if reach < FOREVER:
         # Keys in the archive at one time have ages ring .. reach, a stretch of reach - ring + 1 positions.
-        slots = min(slots, -(-(clause.distance_high - ring + 1) // step))
-    return Archive(first=first, step=step, end=clause.key_high, reach=clause.distance_high, slots=slots)
+        slots = min(slots, -(-(reach - ring + 1) // step))
+    return Archive(first=first, step=step, end=clause.key_high, reach=reach, slots=slots)

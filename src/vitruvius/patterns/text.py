@@ -1,34 +1,32 @@
 """The text form of patterns: `causal & (sliding(4096) | global(every=128))`.
 
     sees := term (('&' term)+ | ('|' term)+)?
-    term := NAME | NAME '(' arguments ')' | '(' sees ')'
+    term := NAME | NAME '(' arguments ')' | 'where' '(' condition ')' | '(' sees ')'
 
-Numbers are whole; arguments go by place or by name. `&` and `|` never meet at one level: `causal & sliding(8) |
-sinks(3)` would let the sinks ignore `causal`, so the text has to say which reading is meant.
+What a condition may say stands in `conditions.py`. Numbers are whole; arguments go by place or by name. `&` and `|`
+never meet at one level: `causal & sliding(8) | sinks(3)` would let the sinks ignore `causal`, so the text has to say
+which reading is meant.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from vitruvius.errors import PatternError
-from vitruvius.patterns.names import NAMED, NamedPattern, Parameter, whole
+from vitruvius.patterns.conditions import DEEPEST_NESTING, ConditionParser
+from vitruvius.patterns.names import NAMED, NamedPattern, Parameter, named, whole
+from vitruvius.patterns.normalising import pattern_of
+from vitruvius.patterns.tokens import WHERE, Token, tokens_of, whole_number
 
 if TYPE_CHECKING:
     from vitruvius.patterns.algebra import Pattern
+    from vitruvius.patterns.expressions import Condition
 
 LONGEST_TEXT: Final = 1000
 """Longer texts are refused."""
-DEEPEST_NESTING: Final = 32
-"""More parentheses inside each other are refused."""
-
-_TOKEN = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<number>[0-9][A-Za-z0-9_.]*)|(?P<mark>[&|(),=])")
-_NUMBER = re.compile(r"[0-9]+(_[0-9]+)*")
-_SPACE = re.compile(r"[ \t\r\n]*")
 
 Operator = Literal["&", "|"]
 
@@ -63,7 +61,16 @@ class Joined:
     stop: int
 
 
-Node = Named | Joined
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """A condition of one's own, `where(...)`."""
+
+    condition: Condition
+    start: int
+    stop: int
+
+
+Node = Named | Where | Joined
 
 
 def parse(text: str) -> Pattern:
@@ -80,6 +87,11 @@ def _parsed(text: str) -> Pattern:
     return build(text, read(text))
 
 
+def clear() -> None:
+    """Forget the patterns of texts read so far: a name has changed its meaning."""
+    _parsed.cache_clear()
+
+
 def read(text: str) -> Node:
     """The syntax tree of a text, with the position of every number. Raises `PatternError`."""
     if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -94,6 +106,8 @@ def read(text: str) -> Node:
 def build(text: str, node: Node) -> Pattern:
     """The pattern of a syntax tree read from `text`. Raises `PatternError`."""
     try:
+        if isinstance(node, Where):
+            return pattern_of(node.condition)
         if isinstance(node, Named):
             return node.entry.make(**{argument.parameter.name: argument.value for argument in node.arguments})
         pattern = build(text, node.terms[0])
@@ -107,23 +121,12 @@ def build(text: str, node: Node) -> Pattern:
     return pattern
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: Literal["name", "number", "mark", "end"]
-    text: str
-    start: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.text)
-
-
 class _Parser:
     """Recursive descent over the tokens of one text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.tokens = self._tokens()
+        self.tokens = tokens_of(text)
         self.at = 0
         self.depth = 0
 
@@ -160,16 +163,27 @@ class _Parser:
             stop = self._close(token).stop
             self.depth -= 1
             return _spanning(node, token.start, stop)
+        if token.text == WHERE:
+            return self._where(token)
         if token.kind == "name":
             return self._named(token)
-        shown = "the end of the text" if token.kind == "end" else repr(token.text)
-        return self._fail(f"expected a pattern, found {shown}", token.start, fix=f"patterns are {', '.join(NAMED)}")
+        return self._fail(f"expected a pattern, found {token.shown}", token.start, fix=f"patterns are {_names()}")
 
-    def _named(self, token: _Token) -> Named:
-        entry = NAMED.get(token.text)
+    def _where(self, token: Token) -> Where:
+        opening = self._next()
+        if opening.text != "(":
+            self._fail("where needs a condition in parentheses", opening.start, fix="as in where((q - k) % 7 == 0)")
+        parser = ConditionParser(self.text, self.tokens, self.at)
+        condition = parser.condition()
+        stop = parser.close(opening).stop
+        self.at = parser.at
+        return Where(condition=condition, start=token.start, stop=stop)
+
+    def _named(self, token: Token) -> Named:
+        entry = named(token.text)
         if entry is None:
-            close = get_close_matches(token.text.lower(), NAMED, n=1)
-            fix = f"did you mean {close[0]!r}?" if close else f"patterns are {', '.join(NAMED)}"
+            close = get_close_matches(token.text.lower(), [*NAMED, WHERE], n=1)
+            fix = f"did you mean {close[0]!r}?" if close else f"patterns are {_names()}"
             if token.text.lower() == "document":
                 fix = "leave it out: positions are relative to the document, and packed documents never see each other"
             self._fail(f"there is no pattern named {token.text!r}", token.start, fix=fix)
@@ -207,7 +221,7 @@ class _Parser:
             arguments.append(self._number(parameter, entry))
         return tuple(arguments)
 
-    def _parameter(self, entry: NamedPattern, label: _Token, given: list[Argument]) -> Parameter:
+    def _parameter(self, entry: NamedPattern, label: Token, given: list[Argument]) -> Parameter:
         names = [parameter.name for parameter in entry.parameters]
         if label.text not in names:
             close = get_close_matches(label.text.lower(), names, n=1)
@@ -231,18 +245,13 @@ class _Parser:
     def _number(self, parameter: Parameter, entry: NamedPattern) -> Argument:
         token = self._next()
         if token.kind != "number":
-            shown = "the end of the text" if token.kind == "end" else repr(token.text)
-            self._fail(f"expected a whole number, found {shown}", token.start, fix=f"as in {entry.example}")
-        if not _NUMBER.fullmatch(token.text):
-            self._fail(
-                f"{token.text!r} is not a whole number", token.start, fix="write all its digits, as in 4096 or 4_096"
-            )
-        digits = token.text.replace("_", "")
+            self._fail(f"expected a whole number, found {token.shown}", token.start, fix=f"as in {entry.example}")
+        number = whole_number(token, self.text)
         try:
-            whole(parameter.name, int(digits[:64]), parameter.least)
+            whole(parameter.name, number, parameter.least)
         except PatternError as error:
             self._fail(error.what, token.start, fix=error.fix)
-        return Argument(parameter=parameter, value=int(digits), start=token.start, stop=token.stop)
+        return Argument(parameter=parameter, value=number, start=token.start, stop=token.stop)
 
     def _refuse_mixture(self, terms: list[Node], operators: list[Operator], marks: list[int]) -> NoReturn:
         second = next(mark for mark, operator in zip(marks, operators, strict=True) if operator != operators[0])
@@ -268,28 +277,15 @@ class _Parser:
         pieces = [f"({f' {inner} '.join(run)})" if len(run) > 1 else run[0] for run in runs]
         return pieces[0] + "".join(f" {joint} {piece}" for joint, piece in zip(joints, pieces[1:], strict=True))
 
-    def _tokens(self) -> list[_Token]:
-        tokens: list[_Token] = []
-        at = _end_of_space(self.text, 0)
-        while at < len(self.text):
-            match = _TOKEN.match(self.text, at)
-            if match is None:
-                self._fail(f"{self.text[at]!r} means nothing in a pattern", at, fix=_fix_for(self.text[at]))
-            kind = match.lastgroup
-            tokens.append(_Token("name" if kind == "name" else "number" if kind == "number" else "mark", match[0], at))
-            at = _end_of_space(self.text, match.end())
-        tokens.append(_Token("end", "", len(self.text)))
-        return tokens
-
-    def _peek(self) -> _Token:
+    def _peek(self) -> Token:
         return self.tokens[self.at]
 
-    def _next(self) -> _Token:
+    def _next(self) -> Token:
         token = self.tokens[self.at]
         self.at = min(self.at + 1, len(self.tokens) - 1)
         return token
 
-    def _close(self, opening: _Token) -> _Token:
+    def _close(self, opening: Token) -> Token:
         token = self._next()
         if token.text != ")":
             place = opening.start + 1
@@ -302,19 +298,8 @@ class _Parser:
 
 def _spanning(node: Node, start: int, stop: int) -> Node:
     """The node with its parentheses as part of its text."""
-    if isinstance(node, Named):
-        return Named(entry=node.entry, arguments=node.arguments, start=start, stop=stop)
-    return Joined(operator=node.operator, terms=node.terms, start=start, stop=stop)
+    return replace(node, start=start, stop=stop)
 
 
-def _end_of_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
-
-
-def _fix_for(character: str) -> str:
-    if character in "-+*/":
-        return "numbers are whole and positive, and nothing is computed in a pattern"
-    if character in "~!^":
-        return "patterns are joined with & (both) and | (either)"
-    return "use names, whole numbers, & and |, parentheses, commas and ="
+def _names() -> str:
+    return ", ".join([*NAMED, f"{WHERE}(...)"])

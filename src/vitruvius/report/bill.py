@@ -40,9 +40,13 @@ def _totals(bill: Bill) -> Iterator[str]:
     rows.append(_count("  embedding", counts.embedding, "token and position tables"))
     parts = {k: v for k, v in counts.by_component.items() if k != "embedding" and v}
     rows += [_count(f"  {name}", value, "") for name, value in sorted(parts.items(), key=lambda kv: -kv[1])]
+    if counts.mtp:
+        rows.append(_count("apart: mtp", counts.mtp, "multi-token prediction, in training alone"))
     rows.append(_bytes("weights", bill.weights_bytes))
     if bill.mode != "train":
         rows.append(_bytes("KV cache", bill.kv_cache_bytes))
+        if bill.state_bytes:
+            rows.append(_bytes("recurrent state", bill.state_bytes))
     forward, train = bill.forward_flops_per_token, bill.train_flops_per_token
     rows.append(("forward FLOPs", f"{forward:,.0f}", format_flops(forward), "a token, averaged over the context"))
     rows.append(("training FLOPs", f"{train:,.0f}", format_flops(train), "a token, forward and backward"))
@@ -59,7 +63,9 @@ def _bytes(name: str, amount: int) -> tuple[str, str, str, str]:
 
 def _blocks(bill: Bill) -> Iterator[str]:
     caches = bill.mode != "train"
-    head = ("block", "layers", "parameters", "active", "forward a token", *(("KV cache",) if caches else ()))
+    states = caches and any(layer.state_bytes for layer in bill.layers)
+    kept = (*(("KV cache",) if caches else ()), *(("state",) if states else ()))
+    head = ("block", "layers", "parameters", "active", "forward a token", *kept)
     rows = [
         (
             layer.name,
@@ -68,6 +74,7 @@ def _blocks(bill: Bill) -> Iterator[str]:
             format_count(layer.active),
             format_flops(layer.useful_flops / bill.context),
             *((format_bytes(layer.kv_cache_bytes),) if caches else ()),
+            *((format_bytes(layer.state_bytes),) if states else ()),
         )
         for layer in bill.layers
     ]

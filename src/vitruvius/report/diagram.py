@@ -246,7 +246,7 @@ def _first_of_each(graph: Graph) -> list[tuple[Layer, int]]:
 
 
 def _design(graph: Graph, layer: Layer, times: int) -> Design:
-    tensors = layer.tensors(graph.scope).values()
+    tensors = layer.tensors().values()
     return Design(
         name=layer.name,
         layers=times,

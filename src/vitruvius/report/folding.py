@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from vitruvius.spec.lines import format_line
+from vitruvius.spec.line_writing import format_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

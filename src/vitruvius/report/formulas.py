@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from vitruvius.sizing.memory import bytes_per_value
+from vitruvius.sizing.memory import bytes_per_value, state_tensor_bytes
 from vitruvius.spec.graph import Graph, Layer, resolve
-from vitruvius.spec.mixers.attention import Attention
-from vitruvius.spec.node import LINEAR_ROLES, Component, FeedForward, Head, TensorSpec
+from vitruvius.spec.node import LINEAR_ROLES, Component, Cross, Head, Mixer, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +35,8 @@ def explain(architecture: Architecture, bill: Bill) -> list[Amount]:
     amounts = [_parameters(graph, "parameters, total", "count")]
     if bill.parameters.active != bill.parameters.total:
         amounts.append(_parameters(graph, "parameters, active", "active"))
-    amounts += [_weights(bill), _cache(graph, bill), _flops(graph, bill)]
+    amounts += [_weights(bill), _cache(graph, bill, "keys"), _cache(graph, bill, "state")]
+    amounts.append(_flops(graph, bill))
     return [amount for amount in amounts if amount.value]
 
 
@@ -67,7 +67,7 @@ def _times(*factors: int) -> str:
 def _blocks(graph: Graph) -> dict[str, list[Layer]]:
     """The layers of each block, in the order in which blocks first appear."""
     blocks: dict[str, list[Layer]] = {}
-    for layer in graph.layers:
+    for layer in (*graph.encoder, *graph.layers):
         blocks.setdefault(layer.name, []).append(layer)
     return blocks
 
@@ -80,36 +80,48 @@ def _tensor(name: str, tensor: TensorSpec, what: str) -> Amount:
     return Amount(value=tensor.active, name=name, formula=f"{shape} x {chosen:,} / {of:,}")
 
 
+_OUTSIDE = ("encoder.final_norm.", "streams.", "final_norm.", "head.")
+"""What stands outside layers and embedding."""
+
+
 def _parameters(graph: Graph, name: str, what: str) -> Amount:
     tensors = graph.tensors()
     parts = [_tensor(n, t, what) for n, t in tensors.items() if n.startswith("embedding.")]
     for block, layers in _blocks(graph).items():
-        each = tuple(_tensor(n, t, what) for n, t in layers[0].tensors(graph.scope).items())
+        each = tuple(_tensor(n, t, what) for n, t in layers[0].tensors().items())
         own = sum(layer.owns_weights for layer in layers)
         one = sum(part.value for part in each)
         parts.append(Amount(value=own * one, name=block, formula=_times(own, one), parts=each))
-    parts += [_tensor(n, t, what) for n, t in tensors.items() if n.startswith(("final_norm.", "head."))]
+    parts += [_tensor(n, t, what) for n, t in tensors.items() if n.startswith(_OUTSIDE)]
     return Amount(value=sum(part.value for part in parts), name=name, parts=tuple(parts))
 
 
 def _weights(bill: Bill) -> Amount:
     per_value = bytes_per_value(bill.dtype)
-    formula = _times(bill.parameters.total, per_value)
+    counted = bill.parameters.total + (bill.parameters.mtp if bill.mode == "train" else 0)
+    formula = _times(counted, per_value)
     return Amount(value=bill.weights_bytes, name=f"bytes of weights in {bill.dtype}", formula=formula)
 
 
-def _cache(graph: Graph, bill: Bill) -> Amount:
-    per_value = bytes_per_value(bill.dtype)
+def _cache(graph: Graph, bill: Bill, role: str) -> Amount:
+    """Keys or recurrent state: a row for each block, its tensors below."""
     parts: list[Amount] = []
-    for block, layers in _blocks(graph).items():
-        mixer = layers[0].mixer
-        if mixer is None or not bill.kv_cache_bytes:
-            continue
-        shapes = mixer.cache_shapes(graph.scope, bill.context)
-        each = tuple(_tensor(name, TensorSpec(shape=shape), "count") for name, shape in shapes.items())
-        factors = (len(layers), bill.batch, sum(part.value for part in each), per_value)
-        parts.append(Amount(value=prod(factors), name=block, formula=_times(*factors), parts=each))
-    name = f"bytes of cache for {bill.context:,} tokens, batch {bill.batch:,}, {bill.dtype}"
+    states = dict(zip(graph.every_layer(), graph.states(bill.context), strict=True))
+    kept = bill.kv_cache_bytes if role == "keys" else bill.state_bytes
+    for block, layers in _blocks(graph).items() if kept else ():
+        each: list[Amount] = []
+        for name, spec in states[layers[0]].items():
+            if spec.role == role:
+                value = state_tensor_bytes(spec, bill.dtype)
+                each.append(Amount(value=value, name=name, formula=_times(*spec.shape, value // spec.count)))
+        one = sum(part.value for part in each)
+        total = len(layers) * bill.batch * one
+        if total:
+            parts.append(
+                Amount(value=total, name=block, formula=_times(len(layers), bill.batch, one), parts=tuple(each))
+            )
+    what = f"cache for {bill.context:,} tokens" if role == "keys" else "recurrent state"
+    name = f"bytes of {what}, batch {bill.batch:,}, {bill.dtype}"
     return Amount(value=sum(part.value for part in parts), name=name, parts=tuple(parts))
 
 
@@ -122,6 +134,10 @@ def _flops(graph: Graph, bill: Bill) -> Amount:
         formula = _times(len(layers), one)
         parts.append(Amount(value=len(layers) * one, name=block, formula=formula, parts=each))
     parts += _work(graph.architecture.head, graph, tokens)
+    embedding = graph.architecture.embedding.flops(graph.scope, tokens).useful
+    ahead = graph.mtp_flops(tokens).useful if bill.mode == "train" else 0
+    apart = (("embedding", embedding), ("multi-token prediction", ahead))
+    parts += (Amount(value=value, name=name) for name, value in apart if value)
     name = f"FLOPs forward over {tokens:,} tokens; divided by {tokens:,}, per token"
     return Amount(value=sum(part.value for part in parts), name=name, parts=tuple(parts))
 
@@ -134,7 +150,7 @@ def _work(component: Component, graph: Graph, tokens: int) -> Iterator[Amount]:
         logits = (2, scope.vocab_size, scope.width, tokens)
         yield Amount(value=cost, name="head", formula=_times(*logits) if cost == prod(logits) else "")
         return
-    role = "ffn" if isinstance(component, FeedForward) else "mixer"
+    role = component.family
     used = sum(t.active for t in component.tensors(scope).values() if t.role in LINEAR_ROLES)
     maps = 2 * used * tokens
     if not 0 < maps <= cost:
@@ -148,7 +164,10 @@ def _work(component: Component, graph: Graph, tokens: int) -> Iterator[Amount]:
 
 
 def _pairs(component: Component, graph: Graph, tokens: int, cost: int) -> str:
-    if not isinstance(component, Attention):
+    if isinstance(component, Cross):
+        return _times(cost // tokens**2, tokens, tokens) if cost % tokens**2 == 0 else ""
+    pattern = component.pattern() if isinstance(component, Mixer) else None
+    if pattern is None or not isinstance(component, Mixer):
         return ""
-    factors = (4, component.heads, component.width_of_head(graph.scope), component.pattern().pairs(tokens))
+    factors = (component.pair_flops(graph.scope), pattern.pairs(tokens))
     return _times(*factors) if prod(factors) == cost else ""

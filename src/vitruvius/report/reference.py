@@ -21,8 +21,7 @@ from vitruvius.errors import UsageError
 from vitruvius.report.tables import markdown
 from vitruvius.sizing import count_parameters
 from vitruvius.spec import preset, preset_names, resolve
-from vitruvius.spec.embeddings import Embedding
-from vitruvius.spec.model import Architecture, Block, Claim
+from vitruvius.spec.model import PARTS, Architecture, Block, Claim
 from vitruvius.spec.node import FAMILIES, Component, Node, kinds
 from vitruvius.spec.schema import field_docs, summary
 from vitruvius.spec.writing import to_data
@@ -37,8 +36,8 @@ _PLACE: Final = re.compile(
 _PARTS: Final[dict[str, type[Node]]] = {
     "architecture": Architecture,
     "block": Block,
-    "embedding": Embedding,
     "claim": Claim,
+    **PARTS,
 }
 
 
@@ -134,8 +133,9 @@ def _takes(hint: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in inside)
     if origin is Annotated:
         return _number(inside[0], inside[1:])
-    if origin is list:
-        return f"list of {_takes(inside[0])}s"
+    if origin in {list, tuple}:
+        takes = _takes(inside[0])
+        return f"list of {takes}s" if " " not in takes else f"list, each a {takes}"
     if origin is dict:
         return f"mapping of names to {_takes(inside[1])}s"
     if isinstance(hint, type) and issubclass(hint, Component):

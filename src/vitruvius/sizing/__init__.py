@@ -2,7 +2,7 @@
 
 from vitruvius.sizing.bill import Bill, LayerBill, size
 from vitruvius.sizing.claims import Verdict, judge
-from vitruvius.sizing.memory import kv_cache_bytes, weights_bytes
+from vitruvius.sizing.memory import kv_cache_bytes, state_bytes, weights_bytes
 from vitruvius.sizing.parameters import Parameters, count_parameters
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "judge",
     "kv_cache_bytes",
     "size",
+    "state_bytes",
     "weights_bytes",
 ]

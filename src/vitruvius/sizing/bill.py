@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.errors import UsageError
 from vitruvius.sizing.claims import Verdict, judge
-from vitruvius.sizing.memory import bytes_per_value, kv_cache_bytes, weights_bytes
+from vitruvius.sizing.memory import bytes_per_value, kv_cache_bytes, state_bytes, state_tensor_bytes, weights_bytes
 from vitruvius.sizing.parameters import Parameters, count_parameters
 from vitruvius.spec.rules import ensure
 
@@ -37,6 +36,8 @@ class LayerBill:
     """Of one such layer, per token."""
     kv_cache_bytes: int
     """Of one such layer; 0 while training."""
+    state_bytes: int
+    """Of one such layer; 0 while training."""
     useful_flops: int
     """Of one such layer, forward over the whole context, one sequence."""
 
@@ -54,8 +55,10 @@ class Bill:
     weights_bytes: int
     kv_cache_bytes: int
     """Keys and values for `batch` sequences of `context` tokens; 0 while training."""
+    state_bytes: int
+    """Recurrent state, one size however long the sequences; 0 while training."""
     forward_flops: int
-    """Useful FLOPs of a forward pass over one sequence of `context` tokens."""
+    """Useful FLOPs of a forward pass over one sequence of `context` tokens; in training with multi-token prediction."""
     dense_flops: int
     """The same with every query-key pair counted."""
     layers: tuple[LayerBill, ...]
@@ -84,7 +87,7 @@ class Bill:
             "memory": {
                 "weights_bytes": self.weights_bytes,
                 "kv_cache_bytes": self.kv_cache_bytes,
-                "state_bytes": 0,
+                "state_bytes": self.state_bytes,
                 "activations_bytes": None,
                 "peak_bytes": None,
             },
@@ -119,6 +122,8 @@ def size(
     _check(tokens, batch, dtype, mode)
     _check_positions(graph, tokens)
     cost = graph.flops(tokens)
+    if mode == "train":
+        cost += graph.mtp_flops(tokens)
     return Bill(
         name=architecture.name,
         context=tokens,
@@ -126,8 +131,9 @@ def size(
         dtype=dtype,
         mode=mode,
         parameters=count_parameters(graph),
-        weights_bytes=weights_bytes(graph, dtype),
+        weights_bytes=weights_bytes(graph, dtype, mode),
         kv_cache_bytes=0 if mode == "train" else kv_cache_bytes(graph, tokens, batch, dtype),
+        state_bytes=0 if mode == "train" else state_bytes(graph, tokens, batch, dtype),
         forward_flops=cost.useful,
         dense_flops=cost.dense,
         layers=_by_block(graph, tokens, batch if mode == "inference" else 0, dtype),
@@ -156,19 +162,25 @@ def _check_positions(graph: Graph, tokens: int) -> None:
 
 
 def _by_block(graph: Graph, tokens: int, batch: int, dtype: str) -> tuple[LayerBill, ...]:
-    states = graph.cache_shapes(tokens)
-    counts = Counter(layer.name for layer in graph.layers)
+    layers = [*graph.encoder, *graph.layers]
+    states = graph.states(tokens)[: len(layers)]
+    counts = Counter(layer.name for layer in layers)
     rows: dict[str, LayerBill] = {}
-    for layer in graph.layers:
+    for layer, state in zip(layers, states, strict=True):
         if layer.name in rows:
             continue
-        tensors = layer.tensors(graph.scope).values()
+        tensors = layer.tensors().values()
+        kept = {
+            role: batch * sum(state_tensor_bytes(spec, dtype) for spec in state.values() if spec.role == role)
+            for role in ("keys", "state")
+        }
         rows[layer.name] = LayerBill(
             name=layer.name,
             layers=counts[layer.name],
             parameters=sum(t.count for t in tensors),
             active=sum(t.active for t in tensors),
-            kv_cache_bytes=sum(map(prod, states[layer.index].values())) * batch * bytes_per_value(dtype),
-            useful_flops=layer.flops(graph.scope, tokens).useful,
+            kv_cache_bytes=kept["keys"],
+            state_bytes=kept["state"],
+            useful_flops=layer.flops(tokens).useful,
         )
     return tuple(rows.values())

@@ -1,7 +1,7 @@
 """How many parameters, where, and how many of them one token uses.
 
-Counting rules: tied weights once; weights repeated with `^` once; `active` counts the embedding tables whole and is
-also given without them; router-balance buffers are no parameters.
+Counting rules: tied weights once; weights that layers share once; `active` counts the embedding tables whole and is also
+given without them; router-balance buffers are no parameters; multi-token prediction is counted apart.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ class Parameters:
     embedding: int
     """Token and learned-position tables; an untied head is not among them."""
     by_component: dict[str, int]
-    """Stored parameters of embedding, mixers, ffns, routers, norms and head."""
+    """Stored parameters of embedding, mixers, cross-attention, ffns, routers, norms, streams and head."""
+    mtp: int = 0
+    """Of multi-token prediction, which takes part in training alone; in no other number here."""
 
 
 def count_parameters(graph: Graph) -> Parameters:
     """Count every tensor of the graph."""
-    tensors = graph.tensors()
+    apart = graph.mtp_tensors()
+    tensors = {name: tensor for name, tensor in graph.tensors().items() if name not in apart}
     tables = sum(t.count for name, t in tensors.items() if name.startswith("embedding.") and t.role == "table")
     active = sum(t.active for t in tensors.values())
     by_component: dict[str, int] = {}
@@ -44,14 +47,19 @@ def count_parameters(graph: Graph) -> Parameters:
         active_without_embedding=active - tables,
         embedding=tables,
         by_component=by_component,
+        mtp=sum(t.count for t in apart.values()),
     )
+
+
+_NAMES = {"mixer": "mixers", "cross": "cross-attention", "ffn": "ffns"}
 
 
 def _component(name: str) -> str:
     """Which part of the bill a tensor belongs to."""
     parts = name.split(".")
-    if parts[0] == "final_norm" or any(part.endswith("norm") for part in parts[1:]):
+    if any(part.endswith("norm") for part in parts):
         return "norms"
-    if parts[0] != "layers":
+    if "layers" not in parts:
         return parts[0]
-    return {"mixer": "mixers", "ffn": "ffns"}[parts[2]] if "router" not in parts else "routers"
+    sublayer = parts[parts.index("layers") + 2]
+    return _NAMES[sublayer] if "router" not in parts else "routers"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vitruvius.spec.node import Node, Norm, Position, Scope, TensorSpec
+from vitruvius.spec.node import Flops, Node, Norm, Position, Scope, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,3 +30,7 @@ class Embedding(Node):
         if self.norm is not None:
             tensors |= {f"norm.{name}": tensor for name, tensor in self.norm.tensors(scope).items()}
         return tensors
+
+    def flops(self, scope: Scope, tokens: int) -> Flops:
+        """The linear maps of the position; looking up a row costs none."""
+        return Flops() if self.position is None else self.position.flops(scope, tokens)

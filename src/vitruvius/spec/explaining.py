@@ -8,8 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from vitruvius.errors import Finding
-from vitruvius.spec.embeddings import Embedding
-from vitruvius.spec.model import Architecture, Block, Claim
+from vitruvius.spec.model import PARTS, Architecture, Block, Claim
 from vitruvius.spec.node import FAMILIES, kinds
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ _DUE = {
     "dict_type": "a mapping",
     "float_type": "a number",
     "list_type": "a list",
+    "tuple_type": "a list",
     "string_type": "text",
 }
 """Pydantic's name of an error -> what should stand there."""
@@ -142,8 +142,8 @@ def _node_class(path: Steps, plain: dict[str, Any]) -> type[Node] | None:
             return Architecture
         case ("blocks", _):
             return Block
-        case ("embedding",):
-            return Embedding
+        case (key,) if key in PARTS:
+            return PARTS[str(key)]
         case ("claims", _):
             return Claim
         case _:

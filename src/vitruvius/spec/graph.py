@@ -1,6 +1,6 @@
 """The resolved layers: what the builder, the counts, the cache, the FLOPs and the picture all walk.
 
-    Architecture --resolve--> Graph: embedding, layers (every default filled in), final norm, head
+    Architecture --resolve--> Graph: embedding, encoder, layers (every default filled in), final norm, head
 
 Parameter names here are the names of the built module's parameters, so that a count can be held against the module
 tensor by tensor.
@@ -8,61 +8,19 @@ tensor by tensor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
-from vitruvius.errors import Finding, SpecError
-from vitruvius.spec.lines import LineError, parse_lines
-from vitruvius.spec.model import Architecture, Block, NormPlace
-from vitruvius.spec.node import Component, FeedForward, Flops, Mixer, Norm, Scope, TensorSpec
+from vitruvius.spec.layer import Layer
+from vitruvius.spec.node import Flops, Norm, Scope, StateSpec, TensorSpec
+from vitruvius.spec.stack import Stack, line_finding, unroll
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from vitruvius.spec.lines import LayerItem
+    from vitruvius.spec.model import Architecture
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """One layer with every default filled in."""
-
-    index: int
-    """Place in the stack, from 0."""
-    name: str
-    """Name of its block; of several stacked lines, joined by `/`. Layers of one name differ in nothing but weights."""
-    weights: int
-    """Index of the first layer with these weights: its own, unless the spec repeats weights with `^`."""
-    mixer: Mixer | None
-    ffn: FeedForward | None
-    norm: Norm
-    norm_place: NormPlace
-
-    @property
-    def owns_weights(self) -> bool:
-        """Whether this layer's weights appear here first."""
-        return self.weights == self.index
-
-    def sublayers(self) -> Iterator[tuple[str, Component]]:
-        """(name, component) of what this layer applies, in order."""
-        if self.mixer is not None:
-            yield "mixer", self.mixer
-        if self.ffn is not None:
-            yield "ffn", self.ffn
-
-    def tensors(self, scope: Scope) -> dict[str, TensorSpec]:
-        """Parameter tensors of the layer, norms included."""
-        tensors: dict[str, TensorSpec] = {}
-        for name, component in self.sublayers():
-            if self.norm_place != "none":
-                tensors |= {f"{name}_norm.{gain}": t for gain, t in self.norm.tensors(scope).items()}
-            tensors |= {f"{name}.{tensor}": t for tensor, t in component.tensors(scope).items()}
-            if self.norm_place == "sandwich":
-                tensors |= {f"{name}_out_norm.{gain}": t for gain, t in self.norm.tensors(scope).items()}
-        return tensors
-
-    def flops(self, scope: Scope, tokens: int) -> Flops:
-        """Forward cost of the layer over one sequence."""
-        return sum((component.flops(scope, tokens) for _, component in self.sublayers()), Flops())
+__all__ = ["Graph", "Layer", "line_finding", "resolve"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,44 +30,121 @@ class Graph:
     architecture: Architecture
     scope: Scope
     layers: tuple[Layer, ...]
+    """The stack under the head."""
+    encoder: tuple[Layer, ...] = ()
+    """The stack that reads the source, of an encoder-decoder."""
+    mtp: tuple[Layer, ...] = ()
+    """The blocks of multi-token prediction, which take part in training alone."""
 
     @property
     def final_norm(self) -> Norm | None:
         """Applied before the head; None after a stack of post-norm blocks, which end normalised, or without norms."""
-        last = self.layers[-1]
-        return None if last.norm_place in {"post", "none"} else self.architecture.norm
+        return _last_norm(self.layers, self.architecture)
+
+    @property
+    def encoder_norm(self) -> Norm | None:
+        """Applied to the encoder's output; None as for `final_norm`, and without an encoder."""
+        return _last_norm(self.encoder, self.architecture) if self.encoder else None
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no layer under the head sees later tokens, so that decoding can go token by token."""
+        patterns = (layer.mixer.pattern() for layer in self.layers if layer.mixer is not None)
+        return all(pattern is None or pattern.is_causal for pattern in patterns)
+
+    def every_layer(self) -> Iterator[Layer]:
+        """The layers of all stacks: encoder, those under the head, multi-token prediction."""
+        yield from self.encoder
+        yield from self.layers
+        yield from self.mtp
 
     def tensors(self) -> dict[str, TensorSpec]:
         """Every parameter tensor by its name in the built module; weights that layers share appear once."""
         scope, architecture = self.scope, self.architecture
         tensors = {f"embedding.{name}": t for name, t in architecture.embedding.tensors(scope).items()}
-        known: dict[str, dict[str, TensorSpec]] = {}
-        for layer in self.layers:
-            if layer.owns_weights:
-                own = known.get(layer.name) or known.setdefault(layer.name, layer.tensors(scope))
-                tensors |= {f"layers.{layer.index}.{name}": t for name, t in own.items()}
+        tensors |= self._of_layers(self.encoder)
+        if self.encoder_norm is not None:
+            tensors |= {f"encoder.final_norm.{name}": t for name, t in self.encoder_norm.tensors(scope).items()}
+        tensors |= self._of_layers(self.layers)
+        tensors |= {f"streams.{name}": t for name, t in architecture.streams.tensors(scope).items()}
         if self.final_norm is not None:
             tensors |= {f"final_norm.{name}": t for name, t in self.final_norm.tensors(scope).items()}
-        return tensors | {f"head.{name}": t for name, t in architecture.head.tensors(scope).items()}
+        tensors |= {f"head.{name}": t for name, t in architecture.head.tensors(scope).items()}
+        return tensors | self.mtp_tensors()
+
+    def buffers(self) -> dict[str, TensorSpec]:
+        """What is saved with the parameters and is none, by its name in the built module; see `Component.buffers`."""
+        owners = [layer for layer in self.every_layer() if layer.owns_weights]
+        return {f"{layer.path}.{name}": t for layer in owners for name, t in layer.buffers().items()}
+
+    def mtp_tensors(self) -> dict[str, TensorSpec]:
+        """Those of multi-token prediction, which are counted apart."""
+        tensors = self._of_layers(self.mtp)
+        for layer in self.mtp:
+            at, scope = layer.path.removesuffix(".layer"), self.scope
+            tensors |= {f"{at}.join.weight": TensorSpec(shape=(scope.width, 2 * scope.width))}
+            for name in ("token_norm", "stream_norm", "final_norm"):
+                norm = self.architecture.norm
+                tensors |= {f"{at}.{name}.{gain}": t for gain, t in norm.tensors(scope).items()}
+        return tensors
+
+    def _of_layers(self, layers: tuple[Layer, ...]) -> dict[str, TensorSpec]:
+        tensors: dict[str, TensorSpec] = {}
+        known: dict[str, dict[str, TensorSpec]] = {}
+        for layer in layers:
+            if layer.owns_weights:
+                own = known.get(layer.name) or known.setdefault(layer.name, layer.tensors())
+                tensors |= {f"{layer.path}.{name}": t for name, t in own.items()}
+        return tensors
 
     def flops(self, tokens: int) -> Flops:
-        """Cost of a forward pass over one sequence of `tokens` tokens, logits of every position included."""
-        known: dict[str, Flops] = {}
-        total = self.architecture.head.flops(self.scope, tokens)
-        for layer in self.layers:
-            if layer.name not in known:
-                known[layer.name] = layer.flops(self.scope, tokens)
-            total += known[layer.name]
+        """Cost of a forward pass over one sequence of `tokens` tokens, logits of every position included.
+
+        Of an encoder-decoder: over a source and a target of `tokens` tokens each. Multi-token prediction is not in it.
+        """
+        costs = _by_name((*self.encoder, *self.layers), lambda layer: layer.flops(tokens))
+        return sum(costs, self.architecture.embedding.flops(self.scope, tokens)) + self.architecture.head.flops(
+            self.scope, tokens
+        )
+
+    def mtp_flops(self, tokens: int) -> Flops:
+        """What multi-token prediction adds to a forward pass while training: joins, blocks and logits."""
+        joins = 4 * self.scope.width**2 * tokens * len(self.mtp)
+        total = Flops(useful=joins, dense=joins)
+        for layer in self.mtp:
+            total += layer.flops(tokens) + self.architecture.head.flops(self.scope, tokens)
         return total
 
-    def cache_shapes(self, capacity: int) -> list[dict[str, tuple[int, ...]]]:
-        """Decode state of each layer for one sequence of up to `capacity` tokens, in the model's dtype."""
-        known: dict[str, dict[str, tuple[int, ...]]] = {}
-        for layer in self.layers:
-            if layer.name not in known:
-                mixer = layer.mixer
-                known[layer.name] = {} if mixer is None else dict(mixer.cache_shapes(self.scope, capacity))
-        return [known[layer.name] for layer in self.layers]
+    def states(self, capacity: int) -> list[dict[str, StateSpec]]:
+        """Decode state of `every_layer` for one sequence of up to `capacity` tokens.
+
+        Encoders and multi-token prediction keep none, nor does a stack that sees later tokens. Of an encoder-decoder
+        the source is as long as the target.
+        """
+        nothing: list[dict[str, StateSpec]] = [{} for _ in self.encoder]
+        if not self.is_causal:
+            return nothing + [{} for _ in (*self.layers, *self.mtp)]
+        kept = _by_name(self.layers, lambda layer: layer.state(capacity, capacity))
+        return nothing + kept + [{} for _ in self.mtp]
+
+
+Cost = TypeVar("Cost")
+
+
+def _by_name(layers: tuple[Layer, ...], cost: Callable[[Layer], Cost]) -> list[Cost]:
+    """The cost of each layer, computed once for layers that cannot differ in it."""
+    known: dict[object, Cost] = {}
+    found: list[Cost] = []
+    for layer in layers:
+        key = (layer.stack, layer.name, layer.scope.readers)
+        if key not in known:
+            known[key] = cost(layer)
+        found.append(known[key])
+    return found
+
+
+def _last_norm(layers: tuple[Layer, ...], architecture: Architecture) -> Norm | None:
+    return None if layers[-1].norm_place in {"post", "none"} else architecture.norm
 
 
 def resolve(architecture: Architecture) -> Graph:
@@ -117,55 +152,11 @@ def resolve(architecture: Architecture) -> Graph:
 
     Raises SpecError when the layer lines cannot be read or stacked blocks set the same field.
     """
-    try:
-        rows = parse_lines(architecture.layers, architecture.blocks)
-    except LineError as error:
-        raise SpecError([line_finding(error)]) from None
-    layers: list[Layer] = []
-    first_with: dict[tuple[tuple[str, int], ...], int] = {}
-    known: dict[str, Block] = {}
-    for index, row in enumerate(rows):
-        key = tuple((item.name, item.weights) for item in row)
-        name = "/".join(item.name for item in row)
-        block = known.get(name) or known.setdefault(name, _stacked(row, architecture))
-        layers.append(
-            Layer(
-                index=index,
-                name=name,
-                weights=first_with.setdefault(key, index),
-                mixer=block.mixer,
-                ffn=block.ffn,
-                norm=block.norm or architecture.norm,
-                norm_place=block.norm_place or "pre",
-            )
-        )
-    scope = Scope(
-        width=architecture.width,
-        vocab_size=architecture.vocab_size,
-        context=architecture.context,
-        depth=len(layers),
-    )
-    return Graph(architecture=architecture, scope=scope, layers=tuple(layers))
-
-
-def line_finding(error: LineError) -> Finding:
-    """What is wrong with a layer line, at its path."""
-    at = "" if error.position is None else f" (character {error.position + 1})"
-    path = "layers" if error.line_index is None else f"layers.{error.line_index}"
-    return Finding(what=error.what + at, fix=error.fix, path=path)
-
-
-def _stacked(row: tuple[LayerItem, ...], architecture: Architecture) -> Block:
-    """One block out of the blocks that stacked lines put on one layer."""
-    merged: dict[str, object] = {}
-    for item in row:
-        block = architecture.blocks[item.name]
-        values = {f.name: getattr(block, f.name) for f in fields(Block)}
-        given = {name: value for name, value in values.items() if value is not None}
-        clash = sorted(set(merged) & set(given))
-        if clash:
-            names = " and ".join(item.name for item in row)
-            what = f"stacked blocks {names} both set {', '.join(clash)}"
-            raise SpecError([Finding(what=what, path="layers", fix="let each line set different fields")])
-        merged |= given
-    return Block(**merged)  # pyright: ignore[reportArgumentType]
+    main = unroll(architecture, Stack.MAIN, architecture.layers)
+    encoder: tuple[Layer, ...] = ()
+    if architecture.encoder is not None:
+        encoder = unroll(architecture, Stack.ENCODER, architecture.encoder.layers)
+    mtp: tuple[Layer, ...] = ()
+    if architecture.mtp is not None:
+        mtp = unroll(architecture, Stack.MTP, f"{architecture.mtp.block}*{architecture.mtp.depth}")
+    return Graph(architecture=architecture, scope=main[0].scope, layers=main, encoder=encoder, mtp=mtp)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from math import log10
+from math import log10, prod
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from vitruvius.errors import VitruviusError
@@ -306,81 +306,51 @@ def _distinct(layers: _Layers) -> int:
     return max(weights for _, weights in layers) + 1
 
 
-# ---------------------------------------------------------------------------------------------------------- writing
-
-_LONGEST_PERIOD: Final = 64
+# -------------------------------------------------------------------------------------------------------- numbering
 
 
-class _Written(NamedTuple):
-    """The best text for some layers: the fewer blocks it names the better, then the fewer characters."""
-
-    blocks: int
-    characters: int
-    text: str
-
-
-class _Step(NamedTuple):
-    """The best way to write the layers from one place to the end: this text, then the step at `then`."""
-
-    blocks: int
-    characters: int
-    text: str
-    then: int
+def count_blocks(text: str, known: Collection[str], *, limit: int = MAX_LAYERS) -> dict[str, int]:
+    """How many layers of each block a line has. Raises LineError as `parse_line` does."""
+    counts: dict[str, int] = {}
+    for item in parse_line(text, known, limit=limit):
+        counts[item.name] = counts.get(item.name, 0) + 1
+    return counts
 
 
-def format_line(names: Sequence[str]) -> str:
-    """A line that stands for these blocks and names as few of them as possible: `(dense moe)*16`.
+def number_layers(text: str, chosen: Collection[str], counts: dict[str, int], known: Collection[str]) -> str:
+    """The line with the layers of the chosen blocks told apart: `(a b)*2` is `a b-1 a b-2` where `b` is chosen.
 
-    Reading it back gives the same names. Groups of up to 64 layers are recognised.
+    `counts` holds how many layers of each block were numbered before, and goes on. Other blocks keep their counts. The
+    line must be one that `parse_line` reads. Raises LineError where layers that are told apart share their weights.
     """
-    return _shortest(tuple(names), {}).text
+    return _numbered(_Parser(text, known, MAX_LAYERS).parse(), chosen, counts)
 
 
-def _shortest(names: tuple[str, ...], known: dict[tuple[str, ...], _Written]) -> _Written:
-    """From the end, each place either names one block or starts a repeated group; the best of these is kept."""
-    if names in known:
-        return known[names]
-    repeats = _repeats(names)
-    steps = [_Step(0, 0, "", 0)] * (len(names) + 1)
-    for start in reversed(range(len(names))):
-        choices = [_step(_Written(1, len(names[start]), names[start]), start + 1, steps)]
-        for period, most in repeats[start]:
-            unit = names[start : start + period]
-            inner = _Written(1, len(unit[0]), unit[0]) if period == 1 else _shortest(unit, known)
-            atom = inner.text if period == 1 else f"({inner.text})"
-            # Shorter repeats are tried too, unless there are so many that the longest is surely right.
-            for count in range(2 if most <= _LONGEST_PERIOD else most, most + 1):
-                group = f"{atom}*{count}"
-                choices.append(_step(_Written(inner.blocks, len(group), group), start + period * count, steps))
-        steps[start] = min(choices, key=lambda step: (step.blocks, step.characters))
-    texts: list[str] = []
-    place = 0
-    while place < len(names):
-        texts.append(steps[place].text)
-        place = steps[place].then
-    known[names] = _Written(steps[0].blocks, steps[0].characters, " ".join(texts))
-    return known[names]
+def _numbered(group: _Group, chosen: Collection[str], counts: dict[str, int]) -> str:
+    return " ".join(_numbered_item(item, chosen, counts) for item in group.items)
 
 
-def _step(first: _Written, then: int, steps: list[_Step]) -> _Step:
-    rest = steps[then]
-    return _Step(first.blocks + rest.blocks, first.characters + 1 + rest.characters, first.text, then)
+def _numbered_item(item: _Item, chosen: Collection[str], counts: dict[str, int]) -> str:
+    first = _first_of(item, chosen)
+    if first is None:
+        repeats = "".join(f"{repeat.sign}{repeat.times}" for repeat in item.repeats)
+        return (item.atom if isinstance(item.atom, str) else f"({_numbered(item.atom, chosen, counts)})") + repeats
+    if any(repeat.sign == "^" and repeat.times > 1 for repeat in item.repeats):
+        what = f"'^' repeats the same weights, and the layers of {quoted(first)} differ by their `each`"
+        fix = f"use '*', or give {quoted(first)} one value instead of a list"
+        raise LineError(what, position=item.position, fix=fix)
+    parts: list[str] = []
+    for _ in range(prod(repeat.times for repeat in item.repeats)):
+        if isinstance(item.atom, str):
+            counts[item.atom] = counts.get(item.atom, 0) + 1
+            parts.append(f"{item.atom}-{counts[item.atom]}")
+        else:
+            parts.append(_numbered(item.atom, chosen, counts))
+    return " ".join(parts)
 
 
-def _repeats(names: tuple[str, ...]) -> list[list[tuple[int, int]]]:
-    """For every place, the (period, times) with which the names repeat from there.
-
-    A period whose unit is itself a repeat is left out: `(a a)*3` is `a*6`.
-    """
-    total = len(names)
-    found: list[list[tuple[int, int]]] = [[] for _ in names]
-    for period in range(1, min(_LONGEST_PERIOD, total // 2) + 1):
-        same = 0
-        for start in reversed(range(total - period)):
-            same = same + 1 if names[start] == names[start + period] else 0
-            times = same // period + 1
-            if times > 1 and not any(
-                period % shorter == 0 and shorter * often >= period for shorter, often in found[start]
-            ):
-                found[start].append((period, times))
-    return found
+def _first_of(item: _Item, chosen: Collection[str]) -> str | None:
+    """The first of the chosen blocks in an item, if there is one."""
+    if isinstance(item.atom, str):
+        return item.atom if item.atom in chosen else None
+    return next((name for inner in item.atom.items if (name := _first_of(inner, chosen)) is not None), None)

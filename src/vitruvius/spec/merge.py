@@ -3,7 +3,8 @@
     full: {extends: local, mixer: {sees: causal}}
 
 The child is merged over its parent key by key. Scalars and lists replace what they meet; a mapping is merged into
-the one it meets, unless both name a `kind` and the kinds differ: then it replaces it whole. What is inherited keeps
+the one it meets, unless both name a `kind` and the kinds differ: then it replaces it whole. A mapping of values by
+layer (`vitruvius.spec.each`) replaces, and is replaced, whole. What is inherited keeps
 the place where it was written, so that a finding about it points there.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from vitruvius.spec.reporting import Report, did_you_mean, listed, quoted
-from vitruvius.spec.tree import Node, children, node_at, walk, with_value
+from vitruvius.spec.tree import Node, children, is_each, node_at, walk, with_value
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -81,8 +82,8 @@ def bare_name(node: Node, none: Absence = "null") -> Node:
 
 
 def merge(parent: Node, child: Node) -> Node:
-    """`child` over `parent`: mappings key by key, anything else, and a mapping of another kind, whole."""
-    if not (isinstance(parent.value, dict) and isinstance(child.value, dict)):
+    """`child` over `parent`: mappings key by key, anything else, a mapping of another kind and `each` whole."""
+    if not (isinstance(parent.value, dict) and isinstance(child.value, dict)) or is_each(parent) or is_each(child):
         return child
     old, new = parent.value.get("kind"), child.value.get("kind")
     if old is not None and new is not None and old.value != new.value:

@@ -7,21 +7,60 @@ fields) and what it costs (methods here). The module that computes it lives unde
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import import_module, metadata
-from math import prod
+from math import sqrt
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
 from vitruvius.errors import UsageError
+from vitruvius.spec.choosing import Chooser
+from vitruvius.spec.costs import LINEAR_ROLES, Flops, LearnedTable, Role, StateSpec, TensorSpec
+from vitruvius.spec.mixing import Mixing
+from vitruvius.spec.scope import Heads, Scope, Twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from vitruvius.errors import Finding
-    from vitruvius.patterns import Pattern
+    from vitruvius.spec.weight import Weight
+
+__all__ = [
+    "FAMILIES",
+    "LARGEST",
+    "LINEAR_ROLES",
+    "Component",
+    "Cross",
+    "FeedForward",
+    "Flops",
+    "Head",
+    "Heads",
+    "Init",
+    "LearnedTable",
+    "Mixer",
+    "Node",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "Norm",
+    "Position",
+    "PositiveFloat",
+    "PositiveInt",
+    "Role",
+    "Router",
+    "Scaling",
+    "Scope",
+    "StateSpec",
+    "TensorSpec",
+    "Twin",
+    "all_kinds",
+    "kinds",
+    "load_installed",
+    "load_kinds",
+    "register",
+    "under",
+]
 
 LARGEST = 2**31 - 1
 
@@ -32,72 +71,16 @@ NonNegativeInt = Annotated[int, Ge(0), Le(LARGEST)]
 PositiveFloat = Annotated[float, Gt(0.0)]
 NonNegativeFloat = Annotated[float, Ge(0.0)]
 
-Role = Literal["matrix", "output", "router", "gain", "bias", "table"]
-"""What a tensor is for, which decides how it is initialised and whether it is decayed:
-
-matrix   a linear map applied to every token            output   the last map before the residual stream
-router   the map from a token to its experts' scores     gain     a norm's scale
-bias     an additive vector                              table    rows looked up by index
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
-    """What a component may know about the architecture around it."""
-
-    width: int
-    """Width of the residual stream."""
-    vocab_size: int
-    context: int
-    """Tokens the architecture is declared for."""
-    depth: int
-    """Number of layers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
-    """One parameter tensor: its shape, its role, and which share of it a token uses."""
-
-    shape: tuple[int, ...]
-    role: Role = "matrix"
-    used: tuple[int, int] = (1, 1)
-    """(top_k, experts): a token passes through top_k of the experts that the tensor stacks."""
-    start: float | None = None
-    """The value that every entry starts with; None leaves it to the role: gains 1, biases 0, the others drawn."""
-
-    @property
-    def count(self) -> int:
-        """Parameters stored."""
-        return prod(self.shape)
-
-    @property
-    def active(self) -> int:
-        """Parameters that take part in computing one token."""
-        used, of = self.used
-        return self.count * used // of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flops:
-    """Floating-point operations of a forward pass, a multiply-add counted as two.
-
-    `useful` counts the query-key pairs that the pattern allows; `dense` counts every pair, which is what
-    an implementation with a full score matrix does.
-    """
-
-    useful: int = 0
-    dense: int = 0
-
-    def __add__(self, other: Flops) -> Flops:
-        """Sum of two costs."""
-        return Flops(useful=self.useful + other.useful, dense=self.dense + other.dense)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """Base of everything in a spec."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+
+WIDTHS = frozenset({"heads", "kv_heads", "key_heads", "value_heads", "hidden", "inner", "rank", "latent"})
+"""Fields that grow with the width of the stream, whatever the kind; a kind whose own do not says so in `widened`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +107,10 @@ class Component(Node):
         """Parameter tensors by name, exactly as the built module has them."""
         return {}
 
+    def buffers(self, scope: Scope) -> Mapping[str, TensorSpec]:  # noqa: ARG002 (most keep nothing)
+        """What is saved with the parameters and is none, by name: kept in at least fp32, and counted apart."""
+        return {}
+
     def flops(self, scope: Scope, tokens: int) -> Flops:
         """Cost of a forward pass over one sequence of `tokens` tokens; by default that of the linear maps."""
         per_token = sum(2 * t.active for t in self.tensors(scope).values() if t.role in LINEAR_ROLES)
@@ -133,6 +120,30 @@ class Component(Node):
         """What does not fit together inside this component; paths start at its own fields."""
         return ()
 
+    def silent(self, scope: Scope, length: int) -> Iterable[str]:  # noqa: ARG002 (in most, every one matters)
+        """Parameters without any effect on a pass over `length` tokens, for a reason that lies in the mathematics."""
+        return ()
+
+    def shrunk(self, twin: Twin) -> Mapping[str, object]:  # noqa: ARG002 (kinds without dimensions)
+        """The fields that a small twin of this component changes; nodes inside, and nodes it gives, shrink in turn."""
+        return {}
+
+    def details(self, scope: Scope) -> Iterable[str] | None:  # noqa: ARG002 (kinds without anything to tell)
+        """What a drawing says of this component, in short lines; None shows its fields as they were given."""
+        return None
+
+    def widened(self, factor: int) -> Mapping[str, object]:
+        """The fields that change where everything is `factor` times as wide; what is a node inside widens by itself.
+
+        By default every whole number among heads, hidden widths and ranks; experts, states and taps are no widths.
+        """
+        found: dict[str, object] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if type(value) is int and (f.name in WIDTHS or f.name.endswith("_rank")):
+                found[f.name] = value * factor
+        return found
+
 
 def under(prefix: str, found: Iterable[Finding]) -> Iterator[Finding]:
     """The findings with their paths moved below `prefix`."""
@@ -140,21 +151,21 @@ def under(prefix: str, found: Iterable[Finding]) -> Iterator[Finding]:
         yield replace(finding, path=f"{prefix}.{finding.path}" if finding.path else prefix)
 
 
-LINEAR_ROLES: frozenset[Role] = frozenset({"matrix", "output", "router"})
-
-
-class Mixer(Component):
+class Mixer(Mixing, Component):
     """Moves information between positions: attention, state spaces, convolutions."""
 
     __slots__ = ()
     family = "mixer"
 
-    def pattern(self) -> Pattern | None:
-        """Who attends to whom, or None when the mixer has no query-key pairs."""
-        return None
 
-    def cache_shapes(self, scope: Scope, capacity: int) -> Mapping[str, tuple[int, ...]]:
-        """Shapes of the decode state for one sequence of up to `capacity` tokens, in the model's dtype."""
+class Cross(Component):
+    """Reads the output of the encoder from the decoder's positions."""
+
+    __slots__ = ()
+    family = "cross"
+
+    def state_tensors(self, scope: Scope, source: int) -> Mapping[str, StateSpec]:
+        """What is kept of a source of up to `source` tokens while decoding."""
         raise NotImplementedError
 
 
@@ -170,19 +181,11 @@ class FeedForward(Component):
         raise NotImplementedError
 
 
-class Router(Component):
+class Router(Chooser, Component):
     """Chooses experts for a token."""
 
     __slots__ = ()
     family = "router"
-
-    def tensors_for(self, experts: int, width: int) -> Mapping[str, TensorSpec]:  # noqa: ARG002 (routers without any)
-        """Parameter tensors of a router of tokens of `width` to that many experts, as the built module has them."""
-        return {}
-
-    def findings_for_choice(self, top_k: int) -> Iterable[Finding]:  # noqa: ARG002 (most fit any number)
-        """What does not fit choosing this many experts."""
-        return ()
 
 
 class Position(Component):
@@ -191,9 +194,16 @@ class Position(Component):
     __slots__ = ()
     family = "position"
     acts_on: ClassVar[Literal["embedding", "rotation", "scores"]]
+    has_kernel: ClassVar[bool] = False
+    """Whether its module computes attention by itself (the hook `attend`)."""
 
     def longest_sequence(self, scope: Scope) -> int | None:
         """Tokens beyond which there are no positions, or None without such a limit."""
+        del scope
+        return None
+
+    def learned_table(self, scope: Scope) -> LearnedTable | None:
+        """The table of positions that grows with the sequences, or None without one."""
         del scope
         return None
 
@@ -201,6 +211,34 @@ class Position(Component):
         """What does not fit heads of this width in a layer that sees as far as `farthest` positions back."""
         del head_width, farthest, scope
         return ()
+
+    def resized(self, before: int, after: int) -> Position:
+        """The same for heads of `after` channels in place of `before`, as in a small twin."""
+        del before, after
+        return self
+
+    def tensors_for_heads(self, heads: Heads, scope: Scope) -> Mapping[str, TensorSpec]:
+        """Parameter tensors inside attention; by default those of `tensors`."""
+        del heads
+        return self.tensors(scope)
+
+    def pair_flops_for_heads(self, heads: Heads) -> int:
+        """What the position adds to the cost of each query-key pair."""
+        del heads
+        return 0
+
+    def slot_state(self, heads: Heads) -> Mapping[str, StateSpec]:
+        """What is kept beside each key: shapes are (rows, width) and stand for rows x slots x width.
+
+        `k` and `v`, where given, replace the format of the keys and values themselves.
+        """
+        del heads
+        return {}
+
+    def running_state(self, heads: Heads, scope: Scope) -> Mapping[str, StateSpec]:
+        """What is kept once for each sequence."""
+        del heads, scope
+        return {}
 
 
 class Scaling(Component):
@@ -221,6 +259,21 @@ class Scaling(Component):
     def longest_context(self) -> float | None:
         """Tokens that the scaling is meant to reach, or None when it does not say."""
         return None
+
+    def for_context(self, context: int) -> Scaling:
+        """The scaling as it is in an architecture of that context: itself, unless it chooses by it."""
+        del context
+        return self
+
+    def findings_for_pairs(self, pairs: int) -> Iterable[Finding]:
+        """What does not fit that many turning pairs of channels."""
+        del pairs
+        return ()
+
+    def resized(self, pairs: int) -> Scaling:
+        """The same for another number of pairs."""
+        del pairs
+        return self
 
 
 class Norm(Component):
@@ -246,6 +299,10 @@ class Head(Component):
     causal: ClassVar[bool] = False
     """Whether seeing later tokens would give the answer away."""
 
+    def outputs(self, scope: Scope) -> int:
+        """Numbers in each row of what the head returns."""
+        return scope.vocab_size
+
 
 class Init(Component):
     """Draws the first weights."""
@@ -262,9 +319,46 @@ class Init(Component):
         """Standard deviation of a matrix with these fans."""
         raise NotImplementedError
 
+    def attention_scale(self, head_width: int) -> float:
+        """What scores of heads of this width are multiplied by."""
+        return 1 / sqrt(head_width)
+
+    def branch_scale(self, depth: int) -> float:
+        """What each sublayer of a stack of `depth` layers is multiplied by before it joins the residual stream."""
+        del depth
+        return 1.0
+
+    def logit_scale(self, width: int) -> float:
+        """What the logits of a stream of `width` are multiplied by."""
+        del width
+        return 1.0
+
+    def std_of(self, weight: Weight, scope: Scope) -> float:
+        """Standard deviation of a tensor that is drawn."""
+        tensor = weight.tensor
+        if tensor.role == "table":
+            return self.table_std
+        std = self.matrix_std(fan_in=tensor.shape[-1], fan_out=tensor.shape[-2])
+        return std / sqrt(2 * scope.depth) if tensor.role == "output" and self.residual == "scaled" else std
+
+    def learning_rate_scale(self, weight: Weight, scope: Scope) -> float:
+        """What the learning rate of a tensor under Adam is multiplied by."""
+        del weight, scope
+        return 1.0
+
+    def weight_decay_scale(self, weight: Weight, scope: Scope) -> float:
+        """What the decoupled weight decay of a tensor is multiplied by, besides its learning rate."""
+        del weight, scope
+        return 1.0
+
+    def eps_scale(self, weight: Weight, scope: Scope) -> float:
+        """What Adam's eps is multiplied by for a tensor, as its gradients are."""
+        del weight, scope
+        return 1.0
+
 
 FAMILIES: dict[str, type[Component]] = {
-    family.family: family for family in (Mixer, FeedForward, Router, Position, Scaling, Norm, Head, Init)
+    family.family: family for family in (Mixer, Cross, FeedForward, Router, Position, Scaling, Norm, Head, Init)
 }
 
 _registry: dict[str, dict[str, type[Component]]] = {name: {} for name in FAMILIES}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.errors import Finding, UsageError
+from vitruvius.spec.each import expand_each
 from vitruvius.spec.explaining import explain_all
 from vitruvius.spec.merge import resolve_blocks
 from vitruvius.spec.model import Architecture, Block
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from vitruvius.spec.tree import Node as Tree
 
 BARE_NAMES = frozenset(
-    {"embedding", "expert", "ffn", "head", "init", "mixer", "norm", "position", "qk_norm", "router", "scaling"}
-    | {"shared_expert"}
+    {"expert", "ffn", "head", "init", "mixer", "norm", "position", "qk_norm", "router", "scaling"} | {"shared_expert"}
 )
 """Fields where a bare name means a mapping with that kind: `norm: layernorm` is `norm: {kind: layernorm}`."""
 
@@ -134,14 +134,17 @@ def _closest(name: str, known: Sequence[str]) -> str:
 
 
 def _understand(tree: Tree, text: str, file: str, overrides: Sequence[str]) -> Reading:
-    tree = resolve_blocks(apply_overrides(tree, overrides, bare=BARE_NAMES), bare=BARE_NAMES)
+    written = resolve_blocks(apply_overrides(tree, overrides, bare=BARE_NAMES), bare=BARE_NAMES)
+    expansion = expand_each(written, bare=BARE_NAMES)
+    tree = expansion.tree
     plain = to_plain(tree)
     assert isinstance(plain, dict)
-    architecture = _validated(plain, tree, file)
+    wrong = [_placed(finding, written, file) for finding in expansion.findings]
+    architecture = _validated(plain, tree, file, wrong)
     found = [_placed(finding, tree, file) for finding in [*_removed_norms(plain), *rule_findings(architecture)]]
     errors = [finding for finding in found if finding.severity == "error"]
-    if errors:
-        raise refusal(errors)
+    if wrong or errors:
+        raise refusal(_beside(wrong, errors))
     return Reading(architecture=architecture, findings=tuple(in_order(found)), text=text, file=file)
 
 
@@ -153,7 +156,7 @@ def _removed_norms(plain: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(path=f"blocks.{name}.norm", what=what, fix="write norm_place: none, or leave norm out")
 
 
-def _validated(plain: dict[str, Any], tree: Tree, file: str) -> Architecture:
+def _validated(plain: dict[str, Any], tree: Tree, file: str, wrong: Sequence[Finding]) -> Architecture:
     from pydantic import ValidationError
 
     try:
@@ -162,8 +165,14 @@ def _validated(plain: dict[str, Any], tree: Tree, file: str) -> Architecture:
         entries = error.errors()
         found = explain_all(entries[:_MOST_EXPLAINED], plain)
         found += (finding for finding in findings_of_parts(plain, _sound_block) if finding.severity == "error")
-        placed = (_placed(finding, tree, file) for finding in found)
-        raise refusal(placed, unshown=len(entries[_MOST_EXPLAINED:])) from None
+        placed = [_placed(finding, tree, file) for finding in found]
+        raise refusal(_beside(wrong, placed), unshown=len(entries[_MOST_EXPLAINED:])) from None
+
+
+def _beside(wrong: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
+    """What was wrong with values by layer, and everything else but what is said of the values put in their place."""
+    places = {(finding.file, finding.line, finding.column) for finding in wrong}
+    return [*wrong, *(f for f in found if (f.file, f.line, f.column) not in places)]
 
 
 def _sound_block(data: object) -> Block | None:

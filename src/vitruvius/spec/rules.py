@@ -13,7 +13,9 @@ from vitruvius.errors import Finding, PatternError, SpecError, UsageError
 from vitruvius.spec.expressions import evaluate
 from vitruvius.spec.graph import Graph, line_finding, resolve
 from vitruvius.spec.lines import LineError, parse_lines
+from vitruvius.spec.mixing import Mixing
 from vitruvius.spec.node import LARGEST, Scope, under
+from vitruvius.spec.stack import mixer_block
 from vitruvius.spec.validating import checked_types
 from vitruvius.units import parse_quoted
 
@@ -30,7 +32,14 @@ _LONGEST_SHOWN = 40
 
 def findings(architecture: Architecture) -> list[Finding]:
     """Everything wrong with, or worth knowing about, an architecture; paths are dotted and lines unknown."""
-    scope = Scope(width=architecture.width, vocab_size=architecture.vocab_size, context=architecture.context, depth=1)
+    scope = Scope(
+        width=architecture.width,
+        vocab_size=architecture.vocab_size,
+        context=architecture.context,
+        depth=1,
+        init=architecture.init,
+        causal=architecture.head.causal,
+    )
     found = list(_names(architecture))
     for name, block in architecture.blocks.items():
         found += under(f"blocks.{name}", _block(block, scope))
@@ -63,7 +72,8 @@ def findings_of_parts(plain: Mapping[str, Any], sound_block: Callable[[object], 
             found.append(line_finding(error))
     dimensions = {name: plain.get(name) for name in ("width", "vocab_size", "context")}
     if all(type(number) is int and 1 <= number <= LARGEST for number in dimensions.values()):
-        scope = Scope(**cast("dict[str, int]", dimensions), depth=1)
+        width, vocab_size, context = cast("list[int]", list(dimensions.values()))
+        scope = Scope(width=width, vocab_size=vocab_size, context=context, depth=1)
         for name, data in named.items():
             block = sound_block(data)
             if block is not None:
@@ -106,11 +116,22 @@ def _short(name: str) -> str:
 
 
 def _block(block: Block, scope: Scope) -> Iterator[Finding]:
-    if block.mixer is None and block.ffn is None:
+    if block.mixer is None and block.cross is None and block.ffn is None:
         yield Finding(what="this block does nothing", fix="give it a mixer, an ffn or both")
-    for name, component in (("mixer", block.mixer), ("ffn", block.ffn), ("norm", block.norm)):
+    parts = (("mixer", block.mixer), ("cross", block.cross), ("ffn", block.ffn), ("norm", block.norm))
+    for name, component in parts:
         if component is not None:
             yield from under(name, component.findings(scope))
+    if block.order not in {None, "in-turn"} and block.norm_place not in {None, "pre", "none"}:
+        what = (
+            f"sublayers in parallel all read the stream as it came in, and norm_place {block.norm_place} has no place"
+        )
+        yield Finding(path="norm_place", what=what, fix="use norm_place pre or none, or order in-turn")
+    if block.residual_scale is not None:
+        try:
+            evaluate(block.residual_scale, {"width": scope.width, "depth": scope.depth})
+        except UsageError as error:
+            yield Finding(path="residual_scale", what=error.what, fix=error.fix)
 
 
 def _embedding(architecture: Architecture, scope: Scope) -> Iterator[Finding]:
@@ -139,18 +160,56 @@ def _claim(claim: Claim) -> Iterator[Finding]:
 
 def _stack(graph: Graph) -> Iterator[Finding]:
     architecture = graph.architecture
-    used = {name for layer in graph.layers for name in layer.name.split("/")}
+    used = {name for layer in graph.every_layer() for name in layer.name.split("/")}
+    yield from _frame(graph)
+    yield from _loans(graph)
     for name in architecture.blocks:
         if name not in used:
             yield Finding(path=f"blocks.{name}", severity="note", what="no layer uses this block")
     if architecture.head.causal:
-        for name in sorted(used):
+        for name in sorted({name for layer in graph.layers for name in layer.name.split("/")}):
             yield from under(f"blocks.{name}.mixer", _future(architecture.blocks[name]))
     total = sum(tensor.count for tensor in graph.tensors().values())
     if total > _LARGEST_PARAMETERS:
         yield Finding(
             path="width", what=f"{total:,} parameters are more than anyone builds", fix="check the dimensions"
         )
+
+
+def _frame(graph: Graph) -> Iterator[Finding]:
+    """What an encoder and its readers need of each other."""
+    reading = {layer.name for layer in graph.layers if layer.cross is not None}
+    for name in sorted(reading) if not graph.encoder else ():
+        what = "cross-attention reads an encoder, and the architecture has none"
+        fix = "add encoder: {layers: ...}, or remove cross"
+        yield Finding(path=f"blocks.{name.split('/', maxsplit=1)[0]}.cross", what=what, fix=fix)
+    if graph.encoder and not reading:
+        what = "no block of layers reads the encoder"
+        yield Finding(path="encoder", what=what, fix="give a block cross: {kind: attention, heads: ...}")
+    for layer in graph.encoder:
+        if layer.cross is not None:
+            name = layer.name.split("/", maxsplit=1)[0]
+            what = "this block stands in the encoder and reads it too"
+            yield Finding(path=f"blocks.{name}.cross", what=what, fix="use a block without cross in the encoder")
+            break
+    for layer in graph.mtp:
+        if layer.cross is not None or not graph.is_causal:
+            what = "multi-token prediction goes on top of a causal stack without an encoder"
+            yield Finding(path="mtp", what=what, fix="remove mtp")
+            break
+
+
+def _loans(graph: Graph) -> Iterator[Finding]:
+    """What does not fit between layers that read each other's keys and values."""
+    known: set[tuple[str, str, str]] = set()
+    for stack in (graph.encoder, graph.layers, graph.mtp):
+        for layer in stack:
+            for what, source in (("keys", layer.keys_from), ("values", layer.values_from)):
+                if source is None or layer.mixer is None or (what, layer.name, stack[source].name) in known:
+                    continue
+                known.add((what, layer.name, stack[source].name))
+                at, lender = mixer_block(layer, graph.architecture.blocks), stack[source].mixer or Mixing()
+                yield from under(f"blocks.{at}.mixer", layer.mixer.findings_of_loan(what, lender, layer.scope))
 
 
 def _future(block: Block) -> Iterator[Finding]:

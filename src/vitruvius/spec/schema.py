@@ -15,10 +15,10 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Final, cast
 
-from vitruvius.spec.embeddings import Embedding
-from vitruvius.spec.model import Architecture, Block, Claim
+from vitruvius.spec.model import PARTS, Architecture, Block, Claim
 from vitruvius.spec.node import FAMILIES, Component, Node, kinds
 from vitruvius.spec.reading import BARE_NAMES
+from vitruvius.spec.tree import EACH
 from vitruvius.spec.validating import adapter
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -46,7 +46,7 @@ def json_schema() -> _Schema:
     partial = {
         f"{name}{PARTIAL}": _partial(definition)
         for name, definition in whole.items()
-        if name not in {"Architecture", "Claim", "Embedding", "Block"}
+        if name in by_name and issubclass(by_name[name], Component)
     }
     architecture = whole.pop("Architecture")
     block = whole.pop("Block")
@@ -61,7 +61,7 @@ def json_schema() -> _Schema:
 
 def node_classes() -> dict[str, type[Node]]:
     """Every class of node that a spec may hold, by its name."""
-    classes: list[type[Node]] = [Architecture, Block, Embedding, Claim]
+    classes: list[type[Node]] = [Architecture, Block, Claim, *PARTS.values()]
     classes += [node for family in FAMILIES for node in kinds(family).values()]
     return {node.__name__: node for node in classes}
 
@@ -113,16 +113,32 @@ def _field(name: str, field: _Schema, node: type[Node] | None) -> _Schema:
     if family := _family_in(described):
         nullable = {"type": "null"} in described.get("anyOf", ())
         described = _component(family, name, nullable=nullable)
-    elif name == "embedding":
+    elif name == "embedding" and node is Architecture:
         described = {"$ref": "#/$defs/Embedding"}
     elif described.get("default") is None:
         described.pop("default", None)
+    if node is not None and issubclass(node, Component | Block) and name != "kind":
+        described = _by_layer(described)
     text = field_docs(node).get(name) if node is not None else None
     if text:
         described["description"] = text
     if name in _EXAMPLES:
         described["examples"] = _EXAMPLES[name]
     return described
+
+
+def _by_layer(field: _Schema) -> _Schema:
+    """A field of a block, which takes one value for all layers or a list of them under `each`."""
+    default = {key: field[key] for key in ("default",) if key in field}
+    value = {key: part for key, part in field.items() if key != "default"}
+    each: _Schema = {
+        "type": "object",
+        "properties": {EACH: {"type": "array", "items": value, "minItems": 1}},
+        "required": [EACH],
+        "additionalProperties": False,
+    }
+    choices = value["anyOf"] if set(value) == {"anyOf"} else [value]
+    return {"anyOf": [*choices, each], **default}
 
 
 def _family_in(field: _Schema) -> str | None:

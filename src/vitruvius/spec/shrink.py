@@ -9,19 +9,14 @@ from math import lcm
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.errors import SpecError
-from vitruvius.patterns import shrink_text
-from vitruvius.spec.ffn.moe import Moe
 from vitruvius.spec.graph import resolve
-from vitruvius.spec.mixers.attention import Attention
-from vitruvius.spec.node import Node
-from vitruvius.spec.positions.tables import LearnedPosition
+from vitruvius.spec.node import Component, Node, Twin
 from vitruvius.spec.validating import checked_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vitruvius.spec.model import Architecture
-    from vitruvius.spec.node import Scope
+    from vitruvius.spec.model import Architecture, Encoder
 
 _HEAD_WIDTH = 8
 _CONTEXT = 96
@@ -32,7 +27,6 @@ _MOST_PARAMETERS = 2**27
 _MOST_LAYERS = 24
 """A twin with more layers gives up the counts inside its parentheses too."""
 _LEAST_WIDTH = 16
-_WIDEST_HEAD = 256
 _MARKS = re.compile(r"([()])|([*^])\s*(\d+)")
 _ONE_GROUP = re.compile(r"\s*(\([^()]*(?:\([^()]*\)[^()]*)*\)|[^\s()*^]+)\s*([*^])\s*(\d+)\s*")
 """A line that is one group or one block, repeated: `(dense moe)*16`; groups nest at most twice."""
@@ -59,35 +53,22 @@ def shrink(architecture: Architecture) -> Architecture:
 def _twin(architecture: Architecture, most: int) -> Architecture:
     """The twin in which no ratio of heads, experts or widths is above `most`."""
     graph = resolve(architecture)
-    mixers = [layer.mixer for layer in graph.layers if isinstance(layer.mixer, Attention)]
-    width = _width([_heads(mixer, most)[0] * _ratio(mixer, graph.scope, most) for mixer in mixers])
     context = min(architecture.context, _CONTEXT)
     factor = _window_factor(architecture, context)
-    small = _Shrinker(width=width, old=graph.scope, context=context, factor=factor, most=most)
+    ratios = [layer.mixer.stream_per_channel(layer.scope, most) for layer in graph.every_layer() if layer.mixer]
+    width = _width([ratio for ratio in ratios if ratio is not None])
+    small = Twin(width=width, context=context, old=graph.scope, factor=factor, most=most)
     return replace(
         architecture,
         vocab_size=min(architecture.vocab_size, _VOCAB),
         width=width,
         context=context,
-        blocks={name: small.node(block) for name, block in architecture.blocks.items()},
+        blocks={name: _shrunk(block, small) for name, block in architecture.blocks.items()},
         layers=_layers(architecture),
-        embedding=small.node(architecture.embedding),
+        encoder=_encoder(architecture),
+        embedding=_shrunk(architecture.embedding, small),
         claims=[],
     )
-
-
-def _heads(mixer: Attention, most: int) -> tuple[int, int]:
-    """Query and key heads of the twin: the same ratio, two groups where there were several."""
-    ratio = min(mixer.heads // mixer.groups, most)
-    groups = min(mixer.groups, 2)
-    return ratio * groups, groups
-
-
-def _ratio(mixer: Attention, scope: Scope, most: int) -> Fraction:
-    """Width of the stream to the width of all heads together: one, unless the spec gives a head width."""
-    if mixer.head_width is None:
-        return Fraction(1)
-    return min(max(Fraction(scope.width, mixer.heads * mixer.head_width), Fraction(1, most)), Fraction(most))
 
 
 def _width(per_channel: Sequence[Fraction]) -> int:
@@ -120,6 +101,14 @@ def _layers(architecture: Architecture) -> str | list[str]:
                 break
     shortest = min(fitting, key=lambda fit: fit[0])[1]
     return shortest[0] if isinstance(layers, str) else shortest
+
+
+def _encoder(architecture: Architecture) -> Encoder | None:
+    encoder = architecture.encoder
+    if encoder is None:
+        return None
+    alone = replace(architecture, layers=encoder.layers, encoder=None, mtp=None)
+    return replace(encoder, layers=_layers(alone))
 
 
 def _shorter(lines: list[str], architecture: Architecture) -> Iterator[list[str]]:
@@ -174,44 +163,18 @@ def _window_factor(architecture: Architecture, context: int) -> float:
     return max(1.0, 3 * widest / context)
 
 
-class _Shrinker:
-    """Walks a node and scales what it knows; everything else, third-party fields included, is kept."""
-
-    def __init__(self, *, width: int, old: Scope, context: int, factor: float, most: int) -> None:
-        self.width, self.old, self.context, self.factor = width, old, context, factor
-        self.most = most
-
-    def node(self, node: Any) -> Any:
-        changes: dict[str, object] = {}
-        for f in fields(node):
-            value = getattr(node, f.name)
-            if isinstance(value, Node):
-                changes[f.name] = self.node(value)
-            elif f.name == "hidden" and isinstance(value, int):
-                ratio = min(value / self.old.width, self.most)
-                changes[f.name] = max(8, round(ratio * self.width / 8) * 8)
-            elif f.name == "original_context" and isinstance(value, int):
-                changes[f.name] = max(4, round(value / max(self.factor, 1.0)))
-        if isinstance(node, Attention):
-            changes |= self._attention(node)
-        if isinstance(node, Moe):
-            top_k = min(node.top_k, 2)
-            ratio = min(Fraction(node.experts, node.top_k), Fraction(self.most))
-            changes |= {"top_k": top_k, "experts": int(ratio * top_k)}
-        if isinstance(node, LearnedPosition):
-            start = None if node.start is None else min(node.start, self.context)
-            changes |= {"size": None if node.size is None else self.context, "start": start}
-        return replace(node, **changes)
-
-    def _attention(self, node: Attention) -> dict[str, object]:
-        heads, groups = _heads(node, self.most)
-        # Even, because rotations turn channels in pairs.
-        even = round(self.width / (heads * _ratio(node, self.old, self.most)) / 2) * 2
-        head_width = min(max(even, _HEAD_WIDTH), _WIDEST_HEAD)
-        text = shrink_text(node.sees, self.factor) if self.factor > 1 else node.sees
-        return {
-            "heads": heads,
-            "kv_heads": None if node.kv_heads is None else groups,
-            "head_width": head_width if node.head_width or self.width != heads * head_width else None,
-            "sees": text,
-        }
+def _shrunk(node: Any, twin: Twin) -> Any:
+    """The node with what it says of itself, and everything inside it shrunk; what nobody mentions is kept."""
+    changes: dict[str, object] = {}
+    own = node.shrunk(twin) if isinstance(node, Component) else {}
+    for f in fields(node):
+        value = own.get(f.name, getattr(node, f.name))
+        if isinstance(value, Node):
+            changes[f.name] = _shrunk(value, twin)
+        elif f.name in own:
+            changes[f.name] = value
+        elif f.name == "hidden" and isinstance(value, int):
+            changes[f.name] = twin.in_width(value)
+        elif f.name == "original_context" and isinstance(value, int):
+            changes[f.name] = twin.in_time(value, least=4)
+    return replace(node, **changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 Scalar: TypeAlias = str | int | float | bool | None
 Path: TypeAlias = tuple[str | int, ...]
 """Keys and list indices from the top of the file to a value."""
+
+
+EACH: Final = "each"
+"""The key of a mapping that gives a value for each layer; `vitruvius.spec.each` writes them out."""
 
 
 class Mark(NamedTuple):
@@ -89,6 +93,11 @@ def children(node: Node) -> Iterator[tuple[str | int, Node]]:
         yield from node.value.items()
     elif isinstance(node.value, list):
         yield from enumerate(node.value)
+
+
+def is_each(node: Node) -> bool:
+    """Whether a node gives values by layer: `{each: [8, 16]}`."""
+    return isinstance(node.value, dict) and EACH in node.value
 
 
 def dotted(path: Path) -> str:

@@ -44,7 +44,7 @@ def _plain(value: Any, defaults: str) -> Any:
         return to_data(value, defaults=defaults)
     if isinstance(value, dict):
         return {k: _plain(v, defaults) for k, v in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_plain(v, defaults) for v in cast("list[Any]", value)]
     return value
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from vitruvius.nn import Model
     from vitruvius.runs import RunFolder
-    from vitruvius.training.master import MasterAdamW
+    from vitruvius.training.master import MasterOptimizer
 
 STATE_SCHEMA = "vitruvius.checkpoint/1"
 _SLACK = 1 << 20
@@ -49,7 +49,7 @@ class TrainState:
 
 
 def save(
-    run: RunFolder, state: TrainState, model: Model, optimizer: MasterAdamW, *, belongs_to: str, keep: int
+    run: RunFolder, state: TrainState, model: Model, optimizer: MasterOptimizer, *, belongs_to: str, keep: int
 ) -> Checkpoint:
     """Write `checkpoints/step-N`, verify it, and only then let older ones go.
 
@@ -75,7 +75,7 @@ def save(
     return checkpoint
 
 
-def restore(checkpoint: Checkpoint, model: Model, optimizer: MasterAdamW, *, belongs_to: str) -> TrainState:
+def restore(checkpoint: Checkpoint, model: Model, optimizer: MasterOptimizer, *, belongs_to: str) -> TrainState:
     """Put a verified checkpoint's state into the model, the optimizer and torch, and return how far it is.
 
     Raises RunError when it belongs to another run or does not fit the model.

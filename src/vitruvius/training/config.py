@@ -14,6 +14,8 @@ from vitruvius.errors import Finding, SpecError
 from vitruvius.spec.reporting import did_you_mean, listed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pydantic import TypeAdapter
 
     from vitruvius.spec import Architecture
@@ -47,10 +49,15 @@ class TrainConfig:
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
     """Draws the first weights and the order of the samples."""
 
-    objective: Literal["causal-lm"] = "causal-lm"
-    """What is learned."""
-    optimizer: Literal["adamw"] = "adamw"
-    """How weights follow gradients."""
+    objective: Literal["causal-lm", "masked-lm", "prefix-lm", "continuation"] | None = None
+    """What is learned. When not given: `masked-lm` under an mlm head, `continuation` with an encoder, `causal-lm`
+    elsewhere."""
+    mask_rate: Annotated[float, Gt(0.0), Le(1.0)] = 0.15
+    """Share of the tokens that `masked-lm` asks for."""
+    mask_token: CountOrNone | None = None
+    """Id that hides a token in `masked-lm`; the last of the architecture's vocabulary when not given."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """How weights follow gradients; `muon` is for the matrices inside layers, the rest follows AdamW."""
     lr: Positive = 3e-3
     """Learning rate at the top of the schedule; right for widths around 128, less for wider models."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -65,6 +72,19 @@ class TrainConfig:
     """Added to the root of AdamW's second moment."""
     weight_decay: Annotated[float, Ge(0.0), Le(1e3)] = 0.1
     """Decoupled decay: each step multiplies a decayed weight by 1 - lr * weight_decay."""
+    muon_lr: Positive | None = None
+    """Muon's learning rate at the top of the schedule; `lr` when not given, which fits `match-rms-adamw`."""
+    muon_momentum: Beta = 0.95
+    """Decay of Muon's averaged gradient per step."""
+    muon_momentum_kind: Literal["nesterov", "heavy-ball"] = "nesterov"
+    """`nesterov` looks one step of momentum ahead."""
+    muon_iterations: Annotated[int, Ge(1), Le(100)] = 5
+    """Newton-Schulz iterations that make an update orthogonal."""
+    muon_scale: Literal["match-rms-adamw", "original"] = "match-rms-adamw"
+    """Size of an orthogonal update: `match-rms-adamw` is 0.2 sqrt(max(rows, columns)), `original` is
+    sqrt(max(1, rows / columns)) and wants a `muon_lr` of about 0.02."""
+    muon_dtype: Literal["bf16", "fp32"] = "bf16"
+    """Number format of the Newton-Schulz iterations."""
     decay: Literal["matrices", "matrices-not-embeddings", "everything", "nothing"] = "matrices"
     """Which weights decay; `matrices` is everything but norm gains and biases."""
     clip: Positive | None = 1.0
@@ -101,13 +121,42 @@ def resolved(config: TrainConfig, architecture: Architecture) -> TrainConfig:
     warmup = config.warmup
     if warmup is None:
         warmup = min(LONGEST_DEFAULT_WARMUP, max(1, steps // 20)) if steps > 1 else 0
+    objective = config.objective or natural_objective(architecture)
     return replace(
         config,
         context=config.context or architecture.context,
+        objective=objective,
+        mask_token=architecture.vocab_size - 1
+        if objective == "masked-lm" and config.mask_token is None
+        else config.mask_token,
         warmup=warmup,
         checkpoint_every=config.checkpoint_every or min(1000, max(10, steps // 10)),
         eval_every=max(10, steps // 10) if config.eval_every is None else config.eval_every,
     )
+
+
+def natural_objective(architecture: Architecture) -> Literal["causal-lm", "masked-lm", "continuation"]:
+    """What an architecture is made to learn."""
+    if architecture.encoder is not None:
+        return "continuation"
+    return "causal-lm" if architecture.head.causal else "masked-lm"
+
+
+def _objective_findings(config: TrainConfig, architecture: Architecture) -> Iterator[Finding]:
+    natural, chosen = natural_objective(architecture), config.objective
+    fits = {"causal-lm": {"causal-lm", "prefix-lm"}}.get(natural, {natural})
+    if chosen is not None and chosen not in fits:
+        what = f"{chosen} does not fit {architecture.name}, which is made for {natural}"
+        yield Finding(path="train.objective", what=what, fix=f"use {' or '.join(sorted(fits))}")
+    if chosen == "prefix-lm" and not any(
+        getattr(block.mixer, "prefix", "masked") == "open" for block in architecture.blocks.values()
+    ):
+        what = "no mixer reads its prefix in both directions"
+        fix = "set prefix: open in a mixer, or use objective: causal-lm"
+        yield Finding(path="train.objective", severity="warning", what=what, fix=fix)
+    if config.mask_token is not None and config.mask_token >= architecture.vocab_size:
+        what = f"id {config.mask_token:,} is outside the vocabulary of {architecture.vocab_size:,}"
+        yield Finding(path="train.mask_token", what=what, fix=f"use at most {architecture.vocab_size - 1:,}")
 
 
 def findings(config: TrainConfig, architecture: Architecture | None = None) -> list[Finding]:
@@ -125,6 +174,11 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
     if config.warmup is not None and config.warmup >= config.steps > 1:
         what = f"the learning rate would rise for {config.warmup:,} steps, and the run has {config.steps:,}"
         found.append(Finding(path="train.warmup", what=what, fix="use fewer warm-up steps, or more steps"))
+    if config.muon_lr is not None and config.optimizer != "muon":
+        what = f"a learning rate for Muon, and the optimizer is {config.optimizer}"
+        found.append(Finding(path="train.muon_lr", what=what, fix="add optimizer: muon, or leave muon_lr out"))
+    if architecture is not None:
+        found += _objective_findings(config, architecture)
     if architecture is not None and config.context is not None and config.context > architecture.context:
         what = f"{config.context:,} tokens are more than the architecture's context={architecture.context:,}"
         fix = f"use at most {architecture.context:,}, or raise it in the spec: --set context={config.context}"

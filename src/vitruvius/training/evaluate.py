@@ -73,8 +73,9 @@ class Validation:
                     return None
                 (piece,) = self.objective.pieces(batch, 1, self.device)
                 nats += float(self.objective.score(model, piece).double().sum())
-                tokens += batch.targets.size
-                text_bytes += int(self.byte_lengths[batch.targets].sum())
+                scored = piece.targets[piece.targets >= 0].cpu().numpy()
+                tokens += scored.size
+                text_bytes += int(self.byte_lengths[scored].sum())
                 windows += len(batch.sample_ids)
         finally:
             model.train(was_training)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from vitruvius.errors import RunError
+from vitruvius.nn.updates import after_step
 from vitruvius.training.checkpoint import TrainState, restore, save
 from vitruvius.training.determinism import random_state, restore_random_state
 from vitruvius.training.schedules import learning_rate
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from vitruvius.runs import Checkpoint, RunFolder
     from vitruvius.training.config import TrainConfig
     from vitruvius.training.evaluate import Score, Validation
-    from vitruvius.training.master import MasterAdamW
+    from vitruvius.training.master import MasterOptimizer
     from vitruvius.training.objectives import Objective, Piece, Result
     from vitruvius.training.stopping import StopRequest
 
@@ -73,7 +74,7 @@ class Trainer:
         *,
         config: TrainConfig,
         model: Model,
-        optimizer: MasterAdamW,
+        optimizer: MasterOptimizer,
         objective: Objective,
         batches: PackedBatches,
         validation: Validation | None,
@@ -107,6 +108,7 @@ class Trainer:
         """
         listener.started(step=self.state.step, steps=self.config.steps)
         self.model.train()
+        after_step(self.model)
         try:
             while self.state.step < self.config.steps and not stop.asked:
                 if not self._step(stop, listener):
@@ -186,6 +188,7 @@ class Trainer:
         self.optimizer.zero_grad()
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, batch)
+        after_step(self.model)
         loss = math.fsum(float(result.loss) * piece.scored / scored for piece, result in results)
         return Update(loss=loss, grad_norm=norm, lr=lr, metrics=_averaged([result for _, result in results]))
 

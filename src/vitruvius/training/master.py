@@ -1,10 +1,10 @@
-"""AdamW for low-precision weights: fp32 master copies and moments, clipping and rounding in one sweep."""
+"""Optimizers for low-precision weights: fp32 master copies and state, clipping and rounding in one sweep."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
 
@@ -21,9 +21,95 @@ CHUNK = 1 << 18
 DecayRule = Literal["matrices", "matrices-not-embeddings", "everything", "nothing"]
 
 
+@dataclass(slots=True)
+class Slot:
+    """One parameter with its fp32 state; `master` is the parameter's own memory when that is fp32 already."""
+
+    parameter: nn.Parameter
+    master: Tensor
+    state: dict[str, Tensor]
+    """What the update rule keeps from step to step, by name, each in the shape of the parameter."""
+    group: ParameterGroup
+    accumulated: Tensor | None = None
+
+    def gradient(self) -> Tensor | None:
+        """Of this step: the sum over micro-batches, or what the last backward pass left; None without any."""
+        return self.parameter.grad if self.accumulated is None else self.accumulated
+
+    @property
+    def is_own_master(self) -> bool:
+        """Whether there is no copy besides the weight itself."""
+        return self.master.dtype == self.parameter.dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one update is told besides the gradients."""
+
+    number: int
+    """Counted from 1."""
+    lr: float
+    """The learning rate of the slot: the step's, times the factor of its group."""
+    clip: float
+    """What gradients are multiplied by."""
+
+
+class UpdateRule(Protocol):
+    """How a weight follows its gradient."""
+
+    state_names: ClassVar[tuple[str, ...]]
+    """What a rule keeps for each parameter."""
+
+    def update(self, slot: Slot, grad: Tensor, step: Step) -> None:
+        """Change the master and its state, and round the master into the weight."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamWRule:
+    """Decoupled weight decay and Adam's moments (Loshchilov and Hutter, 2019), a chunk at a time while in cache."""
+
+    state_names: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the first and second moment per step."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+
+    def update(self, slot: Slot, grad: Tensor, step: Step) -> None:
+        """One step of torch's fused AdamW on master and moments."""
+        master, weight, grad = slot.master.view(-1), slot.parameter.detach().view(-1), grad.reshape(-1)
+        exp_avg, exp_avg_sq = slot.state["exp_avg"].view(-1), slot.state["exp_avg_sq"].view(-1)
+        number = torch.tensor(float(step.number), device=master.device)
+        scratch = torch.empty(min(CHUNK, grad.numel()), device=master.device)
+        for start in range(0, grad.numel(), CHUNK):
+            part = slice(start, min(start + CHUNK, grad.numel()))
+            wide = scratch[: part.stop - start].copy_(grad[part])
+            if step.clip != 1.0:
+                wide.mul_(step.clip)
+            # The kernel behind torch.optim.AdamW(fused=True).
+            torch.ops.aten._fused_adamw_(
+                [master[part]],
+                [wide],
+                [exp_avg[part]],
+                [exp_avg_sq[part]],
+                [],
+                [number],
+                lr=step.lr,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=slot.group.weight_decay,
+                eps=self.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+            if not slot.is_own_master:
+                weight[part].copy_(master[part])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterGroup:
-    """Parameters that share a weight decay and a learning-rate factor."""
+    """Parameters that share an update rule, a weight decay and a learning-rate factor."""
 
     name: str
     """What the group is called in messages and metrics."""
@@ -36,6 +122,9 @@ class ParameterGroup:
 
     lr_factor: float = 1.0
     """Multiplies the step's learning rate."""
+
+    rule: UpdateRule = AdamWRule()
+    """How they follow their gradients."""
 
 
 def parameter_groups(
@@ -74,45 +163,20 @@ DECAYS = {
 """Rule: does a parameter with this many dimensions, an embedding or not, decay?"""
 
 
-@dataclass(slots=True)
-class _Slot:
-    """One parameter with its fp32 state; `master` is the parameter's own memory when that is fp32 already."""
+class MasterOptimizer:
+    """Reads gradients in the weights' dtype and keeps master weights and state in fp32; each group has its own rule.
 
-    parameter: nn.Parameter
-    master: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    weight_decay: float
-    lr_factor: float
-    accumulated: Tensor | None = None
-
-    def gradient(self) -> Tensor | None:
-        return self.parameter.grad if self.accumulated is None else self.accumulated
-
-
-class MasterAdamW:
-    """AdamW that reads gradients in the weights' dtype and keeps master weights and moments in fp32.
-
-    Moments, master and weight are updated chunk by chunk while in cache, with clipping folded into the read of the
-    gradient and the rounding to the weights' dtype into the write. fp32 parameters are their own masters.
-    A step depends on nothing but the state, the gradients and its arguments, so a run restored with `load_tensors`
-    continues bit for bit. Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019; Micikevicius et
-    al., Mixed Precision Training, 2018.
+    Clipping is folded into the read of the gradient, rounding to the weights' dtype into the write. fp32 parameters are
+    their own masters. A step depends on nothing but the state, the gradients and its arguments, so a run restored with
+    `load_tensors` continues bit for bit. Source: Micikevicius et al., Mixed Precision Training, 2018.
     """
 
-    def __init__(
-        self,
-        groups: Sequence[ParameterGroup],
-        *,
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-    ) -> None:
+    def __init__(self, groups: Sequence[ParameterGroup], *, lr: float) -> None:
         """Raise UsageError for a parameter named twice or with a dtype that has no fp32 master."""
         self.groups = tuple(groups)
-        self.lr, self.betas, self.eps = lr, betas, eps
+        self.lr = lr
         self.steps = 0
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, Slot] = {}
         for group in self.groups:
             for name, parameter in group.parameters.items():
                 if name in self._slots:
@@ -162,7 +226,8 @@ class MasterAdamW:
         for slot in self._slots.values():
             grad = slot.gradient()
             if grad is not None:
-                self._update(slot, grad, factor)
+                group = slot.group
+                group.rule.update(slot, grad, Step(number=self.steps, lr=self.lr * group.lr_factor, clip=factor))
         return norm
 
     def zero_grad(self) -> None:
@@ -171,40 +236,12 @@ class MasterAdamW:
             slot.parameter.grad = None
             slot.accumulated = None
 
-    def _update(self, slot: _Slot, grad: Tensor, factor: float) -> None:
-        master, weight, grad = slot.master.view(-1), slot.parameter.detach().view(-1), grad.reshape(-1)
-        exp_avg, exp_avg_sq = slot.exp_avg.view(-1), slot.exp_avg_sq.view(-1)
-        step = torch.tensor(float(self.steps), device=master.device)
-        scratch = torch.empty(min(CHUNK, grad.numel()), device=master.device)
-        for start in range(0, grad.numel(), CHUNK):
-            part = slice(start, min(start + CHUNK, grad.numel()))
-            wide = scratch[: part.stop - start].copy_(grad[part])
-            if factor != 1.0:
-                wide.mul_(factor)
-            # The kernel behind torch.optim.AdamW(fused=True).
-            torch.ops.aten._fused_adamw_(
-                [master[part]],
-                [wide],
-                [exp_avg[part]],
-                [exp_avg_sq[part]],
-                [],
-                [step],
-                lr=self.lr * slot.lr_factor,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                weight_decay=slot.weight_decay,
-                eps=self.eps,
-                amsgrad=False,
-                maximize=False,
-            )
-            if slot.master.dtype != slot.parameter.dtype:
-                weight[part].copy_(master[part])
-
     def tensors(self) -> dict[str, Tensor]:
-        """The whole state by name, as a checkpoint stores it: `step`, `master.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`.
+        """The whole state by name, as a checkpoint stores it: `step`, `master.NAME`, and what its rule keeps of each.
 
-        A parameter that is its own master has no `master` entry: the model's file holds it. The tensors are the
-        optimiser's own memory; copy them before the next step if they are written later.
+        AdamW keeps `exp_avg.NAME` and `exp_avg_sq.NAME`, Muon `momentum.NAME`. A parameter that is its own master has
+        no `master` entry: the model's file holds it. The tensors are the optimizer's own memory; copy them before the
+        next step if they are written later.
         """
         state = {"step": torch.tensor(self.steps, dtype=torch.int64)}
         for name, slot in self._slots.items():
@@ -230,33 +267,42 @@ class MasterAdamW:
         if findings:
             raise RunError(
                 "optimiser state does not fit the model: " + "; ".join(sorted(findings)[:8]),
-                fix="resume with the spec and the dtype that the checkpoint was written with",
+                fix="resume with the spec, the optimizer and the dtype that the checkpoint was written with",
             )
         self.steps = int(state["step"])
         for name, slot in self._slots.items():
             for kind, tensor in _kinds(slot).items():
                 tensor.copy_(state[f"{kind}.{name}"])
-            if slot.master.dtype != slot.parameter.dtype:
+            if not slot.is_own_master:
                 slot.parameter.copy_(slot.master)
 
 
-def _slot(name: str, parameter: nn.Parameter, group: ParameterGroup) -> _Slot:
+class MasterAdamW(MasterOptimizer):
+    """AdamW over every group, with one pair of betas and one eps."""
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> None:
+        """Raise UsageError as MasterOptimizer does."""
+        rule = AdamWRule(betas=betas, eps=eps)
+        super().__init__([replace(group, rule=rule) for group in groups], lr=lr)
+
+
+def _slot(name: str, parameter: nn.Parameter, group: ParameterGroup) -> Slot:
     if parameter.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise UsageError(
             f"parameter {name} is {parameter.dtype}, which has no fp32 master", fix="train in float32 or bfloat16"
         )
     weight = parameter.detach()
     master = weight if weight.dtype == torch.float32 else weight.to(torch.float32)
-    return _Slot(
-        parameter=parameter,
-        master=master,
-        exp_avg=torch.zeros_like(master, memory_format=torch.contiguous_format),
-        exp_avg_sq=torch.zeros_like(master, memory_format=torch.contiguous_format),
-        weight_decay=group.weight_decay,
-        lr_factor=group.lr_factor,
-    )
+    state = {kept: torch.zeros_like(master, memory_format=torch.contiguous_format) for kept in group.rule.state_names}
+    return Slot(parameter=parameter, master=master, state=state, group=group)
 
 
-def _kinds(slot: _Slot) -> dict[str, Tensor]:
-    kinds = {"exp_avg": slot.exp_avg, "exp_avg_sq": slot.exp_avg_sq}
-    return kinds if slot.master.dtype == slot.parameter.dtype else {"master": slot.master, **kinds}
+def _kinds(slot: Slot) -> dict[str, Tensor]:
+    return slot.state if slot.is_own_master else {"master": slot.master, **slot.state}

@@ -2,30 +2,94 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vitruvius.training.master import MasterAdamW, parameter_groups
+import torch
+
+from vitruvius.spec.widen import weights
+from vitruvius.training.master import DECAYS, AdamWRule, MasterOptimizer, ParameterGroup, UpdateRule
+from vitruvius.training.muon import WIDTH_POWERS, MuonRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import nn
+
     from vitruvius.nn import Model
+    from vitruvius.spec.node import Init, Scope
+    from vitruvius.spec.weight import Weight
     from vitruvius.training.config import TrainConfig
 
+MUON_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
-def adamw(model: Model, config: TrainConfig) -> MasterAdamW:
-    """AdamW with fp32 masters; which weights decay is `config.decay`."""
-    tables = frozenset(name for name, tensor in model.graph.tensors().items() if tensor.role == "table")
-    groups = parameter_groups(
-        model.named_parameters(), weight_decay=config.weight_decay, decay=config.decay, embeddings=tables
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What parameters of one group share."""
+
+    rule: UpdateRule
+    lr_factor: float
+    weight_decay: float
+
+
+def adamw(weight: Weight, init: Init, scope: Scope, config: TrainConfig) -> Settings:
+    """AdamW, with learning rate, decay and eps scaled as the init says."""
+    return Settings(
+        rule=AdamWRule(betas=config.betas, eps=config.eps * init.eps_scale(weight, scope)),
+        lr_factor=init.learning_rate_scale(weight, scope),
+        weight_decay=config.weight_decay * init.weight_decay_scale(weight, scope),
     )
-    return MasterAdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
-OPTIMIZERS: dict[str, Callable[[Model, TrainConfig], MasterAdamW]] = {"adamw": adamw}
-"""Name in `train.optimizer` -> how to make it."""
+def muon(weight: Weight, init: Init, scope: Scope, config: TrainConfig) -> Settings:
+    """Muon for the matrices inside layers, each expert's by itself; AdamW for everything else."""
+    if not weight.is_hidden_matrix:
+        return adamw(weight, init, scope, config)
+    power = WIDTH_POWERS[config.muon_scale]
+    own_lr = 1.0 if config.muon_lr is None else config.muon_lr / config.lr
+    return Settings(
+        rule=MuonRule(
+            momentum=config.muon_momentum,
+            kind=config.muon_momentum_kind,
+            iterations=config.muon_iterations,
+            scale=config.muon_scale,
+            dtype=MUON_DTYPES[config.muon_dtype],
+        ),
+        lr_factor=own_lr * init.learning_rate_scale(weight, scope) ** power,
+        weight_decay=config.weight_decay * init.weight_decay_scale(weight, scope) ** power,
+    )
 
 
-def make_optimizer(model: Model, config: TrainConfig) -> MasterAdamW:
-    """The optimizer that a config names."""
-    return OPTIMIZERS[config.optimizer](model, config)
+OPTIMIZERS: dict[str, Callable[[Weight, Init, Scope, TrainConfig], Settings]] = {"adamw": adamw, "muon": muon}
+"""Name in `train.optimizer` -> how a weight is updated."""
+
+
+def make_optimizer(model: Model, config: TrainConfig) -> MasterOptimizer:
+    """The optimizer that a config names, with fp32 masters; which weights decay is `config.decay`."""
+    return MasterOptimizer(groups_of(model, config), lr=config.lr)
+
+
+def groups_of(model: Model, config: TrainConfig) -> list[ParameterGroup]:
+    """Trainable parameters by what they share: those that decay first, then the others, in the order of the model."""
+    placed, init, scope = weights(model.graph), model.architecture.init, model.graph.scope
+    decayed: dict[Settings, dict[str, nn.Parameter]] = {}
+    undecayed: dict[Settings, dict[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        weight = placed[name]
+        settings = OPTIMIZERS[config.optimizer](weight, init, scope, config)
+        decays = DECAYS[config.decay](parameter.dim(), weight.tensor.role == "table")
+        (decayed if decays else undecayed).setdefault(settings, {})[name] = parameter
+    return [
+        ParameterGroup(
+            name=name,
+            parameters=parameters,
+            weight_decay=settings.weight_decay if decays else 0.0,
+            lr_factor=settings.lr_factor,
+            rule=settings.rule,
+        )
+        for name, decays, found in (("decayed", True, decayed), ("undecayed", False, undecayed))
+        for settings, parameters in found.items()
+    ]

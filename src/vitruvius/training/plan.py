@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from vitruvius.data import read_index
 from vitruvius.sizing import size
+from vitruvius.spec import resolve
+from vitruvius.spec.widen import weights
 from vitruvius.training.config import to_plain
 from vitruvius.units import format_bytes, format_count
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 PLAN_SCHEMA = "vitruvius.train-plan/1"
 BYTES_PER_WEIGHT = {"bf16": 2 + 2 + 4 + 4 + 4, "fp32": 4 + 4 + 4 + 4}
 """Weight, gradient, fp32 master (fp32 weights are their own) and AdamW's two fp32 moments."""
+MOMENT_BYTES = 4
+"""What Muon saves for each weight in a matrix: it keeps one moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +99,15 @@ def plan(request: Request) -> Plan:
         tokens=tokens,
         epochs=tokens / max(1, data_tokens),
         flops=bill.train_flops_per_token * tokens,
-        weights_and_optimizer_bytes=bill.parameters.total * BYTES_PER_WEIGHT[config.dtype],
+        weights_and_optimizer_bytes=bill.parameters.total * BYTES_PER_WEIGHT[config.dtype] - _saved(request),
     )
+
+
+def _saved(request: Request) -> int:
+    if request.config.optimizer != "muon":
+        return 0
+    placed = weights(resolve(request.reading.architecture)).values()
+    return MOMENT_BYTES * sum(weight.tensor.count for weight in placed if weight.is_hidden_matrix)
 
 
 def _yaml(value: object) -> str:

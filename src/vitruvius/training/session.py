@@ -97,7 +97,7 @@ def train(
     ensure_architecture(architecture)
     config = _settled(ensure(config or TrainConfig(), architecture))
     _refuse_existing(Path(out))
-    shards = _open_data(data, architecture, listener)
+    shards = _open_data(data, architecture, config, listener)
     with deterministic(seed=config.seed, threads=config.threads):
         parts = _parts(architecture, config, shards, listener)
         with RunFolder.create(
@@ -137,7 +137,7 @@ def resume(
                 fix="restore run.json from a copy",
             )
         known = _recorded(folder, record, "data", "fingerprint")
-        shards = _open_data(data or str(_recorded(folder, record, "data", "path")), architecture, listener)
+        shards = _open_data(data or str(_recorded(folder, record, "data", "path")), architecture, config, listener)
         if shards.fingerprint != known:
             raise RunError(
                 "the data is not the data that this run was trained on (fingerprint)",
@@ -267,7 +267,7 @@ def _model(architecture: Architecture, config: TrainConfig) -> Model:
     return model
 
 
-def _open_data(data: Path | str, architecture: Architecture, listener: Listener) -> TokenShards:
+def _open_data(data: Path | str, architecture: Architecture, config: TrainConfig, listener: Listener) -> TokenShards:
     shards = TokenShards.open(data, "train")
     if shards.vocab_size > architecture.vocab_size:
         raise DataError(
@@ -275,6 +275,13 @@ def _open_data(data: Path | str, architecture: Architecture, listener: Listener)
             f"{architecture.vocab_size:,}",
             where=str(data),
             fix=f"--set vocab_size={shards.vocab_size}, or prepare the data with --vocab {architecture.vocab_size}",
+        )
+    mask = config.mask_token
+    if config.objective == "masked-lm" and mask is not None and mask < shards.vocab_size:
+        raise UsageError(
+            f"id {mask:,} is to hide tokens, and stands for one in the data (ids 0 to {shards.vocab_size - 1:,})",
+            where="train.mask_token",
+            fix=f"--set vocab_size={shards.vocab_size + 1}, so that one id is free",
         )
     if shards.vocab_size < architecture.vocab_size:
         listener.note(

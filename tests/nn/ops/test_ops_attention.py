@@ -8,6 +8,7 @@ from torch.autograd import gradcheck
 
 from vitruvius.nn.ops import QueryBlock, blockwise_attention, causal_blocks
 from vitruvius.nn.ops import attention as module
+from vitruvius.nn.ops import query_blocks
 
 
 def tensors(b=2, h=4, g=2, t=10, k=3, v=5, dtype=torch.float64):
@@ -48,7 +49,7 @@ def way(request, monkeypatch):
     """Every test runs with probabilities kept, computed again, and with tiles split down to one batch row and head."""
     monkeypatch.setattr(module, "KEPT_PER_INPUT", 0 if request.param == "recomputed" else 1 << 20)
     if request.param == "one pair at a time":
-        monkeypatch.setattr(module, "TILE_SCORES", 1)
+        monkeypatch.setattr(query_blocks, "TILE_SCORES", 1)
 
 
 @pytest.mark.parametrize("block", [1, 3, 4, 10, 64])

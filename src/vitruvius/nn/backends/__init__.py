@@ -15,17 +15,16 @@ import torch
 
 from vitruvius.errors import UsageError
 from vitruvius.nn.backends.chunked import chunked
-from vitruvius.nn.backends.reference import dense, reference
-from vitruvius.nn.backends.request import Request
-from vitruvius.nn.backends.sdpa import sdpa, sdpa_masked
+from vitruvius.nn.backends.reference import reference
+from vitruvius.nn.backends.request import Request, TableBias
+from vitruvius.nn.backends.sdpa import sdpa
+from vitruvius.nn.backends.stored import attend_stored
 from vitruvius.patterns import causal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitruvius.nn.mixers.keyvalue import Readable
-
-__all__ = ["BACKENDS", "Request", "attend", "attend_stored", "choose"]
+__all__ = ["BACKENDS", "Request", "TableBias", "attend", "attend_stored", "choose"]
 
 BACKENDS = {"reference": reference, "sdpa": sdpa, "chunked": chunked}
 
@@ -38,7 +37,7 @@ def choose(request: Request, *, device: str, training: bool) -> str:
 
     On CPUs the chunked backend also serves plain causal training: its batched products beat the flash backward there.
     """
-    plain = request.pattern == causal and request.place.documents is None and request.bias is None
+    plain = request.pattern == causal and not request.terms
     if plain and (device != "cpu" or not training):
         return "sdpa"
     return "chunked"
@@ -53,12 +52,3 @@ def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> 
     if name not in BACKENDS:
         raise UsageError(f"there is no backend {name!r}", fix=f"use auto, {', '.join(BACKENDS)}")
     return BACKENDS[name](q_BHTK, k_BGTK, v_BGTK, request)
-
-
-def attend_stored(q_BHTK: Tensor, readable: Readable, request: Request) -> Tensor:
-    """Attention of new queries to keys in a cache, [B, H, T, K]."""
-    bias = None
-    if request.bias is not None:
-        bias = request.bias(request.place.positions, readable.positions, q_BHTK.shape[1])
-    attention = dense if request.place.backend == "reference" else sdpa_masked
-    return attention(q_BHTK, readable.k_BGSK, readable.v_BGSK, mask=readable.mask, bias=bias, scale=request.scale)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vitruvius.nn.backends.scores import added, document_runs, sink_share, softcapped, visible, wide
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -15,39 +17,37 @@ if TYPE_CHECKING:
 def reference(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
     """Softmax over every allowed pair, [B, H, T, K]; weights go to `signals.attention` when somebody listens."""
     place = request.place
-    mask = request.pattern.allows(place.positions.unsqueeze(-1), place.positions.unsqueeze(-2))
-    if mask.dim() == 3:
-        mask = mask.unsqueeze(1)
+    mask = visible(request, place.positions, place.positions)
     if place.documents is not None:
-        mask = mask & (place.documents.unsqueeze(-1) == place.documents.unsqueeze(-2)).unsqueeze(1)
-    bias = None
-    if request.bias is not None:
-        bias = request.bias(place.positions, place.positions, q_BHTK.shape[1])
-    listen = None if place.signals is None else place.signals.attention
-    return dense(q_BHTK, k_BGTK, v_BGTK, mask=mask, bias=bias, scale=request.scale, weights=listen)
+        runs_BT = document_runs(place.documents)
+        mask = mask & (runs_BT.unsqueeze(-1) == runs_BT.unsqueeze(-2)).unsqueeze(1)
+    return dense(q_BHTK, k_BGTK, v_BGTK, request, mask=mask, k_positions=place.positions, decay=request.decay)
 
 
 def dense(
     q_BHTK: Tensor,
     k_BGSK: Tensor,
     v_BGSK: Tensor,
+    request: Request,
     *,
     mask: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    weights: list[Tensor] | None = None,
+    k_positions: Tensor,
+    decay: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Attention to given keys by two matrix products, softmax in at least fp32. A mask broadcasts to [B, H, T, S]."""
     repeats = q_BHTK.shape[1] // k_BGSK.shape[1]
     k_BHSK, v_BHSK = k_BGSK.repeat_interleave(repeats, dim=1), v_BGSK.repeat_interleave(repeats, dim=1)
-    scores_BHTS = torch.matmul(q_BHTK, k_BHSK.transpose(-1, -2)) * scale
-    wide = torch.float64 if scores_BHTS.dtype == torch.float64 else torch.float32
-    scores_BHTS = scores_BHTS.to(wide)
-    if bias is not None:
-        scores_BHTS = scores_BHTS + bias
+    scores_BHTS = torch.matmul(q_BHTK, k_BHSK.transpose(-1, -2)) * request.scale
+    scores_BHTS = softcapped(scores_BHTS.to(wide(scores_BHTS.dtype)), request.softcap)
+    terms = added(request, request.place.positions, k_positions, heads=q_BHTK.shape[1], decay=decay)
+    if terms is not None:
+        scores_BHTS = scores_BHTS + terms
     if mask is not None:
         scores_BHTS = scores_BHTS.masked_fill(~mask, -torch.inf)
     weights_BHTS = scores_BHTS.softmax(dim=-1)
-    if weights is not None:
-        weights.append(weights_BHTS)
+    if request.sink_H is not None:
+        weights_BHTS = weights_BHTS * sink_share(scores_BHTS.logsumexp(-1), request.sink_H).unsqueeze(-1)
+    signals = request.place.signals
+    if signals is not None and signals.attention is not None:
+        signals.attention.append(weights_BHTS)
     return torch.matmul(weights_BHTS.to(q_BHTK.dtype), v_BHSK)

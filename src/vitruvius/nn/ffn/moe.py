@@ -1,28 +1,30 @@
-"""A dropless mixture of experts on grouped matrix products, with a readable loop as reference."""
+"""A mixture of experts on grouped matrix products, with a readable loop as reference."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitruvius.nn.ffn.mlp import activate
 from vitruvius.nn.ops import gated_activation
+from vitruvius.nn.ops.grouped import combine, dispatch, fused_linear, grouped_linear, looped_linear
 from vitruvius.nn.registry import Factory, implements, make, make_router
 from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.ffn.mlp import Gated, Mlp
 from vitruvius.spec.ffn.moe import STACKABLE, Moe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from vitruvius.nn.place import Place
+    from vitruvius.nn.place import Place, Signals
+    from vitruvius.nn.routers.base import Routing
     from vitruvius.spec import Scope
 
-    Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    GroupedLinear = Callable[[Tensor, Sequence[tuple[Tensor, Tensor | None]], Tensor], tuple[Tensor, ...]]
 
 
 class Experts(nn.Module):
@@ -36,12 +38,14 @@ class Experts(nn.Module):
             parameter = nn.Parameter(torch.empty(count, *tensor.shape, **factory))
             self.register_parameter(name.replace(".", "_"), parameter)
 
-    def forward(self, x_ND: Tensor, multiply: Multiply) -> Tensor:
-        """Tokens sorted by expert through their experts; `multiply(x, weight_Eoi, bias_Eo)` is a grouped linear map."""
+    def forward(self, x_RD: Tensor, sizes_E: Tensor, linear: GroupedLinear) -> Tensor:
+        """Rows sorted by expert through their experts, [R, D] to [R, D]; `sizes_E` says how many each expert has."""
         if self.gated:
-            gate, up = (multiply(x_ND, *self._map(name)) for name in ("gate", "up"))
-            return multiply(gated_activation(gate, up, activation=self.activation), *self._map("down"))
-        return multiply(activate(multiply(x_ND, *self._map("up")), self.activation), *self._map("down"))
+            gate_RF, up_RF = linear(x_RD, [self._map("gate"), self._map("up")], sizes_E)
+            h_RF = gated_activation(gate_RF, up_RF, activation=self.activation)
+        else:
+            h_RF = activate(linear(x_RD, [self._map("up")], sizes_E)[0], self.activation)
+        return linear(h_RF, [self._map("down")], sizes_E)[0]
 
     def _map(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Weights [E, out, in] and biases [E, out] of one of the experts' linear maps."""
@@ -50,33 +54,74 @@ class Experts(nn.Module):
 
 @implements(Moe)
 class MoeModule(nn.Module):
-    """Each token through its top_k experts, weighted, and through the shared expert when there is one."""
+    """Each token through its experts, weighted, and through the shared expert when there is one."""
 
     def __init__(self, spec: Moe, scope: Scope, factory: Factory) -> None:
         super().__init__()
-        self.count = spec.experts
+        self.count, self.capacity = spec.experts, spec.capacity
         assert isinstance(spec.expert, STACKABLE), "the rules of the spec refuse other experts"
         self.router = make_router(spec, scope.width, factory)
         self.experts = Experts(spec.expert, spec.experts, scope, factory)
         self.shared_expert = None if spec.shared_expert is None else make(spec.shared_expert, scope, factory)
+        gated = spec.shared_expert is not None and spec.shared_gate == "sigmoid"
+        self.shared_gate = nn.Linear(scope.width, 1, bias=False, **factory) if gated else None
 
     @shaped
     def forward(self, x_BTD: Float[Tensor, "B T D"], place: Place) -> Float[Tensor, "B T D"]:
         """Act on each position: [B, T, D] to [B, T, D]."""
-        x_ND = x_BTD.flatten(0, -2)
-        weights, chosen = self.router(x_ND, place.signals)
-        out_BTD = self._mix(x_ND, weights, chosen, place.backend).view_as(x_BTD)
-        return out_BTD if self.shared_expert is None else out_BTD + self.shared_expert(x_BTD, place)
+        routing = self.router(x_BTD, place)
+        if self.capacity is not None and self.training:
+            routing = self._within_capacity(routing, self.capacity, place.signals)
+        out_BTD = self._mix(x_BTD.flatten(0, -2), routing, place.backend).view_as(x_BTD)
+        if self.shared_expert is None:
+            return out_BTD
+        shared_BTD = self.shared_expert(x_BTD, place)
+        if self.shared_gate is not None:
+            shared_BTD = self.shared_gate(x_BTD).sigmoid() * shared_BTD
+        return out_BTD + shared_BTD
 
-    def _mix(self, x_ND: Tensor, weights: Tensor, chosen: Tensor, backend: str) -> Tensor:
+    def _within_capacity(self, routing: Routing, capacity: float, signals: Signals | None) -> Routing:
+        """The routing without the pairs that come to an expert when it is full: earlier tokens go first.
+
+        So no token is dropped for the sake of a later one. Weights stay as they are: what is dropped adds nothing.
+        """
+        expert_P = routing.chosen_NK.flatten()
+        most = math.ceil(capacity * expert_P.numel() / self.count)
+        order_P = expert_P.argsort(stable=True)
+        counts_E = torch.bincount(expert_P, minlength=self.count)
+        starts_E = counts_E.cumsum(0) - counts_E
+        rank_P = torch.arange(expert_P.numel(), device=expert_P.device) - starts_E[expert_P[order_P]]
+        kept_P = torch.empty_like(order_P, dtype=torch.bool)
+        kept_P[order_P] = rank_P < most
+        if signals is not None:
+            signals.report("dropped_fraction", 1 - kept_P.float().mean())
+        return replace(routing, kept_NK=kept_P.view_as(routing.chosen_NK))
+
+    def _mix(self, x_ND: Tensor, routing: Routing, backend: str) -> Tensor:
         """Sort the (token, expert) pairs by expert, run each expert on its run, add up per token."""
         widths = {x_ND.shape[1], *(weight.shape[-1] for weight in self.experts.parameters())}
-        multiply_by = _choose(x_ND, backend, widths)
-        padded = multiply_by is grouped and x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16
-        runs = _Runs.of(chosen, self.count, multiple=ROWS if padded else 1)
-        y = self.experts(x_ND.index_select(0, runs.token), multiply_by(runs.sizes_E))
-        y_NAD = y.index_select(0, runs.row_of_pair).view(*chosen.shape, y.shape[1])
-        return (y_NAD * weights.to(y.dtype).unsqueeze(2)).sum(dim=1)
+        linear = _choose(x_ND, backend, widths)
+        in_bulk = linear is grouped_linear and x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16
+        multiple = ROWS if in_bulk else 1
+        if routing.kept_NK is not None:
+            return self._mix_kept(x_ND, routing, routing.kept_NK, linear, multiple)
+        runs = _Runs.of(routing.chosen_NK.flatten(), self.count, multiple=multiple)
+        token_R, row_NK = runs.pair_R // routing.chosen_NK.shape[1], runs.row_P.view_as(routing.chosen_NK)
+        y_RD = self.experts(dispatch(x_ND, token_R, row_NK), runs.sizes_E, linear)
+        return combine(y_RD, routing.weights_NK, token_R, row_NK)
+
+    def _mix_kept(
+        self, x_ND: Tensor, routing: Routing, kept_NK: Tensor, linear: GroupedLinear, multiple: int
+    ) -> Tensor:
+        """The same where some pairs are left out, so that tokens have different numbers of rows."""
+        token_P, choice_P = kept_NK.nonzero(as_tuple=True)
+        runs = _Runs.of(routing.chosen_NK[token_P, choice_P], self.count, multiple=multiple)
+        if not token_P.numel():
+            return torch.zeros_like(x_ND)
+        x_RD = x_ND.index_select(0, token_P[runs.pair_R])
+        y_PD = self.experts(x_RD, runs.sizes_E, linear).index_select(0, runs.row_P)
+        weights_P1 = routing.weights_NK[token_P, choice_P].to(y_PD.dtype).unsqueeze(1)
+        return torch.zeros_like(x_ND).index_add(0, token_P, y_PD * weights_P1)
 
 
 ROWS = 64
@@ -87,67 +132,36 @@ ROWS = 64
 class _Runs:
     """(token, expert) pairs in runs, one run for each expert."""
 
-    token: Tensor
-    """Token of each row; padding rows repeat token 0, and nobody reads their results."""
+    pair_R: Tensor
+    """Pair of each row; rows that fill up a run repeat pair 0, and nobody reads their results."""
     sizes_E: Tensor
     """Rows of each expert's run."""
-    row_of_pair: Tensor
-    """Row of each pair, in the order of the tokens and then of their choices."""
+    row_P: Tensor
+    """Row of each pair."""
 
     @classmethod
-    def of(cls, chosen: Tensor, experts: int, *, multiple: int) -> _Runs:
-        flat = chosen.flatten()
-        order = flat.argsort(stable=True)
-        counts_E = torch.bincount(flat, minlength=experts)
+    def of(cls, expert_P: Tensor, experts: int, *, multiple: int) -> _Runs:
+        order = expert_P.argsort(stable=True)
+        counts_E = torch.bincount(expert_P, minlength=experts)
         sizes_E = (counts_E + multiple - 1) // multiple * multiple
         shift_E = (sizes_E - counts_E).cumsum(0) - (sizes_E - counts_E)
-        row_of_sorted = torch.arange(flat.numel(), device=flat.device) + shift_E[flat[order]]
-        row_of_pair = torch.empty_like(order)
-        row_of_pair[order] = row_of_sorted
-        rows = flat.numel() if multiple == 1 else int(sizes_E.sum())
-        token = torch.zeros(rows, dtype=torch.int64, device=flat.device)
-        token[row_of_sorted] = order // chosen.shape[1]
-        return cls(token=token, sizes_E=sizes_E, row_of_pair=row_of_pair)
+        row_of_sorted = torch.arange(expert_P.numel(), device=expert_P.device) + shift_E[expert_P[order]]
+        row_P = torch.empty_like(order)
+        row_P[order] = row_of_sorted
+        rows = expert_P.numel() if multiple == 1 else int(sizes_E.sum())
+        pair_R = torch.zeros(rows, dtype=torch.int64, device=expert_P.device)
+        pair_R[row_of_sorted] = order
+        return cls(pair_R=pair_R, sizes_E=sizes_E, row_P=row_P)
 
 
 _ALIGNMENT = 16
 """Bytes that torch's grouped product wants rows to be a multiple of."""
 
 
-def _choose(x_ND: Tensor, backend: str, widths: set[int]) -> Callable[[Tensor], Multiply]:
-    """Grouped products where torch has them, else the loop, which is also the reference.
-
-    Torch has them in fp32 and bf16, for rows whose bytes are a multiple of 16.
-    """
-    if backend == "reference" or x_ND.dtype not in {torch.float32, torch.bfloat16} or x_ND.is_meta:
-        return looped
+def _choose(x_ND: Tensor, backend: str, widths: set[int]) -> GroupedLinear:
+    """The loop when it is asked for, torch's grouped product where it is one kernel, else our own."""
+    if backend == "reference":
+        return looped_linear
+    one_kernel = x_ND.device.type == "cuda" and x_ND.dtype == torch.bfloat16
     aligned = all(width * x_ND.element_size() % _ALIGNMENT == 0 for width in widths)
-    return grouped if aligned else looped
-
-
-def looped(counts_E: Tensor) -> Multiply:
-    """A linear map per expert, one after another; experts without tokens are passed over."""
-    sizes = counts_E.tolist()
-
-    def multiply(x_ND: Tensor, weight_Eoi: Tensor, bias_Eo: Tensor | None) -> Tensor:
-        runs = x_ND.split(sizes)
-        return torch.cat(
-            [
-                F.linear(run, weight_Eoi[e], None if bias_Eo is None else bias_Eo[e])
-                for e, run in enumerate(runs)
-                if run.shape[0]
-            ]
-        )
-
-    return multiply
-
-
-def grouped(counts_E: Tensor) -> Multiply:
-    """All experts in one call of torch's grouped matrix product."""
-    ends_E = counts_E.cumsum(0).to(torch.int32)
-
-    def multiply(x_ND: Tensor, weight_Eoi: Tensor, bias_Eo: Tensor | None) -> Tensor:
-        y = F.grouped_mm(x_ND, weight_Eoi.transpose(1, 2), offs=ends_E)
-        return y if bias_Eo is None else y + bias_Eo.repeat_interleave(counts_E, dim=0)
-
-    return multiply
+    return fused_linear if one_kernel and aligned else grouped_linear

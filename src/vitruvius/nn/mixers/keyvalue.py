@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from torch import Tensor
 
     from vitruvius.nn.cache import Step
+    from vitruvius.patterns import Pattern
     from vitruvius.patterns.stores import Archive, StorePlan
 
 
@@ -18,12 +21,22 @@ if TYPE_CHECKING:
 class Readable:
     """Keys and values that a step attends to."""
 
-    k_BGSK: Tensor
-    v_BGSK: Tensor
+    tensors: Mapping[str, Tensor]
+    """What is kept for each key, by name, [B, rows, S, width]; `k` and `v` among them."""
     positions: Tensor
     """Positions of the keys: [S], or [B, S] when rows differ; negative where a slot is empty."""
     mask: Tensor | None
     """[T, S] or [B, 1, T, S], True = attend; None when every query attends to all."""
+
+    @property
+    def k_BGSK(self) -> Tensor:  # noqa: N802 (shape suffix)
+        """The keys."""
+        return self.tensors["k"]
+
+    @property
+    def v_BGSK(self) -> Tensor:  # noqa: N802 (shape suffix)
+        """The values."""
+        return self.tensors["v"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,58 +48,103 @@ class _Selection:
     mask: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What a step of several tokens reads: the slots as they were beside the new keys."""
+
+    tensors: dict[str, Tensor]
+    positions: Tensor
+    usable: Tensor | None
+    """[S] or [B, S]: False at empty slots and at second copies of a key; None where all are usable."""
+
+
 class KeyValueStore:
-    """One tensor of keys and one of values, [B, G, slots, K]: the ring first, then each archive."""
+    """Tensors [B, rows, slots, width] with one slot for each key kept: the ring first, then each archive.
 
-    def __init__(self, plan: StorePlan, k_BGSK: Tensor, v_BGSK: Tensor) -> None:
+    Attributes:
+        slots: what is kept for each key, by name; `k` and `v`, and what the position adds.
+        running: what is kept once for each row, by name, [B, ...]; zero where a sequence starts.
+    """
+
+    def __init__(
+        self, plan: StorePlan, slots: Mapping[str, Tensor], running: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.plan = plan
-        self.k, self.v = k_BGSK, v_BGSK
+        self.slots = dict(slots)
+        self.running = dict(running or {})
         self.step: Step
+        self._beside: _Beside | None = None
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next(iter(self.slots.values())).device
+
+    def tensors(self) -> Iterator[Tensor]:
         """Everything that takes memory."""
-        return self.k, self.v
+        yield from self.slots.values()
+        yield from self.running.values()
 
-    def extend(self, k_BGTK: Tensor, v_BGTK: Tensor, q_positions: Tensor) -> Readable:
-        """Take in the step's keys and values and return what its queries may read.
+    def begin(self) -> None:
+        """Forget what runs along in rows that start a sequence; call once before reading `running`."""
+        fresh = [row for row, start in enumerate(self.step.starts) if start == 0]
+        if fresh:
+            for tensor in self.running.values():
+                tensor[fresh] = 0
+
+    def extend(self, new: Mapping[str, Tensor], q_positions: Tensor, pattern: Pattern) -> Readable:
+        """Take in what the step's tokens leave, [B, rows, T, width] by name, and return what its queries may read.
 
         A single token per row is written first (evict before append) and read in place. Several tokens read the
         slots as they were beside the new keys, and are written afterwards, since the first of them may still need
         what the last of them evicts.
         """
-        step = self.step
-        if step.length == 1 and all(step.counts):
-            self._write(k_BGTK, v_BGTK)
-            return self._read_one(q_positions)
-        readable = self._read_many(k_BGTK, v_BGTK, q_positions)
-        self._write(k_BGTK, v_BGTK)
-        return readable
+        self._beside = None
+        if self.step.length == 1 and all(self.step.counts):
+            self._write(new)
+        else:
+            self._beside = self._put_beside(new)
+            self._write(new)
+        return self.read(q_positions, pattern)
+
+    def read(self, q_positions: Tensor, pattern: Pattern) -> Readable:
+        """What queries of a pattern may read in the step that was extended last; for layers that share these keys."""
+        if self._beside is None:
+            return self._read_one(q_positions, pattern)
+        beside = self._beside
+        mask = pattern.allows(q_positions.unsqueeze(-1), beside.positions.unsqueeze(-2))
+        if beside.usable is not None:
+            mask = mask & beside.usable.unsqueeze(-2)
+        mask = mask if beside.positions.dim() == 1 else mask.unsqueeze(1)
+        return Readable(tensors=beside.tensors, positions=beside.positions, mask=mask)
 
     # Reading
 
-    def _read_one(self, q_positions: Tensor) -> Readable:
-        selection = self.step.memo.get(id(self.plan))
+    def _read_one(self, q_positions: Tensor, pattern: Pattern) -> Readable:
+        key = (self.plan, pattern)
+        selection = self.step.memo.get(key)
         if not isinstance(selection, _Selection):
-            selection = self._select(q_positions)
-            self.step.memo[id(self.plan)] = selection
-        if isinstance(selection.index, slice):
-            k, v = self.k[:, :, selection.index], self.v[:, :, selection.index]
+            selection = self._select(q_positions, pattern)
+            self.step.memo[key] = selection
+        index = selection.index
+        if isinstance(index, slice):
+            tensors = {name: tensor[:, :, index] for name, tensor in self.slots.items()}
         else:
-            k, v = self.k.index_select(2, selection.index), self.v.index_select(2, selection.index)
-        return Readable(k_BGSK=k, v_BGSK=v, positions=selection.positions, mask=selection.mask)
+            tensors = {name: tensor.index_select(2, index) for name, tensor in self.slots.items()}
+        return Readable(tensors=tensors, positions=selection.positions, mask=selection.mask)
 
-    def _select(self, q_positions: Tensor) -> _Selection:
+    def _select(self, q_positions: Tensor, pattern: Pattern) -> _Selection:
         """Slots to read: a slice without a mask where all of it is seen, few slots by index, else a mask."""
         everything = slice(0, self.plan.slots)
         if not self.step.aligned:
             after = [start + 1 for start in self.step.starts]
             positions = self._slot_positions(after)
-            mask = self.plan.pattern.allows(q_positions.unsqueeze(-1), positions.unsqueeze(-2))
+            mask = pattern.allows(q_positions.unsqueeze(-1), positions.unsqueeze(-2))
             mask = mask & self._once(positions).unsqueeze(-2)
             return _Selection(everything, positions, mask.unsqueeze(1))
         t = self.step.starts[0]
         positions = self._slot_positions([t + 1])[0]
-        seen = self.plan.pattern.allows(t, positions) & self._once(positions)
+        seen = pattern.allows(t, positions) & self._once(positions)
         index = seen.nonzero().squeeze(1)
         count = index.numel()
         if count == int(index[-1]) + 1:
@@ -95,30 +153,21 @@ class KeyValueStore:
             return _Selection(index, positions[index], None)
         return _Selection(everything, positions, seen.unsqueeze(0))
 
-    def _read_many(self, k_BGTK: Tensor, v_BGTK: Tensor, q_positions: Tensor) -> Readable:
-        step = self.step
+    def _put_beside(self, new: Mapping[str, Tensor]) -> _Beside:
+        step, device = self.step, self.device
         if not any(step.starts):
-            positions = torch.arange(step.length, device=self.k.device)
-            mask = self.plan.pattern.allows(positions.unsqueeze(-1), positions)
-            return Readable(k_BGSK=k_BGTK, v_BGSK=v_BGTK, positions=positions, mask=mask)
+            return _Beside(dict(new), torch.arange(step.length, device=device), None)
         old = self._slot_positions(step.starts)
         usable = self._once(old)
-        new = torch.tensor(step.starts, device=self.k.device).unsqueeze(1) + torch.arange(
-            step.length, device=self.k.device
-        )
+        ahead = torch.tensor(step.starts, device=device).unsqueeze(1) + torch.arange(step.length, device=device)
         if step.aligned:
-            old, usable, new = old[0], usable[0], new[0]
+            old, usable, ahead = old[0], usable[0], ahead[0]
         else:
-            old, usable = old.expand(len(new), -1), usable.expand(len(new), -1)
-        positions = torch.cat([old, new], dim=-1)
-        mask = self.plan.pattern.allows(q_positions.unsqueeze(-1), positions.unsqueeze(-2))
-        usable = torch.cat([usable, torch.ones_like(new, dtype=torch.bool)], dim=-1)
-        mask = mask & usable.unsqueeze(-2)
-        return Readable(
-            k_BGSK=torch.cat([self.k, k_BGTK], dim=2),
-            v_BGSK=torch.cat([self.v, v_BGTK], dim=2),
-            positions=positions,
-            mask=mask if step.aligned else mask.unsqueeze(1),
+            old, usable = old.expand(len(ahead), -1), usable.expand(len(ahead), -1)
+        return _Beside(
+            {name: torch.cat([tensor, new[name].to(tensor.dtype)], dim=2) for name, tensor in self.slots.items()},
+            torch.cat([old, ahead], dim=-1),
+            torch.cat([usable, torch.ones_like(ahead, dtype=torch.bool)], dim=-1),
         )
 
     def _slot_positions(self, lengths: list[int]) -> Tensor:
@@ -126,7 +175,7 @@ class KeyValueStore:
 
         One row is enough when all lengths agree.
         """
-        plan, device = self.plan, self.k.device
+        plan, device = self.plan, self.device
         distinct = lengths[:1] if len(set(lengths)) == 1 else lengths
         last = torch.tensor(distinct, device=device).unsqueeze(1) - 1
         parts = []
@@ -148,36 +197,36 @@ class KeyValueStore:
 
     # Writing
 
-    def _write(self, k_BGTK: Tensor, v_BGTK: Tensor) -> None:
+    def _write(self, new: Mapping[str, Tensor]) -> None:
         step = self.step
         if step.aligned:
-            self._append(slice(None), k_BGTK, v_BGTK, step.starts[0])
+            self._append(slice(None), new, step.starts[0])
             return
         for row, (start, count) in enumerate(zip(step.starts, step.counts, strict=True)):
             if count:
                 chosen = slice(row, row + 1)
-                self._append(chosen, k_BGTK[chosen, :, :count], v_BGTK[chosen, :, :count], start)
+                self._append(chosen, {name: tensor[chosen, :, :count] for name, tensor in new.items()}, start)
 
-    def _append(self, rows: slice, k_BGTK: Tensor, v_BGTK: Tensor, start: int) -> None:
+    def _append(self, rows: slice, new: Mapping[str, Tensor], start: int) -> None:
         """Append positions start, start + 1, ... to some rows: archives take what leaves the ring, then the ring."""
-        stop = start + k_BGTK.shape[2]
+        stop = start + next(iter(new.values())).shape[2]
         ring, offset = self.plan.ring, self.plan.ring
         for archive in self.plan.archives:
-            self._archive(archive, offset, rows, (k_BGTK, v_BGTK), start, stop)
+            self._archive(archive, offset, rows, new, start, stop)
             offset += archive.slots
         first = max(start, stop - ring)
         if first >= stop:
             return
-        slots = torch.arange(first, stop, device=self.k.device) % ring
-        for store, new in ((self.k, k_BGTK), (self.v, v_BGTK)):
+        slots = torch.arange(first, stop, device=self.device) % ring
+        for name, store in self.slots.items():
             if stop - first == 1:
                 at = first % ring
-                store[rows, :, at : at + 1] = new[:, :, first - start :]
+                store[rows, :, at : at + 1] = new[name][:, :, first - start :]
             else:
-                store[rows].index_copy_(2, slots, new[:, :, first - start :])
+                store[rows].index_copy_(2, slots, new[name][:, :, first - start :].to(store.dtype))
 
     def _archive(
-        self, archive: Archive, offset: int, rows: slice, new: tuple[Tensor, Tensor], start: int, stop: int
+        self, archive: Archive, offset: int, rows: slice, new: Mapping[str, Tensor], start: int, stop: int
     ) -> None:
         """Move the archive's keys that leave the ring between `start` and `stop` into its slots."""
         ring = self.plan.ring
@@ -187,15 +236,16 @@ class KeyValueStore:
         keys = keys[-archive.slots :]
         if not keys:
             return
-        device = self.k.device
+        device = self.device
         leaving = [k for k in keys if k < start]
         coming = [k for k in keys if k >= start]
-        for store, fresh in zip((self.k, self.v), new, strict=True):
+        for name, store in self.slots.items():
             target = store[rows]
             if leaving:
                 source = torch.tensor([k % ring for k in leaving], device=device)
                 moved = target.index_select(2, source)
                 target.index_copy_(2, torch.tensor([offset + archive.slot(k) for k in leaving], device=device), moved)
             if coming:
-                taken = fresh.index_select(2, torch.tensor([k - start for k in coming], device=device))
-                target.index_copy_(2, torch.tensor([offset + archive.slot(k) for k in coming], device=device), taken)
+                taken = new[name].index_select(2, torch.tensor([k - start for k in coming], device=device))
+                to = torch.tensor([offset + archive.slot(k) for k in coming], device=device)
+                target.index_copy_(2, to, taken.to(store.dtype))

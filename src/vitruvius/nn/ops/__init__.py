@@ -4,13 +4,14 @@ Each works in fp64, fp32 and bf16 and keeps its statistics in at least fp32. Not
 patterns. None is specialised to a shape; block sizes fit a core's cache and are named at the top of each file.
 """
 
-from vitruvius.nn.ops.attention import QueryBlock, blockwise_attention, causal_blocks
+from vitruvius.nn.ops.attention import blockwise_attention, causal_blocks
 from vitruvius.nn.ops.cross_entropy import linear_cross_entropy
 from vitruvius.nn.ops.gated import gated_activation
 from vitruvius.nn.ops.lookup import embedding
 from vitruvius.nn.ops.memory import keep_freed_memory
 from vitruvius.nn.ops.norm import forked_rms_norm, layer_norm, rms_norm
 from vitruvius.nn.ops.projection import joint_linear
+from vitruvius.nn.ops.query_blocks import QueryBlock
 from vitruvius.nn.ops.rotary import apply_rotary
 
 __all__ = [

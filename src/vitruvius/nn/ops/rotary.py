@@ -9,36 +9,51 @@ import torch
 from vitruvius.nn.ops.norm import row_blocks, statistics_dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, pairing: str = "halves") -> Tensor:
     """Rotate the first 2*P channels of `x` by the angles whose cosine and sine are given; the rest pass unchanged.
 
     `x` is [..., K]; `cos` and `sin` are [..., P] with 2*P <= K and broadcast against `x` without its last dimension
-    (for x_BHTK that is [T, P] or [B, 1, T, P]). Channel i is paired with channel i + P, the half-split layout of
-    GPT-NeoX and Hugging Face. The tables are constants: no gradient reaches them. Computed in fp32 (fp64 for fp64) and
-    rounded once to the dtype of `x`, keeping its memory layout.
-    Source: Su et al., RoFormer, 2021.
+    (for x_BHTK that is [T, P] or [B, 1, T, P]). Which channels make pair i is a name in `PAIRINGS`. The tables are
+    constants: no gradient reaches them. Computed in fp32 (fp64 for fp64) and rounded once to the dtype of `x`, keeping
+    its memory layout. Source: Su et al., RoFormer, 2021.
     """
     if torch.compiler.is_compiling():
-        return _formula(x, cos, sin)
-    return _Rotary.apply(x, cos, sin)
+        return _formula(x, cos, sin, pairing)
+    return _Rotary.apply(x, cos, sin, pairing)
 
 
-def _formula(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+PAIRINGS: dict[str, Callable[[int], tuple[slice, slice]]] = {
+    "halves": lambda pairs: (slice(0, pairs), slice(pairs, 2 * pairs)),
+    "interleaved": lambda pairs: (slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)),
+}
+"""Name -> number of pairs -> the first channels of all pairs, and the second ones.
+
+    halves        i and i + P, as in GPT-NeoX, Llama and Hugging Face
+    interleaved   2i and 2i + 1, as in RoFormer, GPT-J and DeepSeek
+"""
+
+
+def _formula(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
     """The definition, for a compiler to fuse."""
-    half, wide = cos.shape[-1], statistics_dtype(x.dtype)
-    first, second = x[..., :half].to(wide), x[..., half : 2 * half].to(wide)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
-    return torch.cat((turned, x[..., 2 * half :]), dim=-1) if 2 * half < x.shape[-1] else turned
+    turning, wide = 2 * cos.shape[-1], statistics_dtype(x.dtype)
+    one, other = PAIRINGS[pairing](cos.shape[-1])
+    first, second = x[..., one].to(wide), x[..., other].to(wide)
+    new = (first * cos - second * sin, second * cos + first * sin)
+    turned = torch.cat(new, dim=-1) if pairing == "halves" else torch.stack(new, dim=-1).flatten(-2)
+    return torch.cat((turned.to(x.dtype), x[..., turning:]), dim=-1) if turning < x.shape[-1] else turned.to(x.dtype)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
     wide = statistics_dtype(x.dtype)
     cos, sin = cos.to(wide), sin.to(wide)
-    both = torch.cat((cos, cos), dim=-1)
-    half, turned = cos.shape[-1], both.shape[-1]
+    one, other = PAIRINGS[pairing](cos.shape[-1])
+    both = torch.cat((cos, cos), dim=-1) if pairing == "halves" else cos.repeat_interleave(2, dim=-1)
+    turned = both.shape[-1]
     # Same strides as x: queries come as a [B, H, T, K] view of [B, T, H, K] memory and leave as one.
     out = torch.empty_like(x)
     if turned < x.shape[-1]:
@@ -48,8 +63,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     for part in row_blocks(x.shape[0], x[:1].numel()) if shared else (slice(None),):
         block = x[part, ..., :turned].to(wide)
         new = block * both
-        new[..., :half].addcmul_(block[..., half:], sin, value=-1)
-        new[..., half:].addcmul_(block[..., :half], sin)
+        new[..., one].addcmul_(block[..., other], sin, value=-1)
+        new[..., other].addcmul_(block[..., one], sin)
         out[part, ..., :turned] = new
     return out
 
@@ -58,11 +73,12 @@ class _Rotary(torch.autograd.Function):
     """The gradient of a rotation is the rotation by the opposite angle, so nothing but the tables is saved."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotate(x, cos, sin)
+        ctx.pairing = pairing
+        return _rotate(x, cos, sin, pairing)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotate(grads[0], cos, -sin), None, None
+        return _rotate(grads[0], cos, -sin, ctx.pairing), None, None, None

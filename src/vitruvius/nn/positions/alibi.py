@@ -12,15 +12,16 @@ from vitruvius.spec.positions.alibi import ALiBi
 
 if TYPE_CHECKING:
     from vitruvius.spec import Scope
+    from vitruvius.spec.node import Heads
 
 
 @implements(ALiBi)
 class ALiBiModule(nn.Module):
     """A penalty proportional to distance, one slope per head."""
 
-    def __init__(self, spec: ALiBi, scope: Scope, factory: Factory) -> None:
+    def __init__(self, spec: ALiBi, heads: Heads, scope: Scope, factory: Factory) -> None:
         super().__init__()
-        del scope, factory
+        del heads, scope, factory
         self.spec = spec
 
     def bias(self, q_positions: Tensor, k_positions: Tensor, heads: int) -> Tensor:

@@ -13,6 +13,7 @@ from vitruvius.spec.positions.rope import RotaryPosition
 
 if TYPE_CHECKING:
     from vitruvius.spec import Scope
+    from vitruvius.spec.node import Heads
 
 
 @implements(RotaryPosition)
@@ -23,15 +24,16 @@ class RotaryPositionModule(nn.Module):
     torch's buffers, so that a model made on the meta device needs no repair.
     """
 
-    def __init__(self, spec: RotaryPosition, scope: Scope, factory: Factory) -> None:
+    def __init__(self, spec: RotaryPosition, heads: Heads, scope: Scope, factory: Factory) -> None:
         super().__init__()
-        del scope, factory
-        self.spec = spec
+        del heads, factory
+        self.spec = spec.in_context(scope.context)
 
     def rotate(self, q_BHTK: Tensor, k_BGTK: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Turn queries and keys by the angles of their positions, [T] or [B, T]."""
         cos, sin = rotary_tables(self.spec, q_BHTK.shape[-1], positions, q_BHTK.dtype)
-        return apply_rotary(q_BHTK, cos, sin), apply_rotary(k_BGTK, cos, sin)
+        pairing = self.spec.pairing
+        return apply_rotary(q_BHTK, cos, sin, pairing), apply_rotary(k_BGTK, cos, sin, pairing)
 
 
 class _Tables:
@@ -60,7 +62,10 @@ _tables = _Tables()
 
 
 def rotary_tables(spec: RotaryPosition, width: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position x frequency: [T, K/2], or [B, 1, T, K/2] when rows differ."""
+    """Cosine and sine of position x frequency for heads of `width`: [T, pairs], or [B, 1, T, pairs] when rows differ.
+
+    `spec` is that of the architecture's context (`in_context`).
+    """
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     key = (spec, width, wide)
     known = _tables.get(key, positions)

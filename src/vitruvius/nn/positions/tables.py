@@ -12,6 +12,7 @@ from vitruvius.nn.registry import Factory, implements
 from vitruvius.spec.positions.tables import LearnedPosition, SinusoidalPosition
 
 if TYPE_CHECKING:
+    from vitruvius.nn.place import Place
     from vitruvius.spec import Scope
 
 
@@ -25,13 +26,18 @@ class LearnedPositionModule(nn.Module):
         self.table_std = 0.02
         self.weight = nn.Parameter(torch.empty(spec.rows(scope), scope.width, **factory))
 
-    def embed(self, x_BTD: Tensor, positions: Tensor) -> Tensor:
-        """Add each position's row.
+    def embed(self, x_BTD: Tensor, place: Place) -> Tensor:
+        """Add each position's row; raises as `rows`."""
+        return x_BTD + self.rows(place.positions, x_BTD)
+
+    def rows(self, positions: Tensor, like: Tensor) -> Tensor:
+        """The rows of positions, [T, D] or [B, T, D].
 
         Raises PositionOverflowError, naming limit, length and the ways out, when a position is past the limit.
         """
+        del like
         self.grow(positions.shape[-1] if positions.is_meta else int(positions.max()) + 1)
-        return x_BTD + self.weight[positions]
+        return self.weight[positions]
 
     def grow(self, length: int) -> None:
         """Give the table at least `length` rows; new rows are drawn from the initial distribution.
@@ -75,11 +81,15 @@ class SinusoidalPositionModule(nn.Module):
         del scope, factory
         self.base = spec.base
 
-    def embed(self, x_BTD: Tensor, positions: Tensor) -> Tensor:
-        """Add the position's vector, computed in fp64 and rounded once."""
-        width = x_BTD.shape[-1]
+    def embed(self, x_BTD: Tensor, place: Place) -> Tensor:
+        """Add the position's vector."""
+        return x_BTD + self.rows(place.positions, x_BTD)
+
+    def rows(self, positions: Tensor, like: Tensor) -> Tensor:
+        """The vectors of positions, [T, D] or [B, T, D], computed in fp64 and rounded once to the dtype of `like`."""
+        width = like.shape[-1]
         half = (width + 1) // 2
         exponents = torch.arange(half, dtype=torch.float64, device=positions.device) / half
         angles = positions.double().unsqueeze(-1) * self.base**-exponents
         table = torch.cat([angles.sin(), angles.cos()], dim=-1)[..., :width]
-        return x_BTD + table.to(x_BTD.dtype)
+        return table.to(like.dtype)

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.ffn.mlp import Gated, Mlp
-from vitruvius.spec.node import FeedForward, Flops, PositiveInt, Router, Scope, TensorSpec, register, under
+from vitruvius.spec.node import (
+    FeedForward,
+    Flops,
+    PositiveFloat,
+    PositiveInt,
+    Router,
+    Scope,
+    TensorSpec,
+    Twin,
+    register,
+    under,
+)
 from vitruvius.spec.routers.softmax import SoftmaxRouter
 
 if TYPE_CHECKING:
@@ -20,19 +32,23 @@ STACKABLE = (Mlp, Gated)
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moe(FeedForward):
-    """Many feed-forward experts of which a router picks `top_k` per token; no token is dropped."""
+    """Many feed-forward experts of which a router picks `top_k` per token."""
 
     kind: Literal["moe"] = "moe"
     experts: PositiveInt
     """Experts to choose from."""
     top_k: PositiveInt
-    """Experts that a token passes through."""
+    """Experts that a token passes through; on average, where experts choose tokens."""
     expert: FeedForward
     """One expert: an mlp, swiglu or geglu."""
     router: Router = field(default_factory=SoftmaxRouter)
     """How experts are chosen and weighted."""
     shared_expert: FeedForward | None = None
     """An expert that every token passes through besides the chosen ones."""
+    shared_gate: Literal["none", "sigmoid"] = "none"
+    """What the shared expert's output is multiplied by: nothing, or the sigmoid of a map of the token (Qwen2-MoE)."""
+    capacity: PositiveFloat | None = None
+    """While training, tokens that an expert takes at most, in multiples of an even share; without it none is dropped."""
 
     @property
     def hidden_width(self) -> int:
@@ -50,14 +66,25 @@ class Moe(FeedForward):
         if self.shared_expert is not None:
             shared = self.shared_expert.tensors(scope)
             tensors |= {f"shared_expert.{name}": tensor for name, tensor in shared.items()}
+            if self.shared_gate == "sigmoid":
+                tensors["shared_gate.weight"] = TensorSpec(shape=(1, scope.width))
         return tensors
 
+    def buffers(self, scope: Scope) -> Mapping[str, TensorSpec]:
+        """What the router keeps besides its parameters."""
+        del scope
+        return {f"router.{name}": tensor for name, tensor in self.router.buffers_for(self.experts).items()}
+
     def flops(self, scope: Scope, tokens: int) -> Flops:
-        """The router's and the chosen experts' linear maps, and what the shared expert says of itself."""
+        """The router's map of every token, the chosen experts' maps, and what the shared expert says of itself."""
+        pairs = self.router.pairs(tokens, self.top_k, self.experts)
+        maps = 2 * sum(t.count for t in self.router.tensors_for(self.experts, scope.width).values() if t.is_linear)
         if self.shared_expert is None:
-            return super(Moe, self).flops(scope, tokens)
-        routed = replace(self, shared_expert=None)
-        return routed.flops(scope, tokens) + self.shared_expert.flops(scope, tokens)
+            shared = Flops()
+        else:
+            shared = self.shared_expert.flops(scope, tokens)
+            maps += 2 * scope.width if self.shared_gate == "sigmoid" else 0
+        return self.expert.flops(scope, pairs) + shared + Flops(useful=maps * tokens, dense=maps * tokens)
 
     def findings(self, scope: Scope) -> Iterator[Finding]:
         """More chosen than there are, mixtures within mixtures, and experts that cannot be stacked."""
@@ -65,7 +92,12 @@ class Moe(FeedForward):
             what = f"{self.top_k} experts per token, and there are {self.experts}"
             yield Finding(path="top_k", what=what, fix=f"use at most {self.experts}")
         yield from under("router", self.router.findings(scope))
-        yield from under("router", self.router.findings_for_choice(self.top_k))
+        if self.top_k <= self.experts:
+            yield from under("router", self.router.findings_for_choice(self.experts, self.top_k))
+        yield from self._findings_of_capacity()
+        if self.shared_gate != "none" and self.shared_expert is None:
+            what = "a gate for a shared expert, and there is no shared expert"
+            yield Finding(path="shared_gate", what=what, fix="give a shared_expert, or leave shared_gate out")
         if not isinstance(self.expert, (*STACKABLE, Moe)):
             kind = self.expert.kind
             what = f"experts of kind {kind} cannot be computed stacked"
@@ -77,3 +109,26 @@ class Moe(FeedForward):
                 yield Finding(path=name, what=what, fix="use an mlp, swiglu or geglu")
             elif expert is not None:
                 yield from under(name, expert.findings(scope))
+
+    def _findings_of_capacity(self) -> Iterator[Finding]:
+        if self.capacity is None:
+            return
+        if self.router.chooses == "tokens":
+            what = "each expert takes exactly its share already, so there is nothing over capacity"
+            yield Finding(path="capacity", what=what, fix="leave capacity out; top_k sets the share")
+        elif self.capacity < 1:
+            what = f"experts that take {self.capacity:g} of an even share drop tokens however even the load is"
+            yield Finding(path="capacity", severity="warning", what=what, fix="use 1.25, or leave it out to drop none")
+
+    def shrunk(self, twin: Twin) -> Mapping[str, object]:
+        """Fewer experts in the same ratio to the chosen ones, as many as the router's groups need."""
+        top_k = min(self.top_k, 2)
+        ratio = min(Fraction(self.experts, self.top_k), Fraction(twin.most))
+        least, multiple = self.router.least_experts(top_k)
+        experts = max(int(ratio * top_k), least)
+        return {"top_k": top_k, "experts": -(-experts // multiple) * multiple}
+
+    def silent(self, scope: Scope, length: int) -> Iterator[str]:
+        """What the router says is silent: the choice among one expert is no choice."""
+        del scope, length
+        yield from (f"router.{name}" for name in self.router.silent_for(self.experts, self.top_k))

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.errors import Finding, PatternError, UsageError
-from vitruvius.patterns import Pattern, parse
-from vitruvius.patterns.stores import StorePlan, plan
-from vitruvius.spec.expressions import evaluate
-from vitruvius.spec.node import Flops, Mixer, Norm, Position, PositiveInt, Scope, TensorSpec, register, under
+from vitruvius.errors import Finding
+from vitruvius.patterns import shrink_text
+from vitruvius.spec.mixers.seeing import Seeing, divisors_of
+from vitruvius.spec.node import (
+    Heads,
+    Norm,
+    Position,
+    PositiveFloat,
+    PositiveInt,
+    Scope,
+    StateSpec,
+    TensorSpec,
+    Twin,
+    register,
+    under,
+)
+from vitruvius.spec.reporting import printable, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.mixing import Mixing
+
+_NARROWEST_TWIN, _WIDEST_TWIN = 8, 256
+"""Channels of a head of a small twin."""
 
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attention(Mixer):
+class Attention(Seeing):
     """Multi-head, grouped-query or multi-query attention (Vaswani et al., 2017; Ainslie et al., 2023)."""
 
     kind: Literal["attention"] = "attention"
@@ -38,33 +55,64 @@ class Attention(Mixer):
     """Multiplies the scores: a number or an expression; 1/sqrt(head_width) when not given."""
     bias: Literal["none", "qkv", "all"] = "none"
     """Which maps add a learned vector."""
+    gate: Literal["none", "headwise", "elementwise"] = "none"
+    """Multiplies what each head found by the sigmoid of a map of the token: one number per head, or one per channel."""
+    sinks: Literal["none", "learned", "off-by-one"] = "none"
+    """A logit per head that takes a share of the softmax and gives nothing: learned (gpt-oss), or zero."""
+    logit_cap: PositiveFloat | None = None
+    """Scores become cap * tanh(score / cap), as in Gemma 2."""
+    kv_from: str | None = None
+    """Block whose nearest earlier layer lends its keys and values, in place of maps of its own."""
+    value_from: str | None = None
+    """Block whose nearest earlier layer's values are mixed into its own, with two learned weights."""
+    prefix: Literal["masked", "open"] = "masked"
+    """`open`: the tokens of a prefix, where one is given, see each other in both directions (prefix LM)."""
 
     @property
     def groups(self) -> int:
         """Key and value heads."""
         return self.kv_heads or self.heads
 
+    @property
+    def keys_of(self) -> str | None:
+        """Block that lends its keys and values."""
+        return self.kv_from
+
+    @property
+    def values_of(self) -> str | None:
+        """Block whose values are mixed in."""
+        return self.value_from
+
+    @property
+    def row_sums(self) -> Literal["one", "below-one"]:
+        """Sinks take a share."""
+        return "one" if self.sinks == "none" else "below-one"
+
     def width_of_head(self, scope: Scope) -> int:
         """Channels per head."""
         return self.head_width or scope.width // self.heads
 
-    def scale(self, scope: Scope) -> float:
-        """What the scores are multiplied by."""
-        head_width = self.width_of_head(scope)
-        if self.score_scale is None:
-            return 1 / sqrt(head_width)
-        return evaluate(self.score_scale, {"width": scope.width, "head_width": head_width})
+    def heads_of(self, scope: Scope) -> Heads:
+        """The heads, as a position sees them."""
+        return Heads(queries=self.heads, groups=self.groups, width=self.width_of_head(scope))
 
-    def pattern(self) -> Pattern:
-        """`sees` in normal form."""
-        return parse(self.sees)
+    def heads_and_groups(self) -> tuple[int, int]:
+        """Query heads and key heads."""
+        return self.heads, self.groups
+
+    def lends(self, scope: Scope, what: Literal["keys", "values"]) -> Heads | None:
+        """Its own; a position with a kernel of its own may keep keys in a form that others cannot read."""
+        if self.kv_from is not None:
+            return None
+        own_form = what == "keys" and self.position is not None and self.position.has_kernel
+        return None if own_form else self.heads_of(scope)
 
     def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
-        """`q`, `k`, `v` and `out`, then the gains of the query and key norms."""
+        """`q`, `k`, `v`, the gate and `out`, gains of the query and key norms, the position, sinks, mixing weights."""
         head = self.width_of_head(scope)
         outward, grouped = self.heads * head, self.groups * head
         tensors: dict[str, TensorSpec] = {}
-        for name, rows in (("q", outward), ("k", grouped), ("v", grouped)):
+        for name, rows in self._maps(outward, grouped).items():
             tensors[f"{name}.weight"] = TensorSpec(shape=(rows, scope.width))
             if self.bias != "none":
                 tensors[f"{name}.bias"] = TensorSpec(shape=(rows,), role="bias")
@@ -73,94 +121,161 @@ class Attention(Mixer):
             tensors["out.bias"] = TensorSpec(shape=(scope.width,), role="bias")
         if self.qk_norm is not None:
             gains = self.qk_norm.tensors_of_width(head)
-            tensors |= {f"{which}_norm.{name}": gain for which in ("q", "k") for name, gain in gains.items()}
+            normed = ("q", "k") if self.kv_from is None else ("q",)
+            tensors |= {f"{which}_norm.{name}": gain for which in normed for name, gain in gains.items()}
+        if self.position is not None:
+            inside = self.position.tensors_for_heads(self.heads_of(scope), scope)
+            tensors |= {f"position.{name}": tensor for name, tensor in inside.items()}
+        if self.sinks == "learned":
+            tensors["sinks"] = TensorSpec(shape=(self.heads,), role="bias")
+        if self.value_from is not None:
+            tensors["value_mix"] = TensorSpec(shape=(2,), role="gain", start=0.5)
         return tensors
 
-    def flops(self, scope: Scope, tokens: int) -> Flops:
-        """The four maps, and per head 4 x head_width for each query-key pair (scores and weighted sum)."""
-        per_pair = 4 * self.width_of_head(scope) * self.heads
-        maps = super(Attention, self).flops(scope, tokens)
-        return maps + Flops(useful=per_pair * self.pattern().pairs(tokens), dense=per_pair * tokens * tokens)
+    def _maps(self, outward: int, grouped: int) -> dict[str, int]:
+        """Rows of each map of the token."""
+        rows = {"q": outward}
+        if self.kv_from is None:
+            rows |= {"k": grouped, "v": grouped}
+        if self.gate != "none":
+            rows["gate"] = self.heads if self.gate == "headwise" else outward
+        return rows
 
-    def stores(self, capacity: int) -> StorePlan:
-        """Where keys and values of up to `capacity` tokens are kept while decoding."""
-        return plan(self.pattern(), capacity)
+    def pair_flops(self, scope: Scope) -> int:
+        """Per head 4 x head_width (a score and a weighted sum), and what the position adds."""
+        return 4 * self.width_of_head(scope) * self.heads + self.position_flops(scope)
 
-    def cache_shapes(self, scope: Scope, capacity: int) -> Mapping[str, tuple[int, ...]]:
-        """Keys and values of every slot: kv_heads x slots x head_width each."""
-        shape = (self.groups, self.stores(capacity).slots, self.width_of_head(scope))
-        return {"k": shape, "v": shape}
+    def state_per_slot(self, scope: Scope) -> Mapping[str, StateSpec]:
+        """A key and a value of each group."""
+        kept = StateSpec(shape=(self.groups, self.width_of_head(scope)))
+        return {"k": kept, "v": kept}
+
+    def silent(self, scope: Scope, length: int) -> Iterator[str]:
+        """A bias on unrotated keys adds the same to all scores of a query; one key per query has weight one.
+
+        The first holds for a plain softmax alone, the second without a sink to share with.
+        """
+        if not self.is_rotated and self.sinks == "none" and self.logit_cap is None:
+            yield "k.bias" if self.qk_norm is None else "k_norm.bias"
+        if self.sinks == "none" and self.pattern().pairs(length) == length:
+            unread = all(pattern.pairs(length) == length for pattern in scope.readers)
+            parts = {"q", "q_norm", "position"} | ({"k", "k_norm"} if unread else set[str]())
+            yield from (name for name in self.tensors(scope) if name.partition(".")[0] in parts)
+
+    def stream_per_channel(self, scope: Scope, most: int) -> Fraction:
+        """As many as there are query heads in the twin, unless the spec gives a width of heads."""
+        return self._small_heads(most)[0] * self._stream_per_head(scope, most)
+
+    def _small_heads(self, most: int) -> tuple[int, int]:
+        """Query and key heads of the twin: the same ratio, two groups where there were several."""
+        ratio, groups = min(self.heads // self.groups, most), min(self.groups, 2)
+        return ratio * groups, groups
+
+    def _stream_per_head(self, scope: Scope, most: int) -> Fraction:
+        """Width of the stream to the width of all heads together."""
+        if self.head_width is None:
+            return Fraction(1)
+        return min(max(Fraction(scope.width, self.heads * self.head_width), Fraction(1, most)), Fraction(most))
+
+    def shrunk(self, twin: Twin) -> Mapping[str, object]:
+        """Fewer and narrower heads with their positions, shorter windows."""
+        heads, groups = self._small_heads(twin.most)
+        # Even, because rotations turn channels in pairs.
+        even = round(twin.width / (heads * self._stream_per_head(twin.old, twin.most)) / 2) * 2
+        head_width = min(max(even, _NARROWEST_TWIN), _WIDEST_TWIN)
+        before = self.width_of_head(twin.old)
+        return {
+            "heads": heads,
+            "kv_heads": None if self.kv_heads is None else groups,
+            "head_width": head_width if self.head_width or twin.width != heads * head_width else None,
+            "sees": shrink_text(self.sees, twin.factor) if twin.factor > 1 else self.sees,
+            "position": None if self.position is None else self.position.resized(before, head_width),
+        }
+
+    def details(self, scope: Scope) -> Iterator[str]:
+        """Heads, norms, position, scale and biases, then what sets this attention apart."""
+        yield f"{self.heads:,} heads of {self.width_of_head(scope):,}"
+        if self.groups != self.heads:
+            yield f"{self.groups:,} for keys and values"
+        if self.kv_from is not None:
+            yield f"keys and values of {printable(self.kv_from)}"
+        if self.value_from is not None:
+            yield f"values mixed with those of {printable(self.value_from)}"
+        if self.qk_norm is not None:
+            yield f"{self.qk_norm.kind} on {'q and k' if self.kv_from is None else 'q'}"
+        yield from self.position_lines(scope)
+        if self.bias != "none":
+            yield "biases" if self.bias == "all" else f"biases on {self.bias}"
+        if self.logit_cap is not None:
+            yield f"scores capped at {self.logit_cap:g}"
+        if self.sinks != "none":
+            yield "a learned sink per head" if self.sinks == "learned" else "softmax off by one"
+        if self.gate != "none":
+            yield f"{self.gate} output gate"
+        if self.prefix == "open":
+            yield "open prefix"
 
     def findings(self, scope: Scope) -> Iterator[Finding]:
-        """Head counts that do not divide, positions that do not belong here, patterns that make no sense."""
+        """Head counts that do not divide, positions and patterns that make no sense, sharing at odds with itself."""
         if self.heads % self.groups:
             what = f"{self.groups} does not divide heads={self.heads}"
-            yield Finding(path="kv_heads", what=what, fix=f"use one of {_divisors(self.heads)}")
+            yield Finding(path="kv_heads", what=what, fix=f"use one of {divisors_of(self.heads)}")
         if self.head_width is None and scope.width % self.heads:
             what = f"{self.heads} does not divide width={scope.width}"
             yield Finding(path="heads", what=what, fix="give head_width, or choose heads among the divisors of width")
             return
-        if self.score_scale is not None:
-            try:
-                self.scale(scope)
-            except UsageError as error:
-                yield Finding(path="score_scale", what=error.what, fix=error.fix)
-        if self.position is not None:
-            if self.position.acts_on == "embedding":
-                what = f"{self.position.kind} positions are added to the embedding, not inside attention"
-                fix = f"move it to embedding: {{position: {{kind: {self.position.kind}}}}}"
-                yield Finding(path="position", what=what, fix=fix)
-            head_width, farthest = self.width_of_head(scope), self._farthest(scope)
-            yield from under("position", self.position.findings_for_heads(head_width, farthest, scope))
-            if self.position.acts_on != "embedding":
-                yield from under("position", self.position.findings(scope))
+        yield from self.score_findings(scope)
         if self.qk_norm is not None:
             yield from under("qk_norm", self.qk_norm.findings(scope))
-        yield from under("sees", self._pattern_findings(scope))
+        yield from self._kernel_findings()
+        if self.kv_from is not None:
+            yield from self._reader_findings(self.kv_from, scope)
 
-    def _farthest(self, scope: Scope) -> int:
-        """The greatest distance at which a query sees a key within the context."""
-        try:
-            highs = [clause.distance_high for clause in self.pattern().clauses]
-        except PatternError:
-            return scope.context
-        return min(scope.context, max(highs, default=0))
-
-    def _pattern_findings(self, scope: Scope) -> Iterator[Finding]:
-        try:
-            pattern = self.pattern()
-            empty = pattern.empty_rows(scope.context)
-            pattern.pairs(scope.context)  # what the bill is made of must be countable
-        except PatternError as error:
-            at = "" if error.position is None else f" (character {error.position + 1})"
-            yield Finding(what=error.what + at, fix=error.fix)
+    def _kernel_findings(self) -> Iterator[Finding]:
+        """What a position that computes attention by itself leaves no room for."""
+        if self.position is None or not self.position.has_kernel:
             return
-        widest = pattern.widest_window
-        if widest is not None and widest > scope.context:
-            what = f"a window of {widest:,} is longer than the context of {scope.context:,}"
-            yield Finding(what=what, fix=f"use a window of at most {scope.context:,}, or a longer context")
-        if empty:
-            what = f"queries at positions {_some(empty)} see no key, and a softmax over nothing has no meaning"
-            yield Finding(what=what, fix="let each query see at least itself, e.g. with | sliding(1)")
-        unread = _unread(pattern, scope.context)
-        if unread:
-            what = f"nobody reads the keys at positions {_some(unread)}; they are computed and never cached"
-            yield Finding(severity="note", what=what)
+        given = {
+            "sinks": self.sinks != "none",
+            "logit_cap": self.logit_cap is not None,
+            "prefix": self.prefix == "open",
+        }
+        for name in (name for name, is_given in given.items() if is_given):
+            what = f"{self.position.kind} computes attention by itself, and knows nothing of {name}"
+            yield Finding(path=name, what=what, fix=f"leave {name} out, or choose another position")
 
+    def _reader_findings(self, source: str, scope: Scope) -> Iterator[Finding]:
+        """What a layer without keys of its own cannot have."""
+        if self.value_from is not None:
+            what = f"the values are those of {source}, and there are none of its own to mix with {self.value_from}'s"
+            yield Finding(path="value_from", what=what, fix="leave out kv_from or value_from")
+        position = self.position
+        if position is None:
+            return
+        heads = self.heads_of(scope)
+        if position.has_kernel or position.slot_state(heads) or position.running_state(heads, scope):
+            what = (
+                f"{position.kind} positions are made of what a layer's own keys are made of, and these are {source}'s"
+            )
+            yield Finding(path="position", what=what, fix="use rope, alibi, t5 or none where keys are shared")
 
-def _unread(pattern: Pattern, context: int) -> Sequence[int]:
-    """The first keys that nobody reads, as far as that is easily known: they are worth a note, no more."""
-    try:
-        return pattern.unread_keys(context) if pattern.is_causal else ()
-    except PatternError:
-        return ()
-
-
-def _some(positions: Sequence[int]) -> str:
-    return ", ".join(map(str, positions[:3]))
-
-
-def _divisors(number: int) -> str:
-    divisors = [n for n in range(1, min(number, 4096) + 1) if number % n == 0]
-    shown = divisors if len(divisors) <= 8 else [*divisors[:4], *divisors[-4:]]
-    return ", ".join(map(str, shown))
+    def findings_of_loan(self, what: Literal["keys", "values"], lender: Mixing, scope: Scope) -> Iterator[Finding]:
+        """A lender without any, heads of other sizes, keys that are turned otherwise than the queries."""
+        path, name = ("kv_from", self.kv_from) if what == "keys" else ("value_from", self.value_from)
+        own, lent = self.heads_of(scope), lender.lends(scope, what)
+        if lent is None:
+            has = "keys and values" if what == "keys" else "values"
+            text = f"layers of block {quoted(str(name))} have no {has} of their own that another layer could read"
+            yield Finding(path=path, what=text, fix="name a block whose mixer is attention with maps of its own")
+            return
+        if (lent.groups, lent.width) != (own.groups, own.width):
+            text = (
+                f"{quoted(str(name))} has {lent.groups} key heads of {lent.width} channels, and this attention is made "
+                f"for {own.groups} of {own.width}"
+            )
+            yield Finding(path=path, what=text, fix=f"use kv_heads: {lent.groups} and head_width: {lent.width}")
+        position = getattr(lender, "position", None)
+        turned = self.is_rotated or getattr(position, "acts_on", "") == "rotation"
+        if what == "keys" and turned and position != self.position:
+            text = f"the keys of {quoted(str(name))} are turned by other positions than the queries here"
+            yield Finding(path="position", what=text, fix=f"write the position of {quoted(str(name))} here too")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.node import Position, PositiveFloat, PositiveInt, Scope, TensorSpec, register
+from vitruvius.spec.node import LearnedTable, Position, PositiveFloat, PositiveInt, Scope, TensorSpec, Twin, register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,6 +40,15 @@ class LearnedPosition(Position):
     def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
         """One row per position."""
         return {"weight": TensorSpec(shape=(self.rows(scope), scope.width), role="table")}
+
+    def learned_table(self, scope: Scope) -> LearnedTable:
+        """The table that grows."""
+        return LearnedTable(name="weight", rows=self.rows(scope), limit=self.limit(scope))
+
+    def shrunk(self, twin: Twin) -> Mapping[str, object]:
+        """A table as long as the twin's context."""
+        start = None if self.start is None else min(self.start, twin.context)
+        return {"size": None if self.size is None else twin.context, "start": start}
 
     def findings(self, scope: Scope) -> Iterator[Finding]:
         """Tables that cannot hold the context."""

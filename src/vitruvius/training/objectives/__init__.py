@@ -6,16 +6,36 @@ from typing import TYPE_CHECKING
 
 from vitruvius.training.objectives.base import Objective, Piece, Result
 from vitruvius.training.objectives.causal_lm import CausalLM
+from vitruvius.training.objectives.masked_lm import MaskedLM
+from vitruvius.training.objectives.prefixes import Continuation, PrefixLM
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vitruvius.training.config import TrainConfig
 
-__all__ = ["OBJECTIVES", "CausalLM", "Objective", "Piece", "Result", "make_objective"]
+__all__ = [
+    "OBJECTIVES",
+    "CausalLM",
+    "Continuation",
+    "MaskedLM",
+    "Objective",
+    "Piece",
+    "PrefixLM",
+    "Result",
+    "make_objective",
+]
 
-OBJECTIVES = {"causal-lm": CausalLM}
+OBJECTIVES: dict[str, Callable[[TrainConfig], Objective]] = {
+    "causal-lm": CausalLM,
+    "masked-lm": MaskedLM,
+    "prefix-lm": PrefixLM,
+    "continuation": Continuation,
+}
 """Name in `train.objective` -> class, made from the config."""
 
 
 def make_objective(config: TrainConfig) -> Objective:
     """The objective that a config names."""
+    assert config.objective is not None
     return OBJECTIVES[config.objective](config)

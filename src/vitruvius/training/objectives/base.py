@@ -1,14 +1,18 @@
-"""What the loop asks of an objective."""
+"""What the loop asks of an objective, and what all of them share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+import numpy as np
+import torch
 
-    import torch
+from vitruvius.nn import Signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from torch import Tensor
 
     from vitruvius.data import Batch
@@ -23,8 +27,12 @@ class Piece:
     """Inputs, int64 [B, T]."""
     targets: Tensor
     """What to predict, int64 [B, T]; -100 counts nothing."""
-    documents: Tensor | None
+    documents: Tensor | None = None
     """Document of each input, int64 [B, T]; None when samples are one text each."""
+    source: Tensor | None = None
+    """What an encoder reads, int64 [B, S]."""
+    prefix: tuple[int, ...] | None = None
+    """How many of the first tokens of each row are read in both directions."""
     scored: int
     """Targets that count."""
 
@@ -53,5 +61,53 @@ class Objective(Protocol):
         ...
 
     def score(self, model: Model, piece: Piece) -> Tensor:
-        """Loss of every target by itself, fp32 [B, T], without auxiliary losses."""
+        """Loss of every target by itself, fp32 [B, T], without auxiliary losses; 0 where nothing is scored."""
         ...
+
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "dead_experts": torch.sum,
+    "expert_load_max_over_mean": torch.max,
+    "router_bias_max": torch.max,
+}
+"""How a metric that several layers report becomes one number; the mean where nothing is said."""
+
+
+class TokenObjective:
+    """Mean cross-entropy in nats over the targets of a piece, plus what the modules ask for (`aux_loss`)."""
+
+    def train(self, model: Model, piece: Piece) -> Result:
+        """Cross-entropy and auxiliary losses; metrics are `aux_loss` and what modules report."""
+        signals = Signals()
+        loss = self._loss(model, piece, signals)
+        metrics = {name: _reduced(name, values) for name, values in signals.metrics.items()}
+        if not signals.losses:
+            return Result(objective=loss, loss=loss.detach(), metrics=metrics)
+        auxiliary = torch.stack([extra.float() for extra in signals.losses]).sum()
+        metrics["aux_loss"] = float(auxiliary.detach())
+        return Result(objective=loss + auxiliary.to(loss.dtype), loss=loss.detach(), metrics=metrics)
+
+    def score(self, model: Model, piece: Piece) -> Tensor:
+        """Nats of each target, [B, T] in at least fp32; 0 where nothing is scored."""
+        return self._loss(model, piece, None, per_token=True).float()
+
+    @staticmethod
+    def _loss(model: Model, piece: Piece, signals: Signals | None, *, per_token: bool = False) -> Tensor:
+        return model.loss(
+            piece.tokens,
+            piece.targets,
+            documents=piece.documents,
+            source=piece.source,
+            prefix=piece.prefix,
+            signals=signals,
+            per_token=per_token,
+        )
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array as a tensor."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def _reduced(name: str, values: list[Tensor]) -> float:
+    return float(REDUCTIONS.get(name, torch.mean)(torch.stack([value.float() for value in values])))

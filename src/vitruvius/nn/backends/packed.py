@@ -1,0 +1,233 @@
+"""Plans for packed rows, where documents end and begin anywhere. There are two to choose from:
+
+shared       one plan for all rows: keys by distance alone, and masks that keep documents apart
+by document  a plan for each row that reads no key of another document: what names keys (sinks, globals, a prefix)
+             needs it to stay linear in time, and long rows of short documents are cheaper with it for any pattern
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from vitruvius.nn.backends.plans import BLOCK, KEPT_MASKS, Keys, Tiler, indices, only_distance, open_prefix
+from vitruvius.nn.backends.scores import document_runs
+from vitruvius.nn.ops import QueryBlock
+from vitruvius.nn.place import place_packed
+from vitruvius.patterns import Clause, Pattern, Segment, segments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+_TILE_COST = BLOCK * BLOCK
+"""What starting a tile costs, in pairs of one head; for choosing between plans."""
+_KEPT_BATCHES = 2
+"""Batches whose plans are kept: all layers of a step share them, forward and backward."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    """Packed rows, and the plans made for them."""
+
+    documents_BT: Tensor
+    """A copy: the caller may fill its buffer anew."""
+    runs_BT: Tensor
+    """Documents numbered by where they change."""
+    positions_BT: Tensor
+    """Positions within the documents."""
+    plans: dict[object, tuple[QueryBlock, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """Queries [start, stop) of a document of `length` tokens that begins at `offset` of its row."""
+
+    offset: int
+    length: int
+    start: int
+    stop: int
+
+
+_BATCHES: OrderedDict[int, _Batch] = OrderedDict()
+
+
+def plan_packed(
+    pattern: Pattern, documents_BT: Tensor, prefix_B: Tensor | None, *, step: int = 1
+) -> tuple[QueryBlock, ...]:
+    """Blocks for packed rows. With a `step` they are for rows folded by residue, and the pattern is one within them."""
+    batch = batch_of(documents_BT)
+    prefix = None if prefix_B is None else tuple(prefix_B.tolist())
+    key = (pattern, prefix, step)
+    if key not in batch.plans:
+        batch.plans[key] = _plan(pattern, batch, prefix, step)
+    return batch.plans[key]
+
+
+def batch_of(documents_BT: Tensor) -> _Batch:
+    for key, batch in reversed(_BATCHES.items()):
+        known = batch.documents_BT
+        if known.device == documents_BT.device and torch.equal(known, documents_BT):
+            _BATCHES.move_to_end(key)
+            return batch
+    batch = _Batch(documents_BT.clone(), document_runs(documents_BT), place_packed(documents_BT))
+    _BATCHES[id(batch)] = batch
+    while len(_BATCHES) > _KEPT_BATCHES:
+        _BATCHES.popitem(last=False)
+    return batch
+
+
+def _plan(pattern: Pattern, batch: _Batch, prefix: tuple[int, ...] | None, step: int) -> tuple[QueryBlock, ...]:
+    if step > 1:
+        return _shared(pattern, _folded(batch.runs_BT, step), None)
+    rows = [_lengths(runs_T) for runs_T in batch.runs_BT]
+    own = [_Own(pattern, batch, row, lengths, prefix) for row, lengths in enumerate(rows)]
+    if prefix is None:
+        reach = by_distance(pattern)
+        length, count = batch.runs_BT.shape[1], len(rows)
+        spans = [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+        pairs = sum((stop - start) * _size(segments(reach, start, stop, length)) for start, stop in spans)
+        if pairs * count + len(spans) * _TILE_COST <= sum(row.cost() for row in own):
+            return _shared(pattern, batch.runs_BT, None if only_distance(pattern) else batch.positions_BT)
+    return tuple(block for row in own for block in row.blocks())
+
+
+# One plan for all rows
+
+
+@lru_cache(maxsize=64)
+def by_distance(pattern: Pattern) -> Pattern:
+    """The pattern with only its bounds on distance kept: a superset that does not depend on where a document starts."""
+    clauses = (
+        Clause(
+            distance_low=clause.distance_low,
+            distance_high=clause.distance_high,
+            distance_multiple=clause.distance_multiple,
+        )
+        for clause in pattern.clauses
+    )
+    return Pattern(tuple(clauses))
+
+
+def _shared(pattern: Pattern, runs_BT: Tensor, positions_BT: Tensor | None) -> tuple[QueryBlock, ...]:
+    """positions are within the document, or None when the pattern looks at distances only."""
+    (rows, length), device = runs_BT.shape, runs_BT.device
+    reach = by_distance(pattern)
+    blocks: list[QueryBlock] = []
+    kept = 0
+    for start in range(0, length, BLOCK):
+        stop = min(start + BLOCK, length)
+        keys = tuple(s.slice for s in segments(reach, start, stop, length))
+
+        def make(start: int = start, stop: int = stop, keys: tuple[slice, ...] = keys) -> Tensor:
+            q, k = torch.arange(start, stop, device=device), indices(keys, device)
+            same = runs_BT[:, q].unsqueeze(-1) == runs_BT[:, k].unsqueeze(-2)
+            if positions_BT is None:
+                return (same & pattern.allows(q.unsqueeze(1), k)).unsqueeze(1)
+            q, k = positions_BT[:, q], positions_BT[:, k]
+            return (same & pattern.allows(q.unsqueeze(-1), k.unsqueeze(-2))).unsqueeze(1)
+
+        pairs = rows * (stop - start) * sum(len(range(s.start, s.stop, s.step)) for s in keys)
+        kept += pairs
+        blocks.append(QueryBlock(q_start=start, q_stop=stop, keys=keys, mask=make() if kept <= KEPT_MASKS else make))
+    return tuple(blocks)
+
+
+def _folded(runs_BT: Tensor, step: int) -> Tensor:
+    padded = torch.nn.functional.pad(runs_BT, (0, -runs_BT.shape[1] % step), value=-1)
+    return padded.view(runs_BT.shape[0], -1, step).transpose(1, 2).flatten(0, 1)
+
+
+# A plan for each row
+
+
+def _lengths(runs_T: Tensor) -> list[int]:
+    return torch.unique_consecutive(runs_T, return_counts=True)[1].tolist()
+
+
+def _size(runs: tuple[Segment, ...]) -> int:
+    return sum(run.size for run in runs)
+
+
+class _Own:
+    """The plan of one row, by document."""
+
+    def __init__(
+        self, pattern: Pattern, batch: _Batch, row: int, lengths: list[int], prefix: tuple[int, ...] | None
+    ) -> None:
+        self.row, self.lengths = row, lengths
+        self.pattern = pattern if prefix is None else open_prefix(pattern, prefix[row])
+        self.tiler = Tiler(self.pattern, batch.runs_BT.device)
+        self.runs_T, self.positions_T = batch.runs_BT[row], batch.positions_BT[row]
+        self._keys: dict[tuple[int, int, int], Keys] = {}
+
+    def cost(self) -> int:
+        """Of all its tiles, in pairs of one head."""
+        total = 0
+        for group in self._groups():
+            keys = sum(self._of(piece).count for piece in group)
+            total += (group[-1].offset + group[-1].stop - group[0].offset - group[0].start) * keys + _TILE_COST
+        return total
+
+    def blocks(self) -> Iterator[QueryBlock]:
+        """In order."""
+        for group in self._groups():
+            if len(group) == 1:
+                piece = group[0]
+                yield self.tiler.block(piece.start, piece.stop, piece.length, offset=piece.offset, batch_row=self.row)
+            else:
+                yield self._joint(group)
+
+    def _groups(self) -> Iterator[list[_Piece]]:
+        """The queries of each block: a part of a long document, or whole short documents side by side."""
+        offset, group, size = 0, list[_Piece](), 0
+        for length in self.lengths:
+            if group and size + length > BLOCK:
+                yield group
+                group, size = [], 0
+            starts = range(0, length, BLOCK)
+            if len(starts) > 1:
+                for start in starts:
+                    yield [_Piece(offset=offset, length=length, start=start, stop=min(start + BLOCK, length))]
+            else:
+                group.append(_Piece(offset=offset, length=length, start=0, stop=length))
+                size += length
+            offset += length
+        if group:
+            yield group
+
+    def _of(self, piece: _Piece) -> Keys:
+        at = (piece.start, piece.stop, piece.length)
+        if at not in self._keys:
+            self._keys[at] = self.tiler.keys(*at)
+        return self._keys[at]
+
+    def _joint(self, group: list[_Piece]) -> QueryBlock:
+        """Documents side by side in one block, kept apart by its mask."""
+        device = self.runs_T.device
+        keys = _joined([_moved(run, piece.offset) for piece in group for run in self._of(piece).runs])
+        q_start, q_stop = group[0].offset, group[-1].offset + group[-1].stop
+        q, k = torch.arange(q_start, q_stop, device=device), indices(keys, device)
+        same = self.runs_T[q].unsqueeze(1) == self.runs_T[k]
+        allowed = self.pattern.allows(self.positions_T[q].unsqueeze(1), self.positions_T[k])
+        return QueryBlock(q_start=q_start, q_stop=q_stop, keys=keys, batch_row=self.row, mask=same & allowed)
+
+
+def _moved(run: Segment, offset: int) -> slice:
+    return slice(run.start + offset, run.stop + offset, run.step)
+
+
+def _joined(runs: list[slice]) -> tuple[slice, ...]:
+    """Runs that touch as one, so that their keys need not be copied together."""
+    joined: list[slice] = []
+    for run in runs:
+        if joined and joined[-1].step == run.step == 1 and joined[-1].stop == run.start:
+            joined[-1] = slice(joined[-1].start, run.stop, 1)
+        else:
+            joined.append(run)
+    return tuple(joined)

@@ -1,0 +1,121 @@
+"""Attention of new queries to keys that a cache holds: one query per row while decoding, several in a prefill."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from vitruvius.errors import UsageError
+from vitruvius.nn.backends.chunked import in_blocks
+from vitruvius.nn.backends.plans import BLOCK
+from vitruvius.nn.backends.reference import dense
+from vitruvius.nn.backends.scores import added, sink_share, softcapped, wide
+from vitruvius.nn.ops import QueryBlock
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitruvius.nn.backends.request import Request
+    from vitruvius.nn.mixers.keyvalue import Readable
+
+
+_IN_BLOCKS = {"softcap", "bias", "table", "decay", "sink"}
+"""Terms that torch's attention does not know, or only as a tensor of all pairs."""
+
+
+def attend_stored(q_BHTK: Tensor, readable: Readable, request: Request) -> Tensor:
+    """Attention of new queries to keys in a cache, [B, H, T, K]; the readable's mask is the pattern's.
+
+    Raises UsageError when a prefix comes in parts: its first tokens read its last.
+    """
+    mask = readable.mask
+    if request.prefix_B is not None:
+        mask = _with_prefix(readable, request)
+    decay = None
+    if request.decay is not None:
+        decay = (request.decay[0], readable.tensors["decay"].squeeze(-1))
+    k_BGSK, v_BGSK = readable.k_BGSK, readable.v_BGSK
+    if request.place.backend == "reference":
+        return dense(q_BHTK, k_BGSK, v_BGSK, request, mask=mask, k_positions=readable.positions, decay=decay)
+    if q_BHTK.shape[2] == 1:
+        return _one_query(q_BHTK, readable, request, mask, decay)
+    return _many_queries(q_BHTK, readable, request, mask, decay)
+
+
+def _with_prefix(readable: Readable, request: Request) -> Tensor | None:
+    prefix_B = request.prefix_B
+    assert prefix_B is not None
+    q, k = request.place.positions, readable.positions
+    first, last = (q[..., 0], q[..., -1]) if q.dim() == 2 else (q[:1], q[-1:])
+    if bool(((first < prefix_B) & ((first > 0) | (last + 1 < prefix_B))).any()):
+        what = "the tokens of a prefix came in parts, and its first tokens read its last"
+        raise UsageError(what, fix="pass the whole prefix in the first call with this cache")
+    if readable.mask is None:
+        return None
+    prefix_B11 = prefix_B.view(-1, 1, 1)
+    q, k = q.unsqueeze(-1), k.unsqueeze(-2)
+    opened = (q < prefix_B11) & (k < prefix_B11) & (k >= 0)
+    return readable.mask | opened.unsqueeze(1)
+
+
+def _one_query(
+    q_BH1K: Tensor, readable: Readable, request: Request, mask: Tensor | None, decay: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """A single query per row: the heads of a group become queries of one head, so that keys are never repeated."""
+    k_BGSK, v_BGSK = readable.k_BGSK, readable.v_BGSK
+    groups = k_BGSK.shape[1]
+    q_BGRK = q_BH1K.unflatten(1, (groups, -1)).squeeze(3)
+    terms = added(request, request.place.positions, readable.positions, heads=q_BH1K.shape[1], decay=decay)
+    if terms is not None:
+        terms = terms.unflatten(-3, (groups, -1)).squeeze(-2)
+    if request.softcap is None and request.sink_H is None and k_BGSK.shape[-1] == v_BGSK.shape[-1]:
+        if terms is not None:
+            terms = terms if mask is None else terms.masked_fill(~mask, -torch.inf)
+            mask = terms.to(q_BGRK.dtype).expand(q_BGRK.shape[0], *terms.shape[-3:])
+        out_BGRK = F.scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, attn_mask=mask, scale=request.scale)
+        return out_BGRK.flatten(1, 2).unsqueeze(2)
+    scores_BGRS = torch.matmul(q_BGRK, k_BGSK.transpose(-1, -2)).to(wide(q_BGRK.dtype)) * request.scale
+    scores_BGRS = softcapped(scores_BGRS, request.softcap)
+    if terms is not None:
+        scores_BGRS = scores_BGRS + terms
+    if mask is not None:
+        scores_BGRS = scores_BGRS.masked_fill(~mask, -torch.inf)
+    out_BHP = torch.matmul(scores_BGRS.softmax(-1).to(v_BGSK.dtype), v_BGSK).flatten(1, 2)
+    if request.sink_H is not None:
+        lse_BH1 = scores_BGRS.logsumexp(-1).flatten(1).unsqueeze(-1)
+        out_BHP = out_BHP * sink_share(lse_BH1, request.sink_H).to(out_BHP.dtype)
+    return out_BHP.unsqueeze(2)
+
+
+def _many_queries(
+    q_BHTK: Tensor, readable: Readable, request: Request, mask: Tensor | None, decay: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Several queries per row: by torch where a mask says it all, else in blocks, whose terms are small."""
+    k_BGSK, v_BGSK = readable.k_BGSK, readable.v_BGSK
+    length, heads = q_BHTK.shape[2], q_BHTK.shape[1]
+    if not request.terms & _IN_BLOCKS and k_BGSK.shape[-1] == v_BGSK.shape[-1]:
+        gqa = heads != k_BGSK.shape[1]
+        return F.scaled_dot_product_attention(
+            q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, scale=request.scale, enable_gqa=gqa
+        )
+    if mask is not None:
+        mask = mask.expand(*mask.shape[:-2], length, -1)
+    starts = range(0, length, BLOCK)
+    blocks = tuple(_block(start, min(start + BLOCK, length), readable, request, mask, heads) for start in starts)
+    return in_blocks(q_BHTK, k_BGSK, v_BGSK, request, blocks, decay)
+
+
+def _block(start: int, stop: int, readable: Readable, request: Request, mask: Tensor | None, heads: int) -> QueryBlock:
+    """Some queries over all keys, with what the position adds."""
+    q_positions, k_positions = request.place.positions[..., start:stop], readable.positions.clamp(min=0)
+    bias, table = request.bias, request.table
+    return QueryBlock(
+        q_start=start,
+        q_stop=stop,
+        keys=(slice(0, readable.k_BGSK.shape[2], 1),),
+        mask=None if mask is None else lambda: mask[..., start:stop, :],
+        bias=None if bias is None else lambda: bias(q_positions, k_positions, heads),
+        table_rows=None if table is None else lambda: table.index(q_positions, k_positions),
+    )

@@ -1,0 +1,32 @@
+"""Modules that change between updates by something else than a gradient.
+
+A training loop calls `after_step(model)` once before its first update and after every optimizer step. From then on
+routers gather the load of their experts over all forward passes of an update, however many pieces it is computed in.
+Whoever never calls it trains too: losses then read the load of one pass, and a balancing bias stays where it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@runtime_checkable
+class Updating(Protocol):
+    """A module that wants to know when an update is done."""
+
+    def after_step(self) -> None:
+        """Settle the update that is done, if there was one, and begin the next."""
+        ...
+
+
+@torch.no_grad()
+def after_step(model: nn.Module) -> None:
+    """Tell every module that asks for it that an update is done, or that the first one begins."""
+    for module in model.modules():
+        if isinstance(module, Updating):
+            module.after_step()

@@ -1,0 +1,95 @@
+"""What a component says of its size: parameter tensors, decode state, floating-point operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+Role = Literal["matrix", "output", "router", "gain", "bias", "table"]
+"""What a tensor is for, which decides how it is initialised and whether it is decayed:
+
+matrix   a linear map applied to every token            output   the last map before the residual stream
+router   the map from a token to its experts' scores     gain     a norm's scale
+bias     an additive vector                              table    rows looked up by index
+"""
+
+
+LINEAR_ROLES: frozenset[Role] = frozenset({"matrix", "output", "router"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One parameter tensor: its shape, its role, and which share of it a token uses."""
+
+    shape: tuple[int, ...]
+    role: Role = "matrix"
+    used: tuple[int, int] = (1, 1)
+    """(top_k, experts): a token passes through top_k of the experts that the tensor stacks."""
+    start: float | None = None
+    """The value that every entry starts with; None leaves it to the role: gains 1, biases 0, the others drawn."""
+
+    @property
+    def count(self) -> int:
+        """Parameters stored."""
+        return prod(self.shape)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a linear map, which costs two operations for each parameter and token."""
+        return self.role in LINEAR_ROLES
+
+    @property
+    def active(self) -> int:
+        """Parameters that take part in computing one token."""
+        used, of = self.used
+        return self.count * used // of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedTable:
+    """A table of positions that grows as longer sequences come."""
+
+    name: str
+    """Name of its tensor, below the position's."""
+    rows: int
+    """Rows of a fresh model."""
+    limit: int
+    """The most rows it may ever have."""
+
+    def inside(self, module: str) -> LearnedTable:
+        """The same table as part of a module."""
+        return LearnedTable(name=f"{module}.{self.name}", rows=self.rows, limit=self.limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSpec:
+    """One tensor of decode state: what a mixer keeps for one sequence between two tokens."""
+
+    shape: tuple[int, ...]
+    """Without the batch."""
+    dtype: Literal["model", "fp32"] = "model"
+    """`fp32` is kept in at least fp32, whatever the format of the model."""
+    role: Literal["keys", "state"] = "keys"
+    """`keys` is kept per token and grows with the capacity; `state` has one size however long the sequence."""
+
+    @property
+    def count(self) -> int:
+        """Numbers stored."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flops:
+    """Floating-point operations of a forward pass, a multiply-add counted as two.
+
+    `useful` counts the query-key pairs that the pattern allows; `dense` counts every pair, which is what
+    an implementation with a full score matrix does.
+    """
+
+    useful: int = 0
+    dense: int = 0
+
+    def __add__(self, other: Flops) -> Flops:
+        """Sum of two costs."""
+        return Flops(useful=self.useful + other.useful, dense=self.dense + other.dense)

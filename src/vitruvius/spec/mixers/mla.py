@@ -1,0 +1,169 @@
+"""Multi-head latent attention: keys and values out of one narrow vector per token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+from vitruvius.errors import Finding
+from vitruvius.patterns import shrink_text
+from vitruvius.spec.mixers.seeing import Seeing
+from vitruvius.spec.node import (
+    Heads,
+    NonNegativeInt,
+    Norm,
+    Position,
+    PositiveInt,
+    Scope,
+    StateSpec,
+    TensorSpec,
+    Twin,
+    register,
+    under,
+)
+from vitruvius.spec.norms import RMSNorm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentAttention(Seeing):
+    """Keys and values made from one compressed vector per token, which is all the cache holds (DeepSeek-V2, 2024)."""
+
+    kind: Literal["mla"] = "mla"
+    heads: PositiveInt
+    """Heads; each has a query, a key and a value of its own."""
+    q_rank: PositiveInt | None = None
+    """Width of the compressed queries; None makes them straight from the token."""
+    kv_rank: PositiveInt
+    """Width of what keys and values are made from, and are cached as."""
+    nope_width: PositiveInt
+    """Channels of a head's query and key that no position turns."""
+    rope_width: NonNegativeInt
+    """Channels of a query that the position turns, beside one key of that width for all heads."""
+    value_width: PositiveInt
+    """Channels of a head's value."""
+    sees: str = "causal"
+    """Which keys a query may attend to: a pattern such as `causal & sliding(4096)`."""
+    position: Position | None = None
+    """What turns the `rope_width` channels, or a bias on the scores; None leaves order to the mask and other layers."""
+    score_scale: float | str | None = None
+    """Multiplies the scores: a number or an expression; 1/sqrt(nope_width + rope_width) when not given."""
+    norm: Norm = field(default_factory=RMSNorm)
+    """Normalises the compressed queries, and the compressed keys and values."""
+
+    def heads_of(self, scope: Scope) -> Heads:
+        """What the position turns: a part of each query, and one key for all of them."""
+        del scope
+        return Heads(queries=self.heads, groups=1, width=self.rope_width)
+
+    def score_width(self, scope: Scope) -> int:
+        """Channels of a query, turned and not."""
+        del scope
+        return self.nope_width + self.rope_width
+
+    def heads_and_groups(self) -> tuple[int, int]:
+        """Query heads, and the one latent vector that they share."""
+        return self.heads, 1
+
+    @property
+    def absorbed_up_to(self) -> int:
+        """The most new tokens for which attention to the latents themselves costs less than making keys of them.
+
+        For each latent and head, making a key and a value takes kv_rank x (nope + value) products, and each query that
+        reads them nope + rope + value; a query that reads the latent itself takes 2 x kv_rank + rope.
+        """
+        more = 2 * self.kv_rank - self.nope_width - self.value_width
+        return self.kv_rank * (self.nope_width + self.value_width) // more if more > 0 else 2**31
+
+    def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
+        """The maps down to the latents with their norms, the maps up to the heads, `out`, and the position."""
+        query = self.heads * self.score_width(scope)
+        tensors: dict[str, TensorSpec] = {}
+        if self.q_rank is None:
+            tensors["q.weight"] = TensorSpec(shape=(query, scope.width))
+        else:
+            tensors["q_down.weight"] = TensorSpec(shape=(self.q_rank, scope.width))
+            tensors |= {f"q_norm.{name}": gain for name, gain in self.norm.tensors_of_width(self.q_rank).items()}
+            tensors["q_up.weight"] = TensorSpec(shape=(query, self.q_rank))
+        tensors["kv_down.weight"] = TensorSpec(shape=(self.kv_rank + self.rope_width, scope.width))
+        tensors |= {f"kv_norm.{name}": gain for name, gain in self.norm.tensors_of_width(self.kv_rank).items()}
+        both = self.nope_width + self.value_width
+        tensors["kv_up.weight"] = TensorSpec(shape=(self.heads * both, self.kv_rank))
+        tensors["out.weight"] = TensorSpec(shape=(scope.width, self.heads * self.value_width), role="output")
+        if self.position is not None:
+            inside = self.position.tensors_for_heads(self.heads_of(scope), scope)
+            tensors |= {f"position.{name}": tensor for name, tensor in inside.items()}
+        return tensors
+
+    def pair_flops(self, scope: Scope) -> int:
+        """Per head 2 x (nope + rope) for a score and 2 x value for its share, and what the position adds."""
+        per_head = 2 * self.score_width(scope) + 2 * self.value_width
+        return per_head * self.heads + self.position_flops(scope)
+
+    def state_per_slot(self, scope: Scope) -> Mapping[str, StateSpec]:
+        """The normalised latent and the turned key beside it."""
+        del scope
+        return {"latent": StateSpec(shape=(1, self.kv_rank + self.rope_width))}
+
+    def silent(self, scope: Scope, length: int) -> Iterator[str]:
+        """Nothing of a query matters where one key has all the weight."""
+        if self.pattern().pairs(length) == length:
+            parts = {"q", "q_down", "q_norm", "q_up", "position"}
+            yield from (name for name in self.tensors(scope) if name.partition(".")[0] in parts)
+
+    def stream_per_channel(self, scope: Scope, most: int) -> Fraction:
+        """As many as the twin has heads, in the proportion that the stream has to all values together."""
+        share = Fraction(scope.width, self.heads * self.value_width)
+        return min(self.heads, 4) * min(max(share, Fraction(1, most)), Fraction(most))
+
+    def shrunk(self, twin: Twin) -> Mapping[str, object]:
+        """Fewer heads, narrower latents and heads in proportion, shorter windows."""
+        heads = min(self.heads, 4)
+        width = max(4, round(twin.width / self.stream_per_channel(twin.old, twin.most) / 2) * 2)
+        rope = 0 if self.rope_width == 0 else max(4, round(width * self.rope_width / self.value_width / 2) * 2)
+        position = self.position
+        return {
+            "heads": heads,
+            "q_rank": None if self.q_rank is None else twin.in_width(self.q_rank),
+            "kv_rank": twin.in_width(self.kv_rank),
+            "nope_width": max(4, round(width * self.nope_width / self.value_width)),
+            "rope_width": rope,
+            "value_width": width,
+            "sees": shrink_text(self.sees, twin.factor) if twin.factor > 1 else self.sees,
+            **({} if position is None or rope == 0 else {"position": position.resized(self.rope_width, rope)}),
+        }
+
+    def widened(self, factor: int) -> Mapping[str, object]:
+        """More heads, wider latents."""
+        ranks = {"kv_rank": self.kv_rank * factor} | ({"q_rank": self.q_rank * factor} if self.q_rank else {})
+        return {"heads": self.heads * factor, **ranks}
+
+    def details(self, scope: Scope) -> Iterator[str]:
+        """Heads, ranks and the position."""
+        yield f"{self.heads:,} heads of {self.nope_width:,} + {self.rope_width:,}, values of {self.value_width:,}"
+        yield f"keys and values from {self.kv_rank:,}"
+        if self.q_rank is not None:
+            yield f"queries from {self.q_rank:,}"
+        yield from self.position_lines(scope)
+
+    def findings(self, scope: Scope) -> Iterator[Finding]:
+        """Positions without channels to turn, latents that compress nothing, patterns that make no sense."""
+        turns = self.position is not None and self.position.acts_on == "rotation"
+        if turns and self.rope_width == 0:
+            what = "a position that turns channels, and none are set apart for it"
+            yield Finding(path="rope_width", what=what, fix="use rope_width: 64, or position: none")
+        else:
+            yield from self.score_findings(scope)
+        if self.position is not None and self.position.has_kernel:
+            what = f"{self.position.kind} computes attention by itself, and reads keys that are cached as they are"
+            yield Finding(path="position", what=what, fix="use rope, alibi, t5 or none")
+        yield from under("norm", self.norm.findings(scope))
+        whole = self.heads * (self.score_width(scope) + self.value_width)
+        if self.kv_rank + self.rope_width > whole:
+            what = f"a latent of {self.kv_rank + self.rope_width:,} is wider than the {whole:,} that it stands for"
+            fix = "lower kv_rank, or use kind: attention"
+            yield Finding(path="kv_rank", severity="warning", what=what, fix=fix)

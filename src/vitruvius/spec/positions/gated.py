@@ -1,0 +1,74 @@
+"""Positions that the content lets in: added to the embedding through a gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from vitruvius.errors import Finding
+from vitruvius.spec.node import LearnedTable, Position, PositiveFloat, PositiveInt, Scope, TensorSpec, Twin, register
+from vitruvius.spec.positions.tables import LearnedPosition, SinusoidalPosition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedAdditivePosition(Position):
+    """x + sigmoid(W x + b) * P(t): each token decides, channel by channel, how much of its position it takes on."""
+
+    acts_on = "embedding"
+
+    kind: Literal["gated-additive"] = "gated-additive"
+    table: Literal["sinusoidal", "learned"] = "sinusoidal"
+    """What P is: fixed sines and cosines, or a trained vector per position."""
+    base: PositiveFloat | None = None
+    """Of `sinusoidal`: wavelengths run from 2 pi to 2 pi x base; 10,000 when not given."""
+    size: PositiveInt | None = None
+    """Of `learned`: last position it may ever hold, plus one; the context when not given."""
+    start: PositiveInt | None = None
+    """Of `learned`: rows at first; the table grows on demand up to `size`. All of `size` when not given."""
+
+    @property
+    def added(self) -> LearnedPosition | SinusoidalPosition:
+        """P as a position of its own."""
+        if self.table == "learned":
+            return LearnedPosition(size=self.size, start=self.start)
+        return SinusoidalPosition() if self.base is None else SinusoidalPosition(base=self.base)
+
+    def learned_table(self, scope: Scope) -> LearnedTable | None:
+        """The table that grows, where P is learned."""
+        inner = self.added.learned_table(scope)
+        return None if inner is None else inner.inside("table")
+
+    def longest_sequence(self, scope: Scope) -> int | None:
+        """Longest sequence that P has vectors for."""
+        return self.added.longest_sequence(scope)
+
+    def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
+        """The gate's map and bias, then the table where it is learned."""
+        return {
+            "gate.weight": TensorSpec(shape=(scope.width, scope.width)),
+            "gate.bias": TensorSpec(shape=(scope.width,), role="bias"),
+            **{f"table.{name}": tensor for name, tensor in self.added.tensors(scope).items()},
+        }
+
+    def details(self, scope: Scope) -> tuple[str]:
+        """What is gated."""
+        del scope
+        return (f"gated {self.table}",)
+
+    def shrunk(self, twin: Twin) -> Mapping[str, object]:
+        """A table as long as the twin's context."""
+        return dict(self.added.shrunk(twin))
+
+    def findings(self, scope: Scope) -> Iterator[Finding]:
+        """Fields of the other table, and tables that cannot hold the context."""
+        foreign = ("base",) if self.table == "learned" else ("size", "start")
+        for name in foreign:
+            if getattr(self, name) is not None:
+                other = "sinusoidal" if self.table == "learned" else "learned"
+                what = f"{name} belongs to table: {other}, and this table is {self.table}"
+                yield Finding(path=name, what=what, fix=f"write table: {other}, or leave {name} out")
+        yield from self.added.findings(scope)

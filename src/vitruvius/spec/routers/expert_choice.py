@@ -1,0 +1,48 @@
+"""Experts that choose their tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from vitruvius.errors import Finding
+from vitruvius.spec.node import NonNegativeFloat, Router, Scope, TensorSpec, register
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertChoiceRouter(Router):
+    """Each expert takes the tokens of a sequence that want it most, as many as its share (Zhou et al., 2022)."""
+
+    chooses: ClassVar[Literal["experts", "tokens"]] = "tokens"
+
+    kind: Literal["expert-choice"] = "expert-choice"
+    z_loss: NonNegativeFloat = 0.0
+    """Coefficient of the squared log-sum-exp of the router's scores (ST-MoE)."""
+
+    def tensors_for(self, experts: int, width: int) -> Mapping[str, TensorSpec]:
+        """One row per expert."""
+        return {"weight": TensorSpec(shape=(experts, width), role="router")}
+
+    def pairs(self, tokens: int, top_k: int, experts: int) -> int:
+        """Each expert's share of `top_k` times the tokens, rounded up."""
+        return experts * -(-tokens * top_k // experts)
+
+    def silent_for(self, experts: int, top_k: int) -> Iterator[str]:
+        """The map to one expert, which takes every token with probability one."""
+        del top_k
+        if experts == 1:
+            yield "weight"
+
+    def findings(self, scope: Scope) -> Iterator[Finding]:
+        """Whether an earlier token is taken depends on later ones."""
+        if scope.causal:
+            what = (
+                "experts choose among all tokens of a sequence, so whether an earlier token is taken depends on later "
+                "ones: a causal model would see the future in training, and could not generate"
+            )
+            fix = "use a softmax or sigmoid router, or expert-choice under a head that may look both ways"
+            yield Finding(what=what, fix=fix)
