@@ -7,7 +7,7 @@ in the table below draws it, knowing the dimensions around it and the fields dra
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,7 +19,8 @@ from vitruvius.errors import PatternError
 from vitruvius.patterns import NAMED, parse
 from vitruvius.spec import Architecture, Block, findings, kinds
 from vitruvius.spec.embeddings import Embedding
-from vitruvius.spec.model import NormPlace
+from vitruvius.spec.mixers.attention import Attention
+from vitruvius.spec.model import Encoder, MultiToken, NormPlace, Streams, SublayerOrder
 from vitruvius.spec.node import Component, Mixer, Position
 
 
@@ -40,9 +41,31 @@ SELFISH = ("sliding", "dilated", "block", "stride", "stride2d", "around", "causa
 """Named patterns in which every query sees at least itself."""
 
 
+CONDITIONS = (
+    "(q - k) % M == R",
+    "(q * R + k * S) % M < S",
+    "q // M - k // M <= 1",
+    "k < q // M * M and (q * k) % S == 0",
+    "R * k >= q or k % M == R",
+    "(q + 1) // M == k + 1",
+    "k % (q // M + 1) != S",
+)
+
+
+@st.composite
+def conditions(draw) -> str:
+    """A condition on q and k, most of them beyond the normal form."""
+    text = draw(st.sampled_from(CONDITIONS))
+    for letter, least in (("M", 2), ("R", 0), ("S", 1)):
+        text = text.replace(letter, str(draw(st.integers(least, 7))))
+    return text
+
+
 @st.composite
 def terms(draw, names=None) -> str:
-    """One named pattern with small arguments, e.g. `global(every=5, offset=2)`."""
+    """One pattern with small arguments, e.g. `global(every=5, offset=2)`, or a condition of one's own."""
+    if names is None and draw(st.integers(0, 3)) == 0:
+        return f"where({draw(conditions())})"
     entry = NAMED[draw(st.sampled_from(sorted(names or NAMED)))]
     given = [parameter for parameter in entry.parameters if parameter.default is None or draw(st.booleans())]
     arguments = [f"{parameter.name}={draw(st.integers(parameter.least, 7))}" for parameter in given]
@@ -88,6 +111,14 @@ def _factors(length: int | None = None) -> st.SearchStrategy[tuple[float, ...]]:
     return lengths.flatmap(lambda n: st.tuples(*[st.sampled_from([1.0, 1.5, 4.0])] * n))
 
 
+def _has_kernel(chosen: dict[str, Any]) -> bool:
+    return chosen["position"] is not None and chosen["position"].has_kernel
+
+
+def _looks_back(chosen: dict[str, Any]) -> bool:
+    return chosen["position"] is not None and bool(chosen["position"].causal_only)
+
+
 HINTS = {
     ("attention", "heads"): lambda draw, around, chosen: draw(st.sampled_from([1, 2, 4])),
     ("attention", "kv_heads"): lambda draw, around, chosen: draw(st.none()) or _divisor(draw, chosen["heads"]),
@@ -96,8 +127,43 @@ HINTS = {
     ("attention", "score_scale"): lambda draw, around, chosen: draw(
         st.sampled_from([None, 0.5, "1/sqrt(width)", "2/head_width"])
     ),
+    ("attention", "sinks"): lambda draw, around, chosen: draw(
+        st.sampled_from(["none"] if _has_kernel(chosen) else ["none", "none", "learned", "off-by-one"])
+    ),
+    ("attention", "logit_cap"): lambda draw, around, chosen: draw(
+        st.sampled_from([None] if _has_kernel(chosen) else [None, None, 5.0, 50.0])
+    ),
+    ("attention", "prefix"): lambda draw, around, chosen: draw(
+        st.sampled_from(["masked"] if _looks_back(chosen) else ["masked", "masked", "open"])
+    ),
+    ("mla", "heads"): lambda draw, around, chosen: draw(st.sampled_from([1, 2, 4])),
+    ("mla", "q_rank"): lambda draw, around, chosen: draw(st.sampled_from([None, 6, 12])),
+    ("mla", "kv_rank"): lambda draw, around, chosen: draw(st.sampled_from([4, 8, 20])),
+    ("mla", "nope_width"): lambda draw, around, chosen: draw(st.sampled_from([3, 4, 8])),
+    ("mla", "rope_width"): lambda draw, around, chosen: draw(st.sampled_from([4, 4, 8, 0])),
+    ("mla", "value_width"): lambda draw, around, chosen: draw(st.sampled_from([4, 7])),
+    ("mla", "sees"): lambda draw, around, chosen: draw(patterns()),
+    ("mla", "score_scale"): lambda draw, around, chosen: draw(st.sampled_from([None, 0.5, "2/head_width"])),
+    ("differential", "heads"): lambda draw, around, chosen: draw(st.sampled_from([1, 2, 4])),
+    ("differential", "kv_heads"): lambda draw, around, chosen: draw(st.none()) or _divisor(draw, chosen["heads"]),
+    ("differential", "head_width"): lambda draw, around, chosen: draw(st.sampled_from([None, 4, 6])),
+    ("differential", "sees"): lambda draw, around, chosen: draw(patterns()),
+    ("differential", "score_scale"): lambda draw, around, chosen: draw(st.sampled_from([None, 0.5, "2/head_width"])),
     ("moe", "experts"): lambda draw, around, chosen: draw(st.integers(1, 5)),
     ("moe", "top_k"): lambda draw, around, chosen: draw(st.integers(1, min(3, chosen["experts"]))),
+    ("moe", "router"): lambda draw, around, chosen: draw(_router(around, chosen["experts"], chosen["top_k"])),
+    ("moe", "shared_gate"): lambda draw, around, chosen: draw(
+        st.sampled_from(["none"] if chosen["shared_expert"] is None else ["none", "sigmoid"])
+    ),
+    ("moe", "capacity"): lambda draw, around, chosen: (
+        None if chosen["router"].chooses == "tokens" else draw(st.sampled_from([None, 1.25]))
+    ),
+    ("sigmoid", "scale"): lambda draw, around, chosen: draw(st.sampled_from([1.0, 2.5])),
+    ("sigmoid", "groups"): lambda draw, around, chosen: 1,
+    ("sigmoid", "top_groups"): lambda draw, around, chosen: None,
+    ("sigmoid", "balance_loss"): lambda draw, around, chosen: draw(st.sampled_from([0.0, 1e-3])),
+    ("hash", "salt"): lambda draw, around, chosen: draw(st.integers(0, 3)),
+    ("expert-choice", "z_loss"): lambda draw, around, chosen: draw(st.sampled_from([0.0, 1e-3])),
     ("rope", "theta"): lambda draw, around, chosen: draw(st.sampled_from([100.0, 1e4, 5e5])),
     ("rope", "fraction"): lambda draw, around, chosen: draw(st.sampled_from([1.0, 1.0, 0.5])),
     ("longrope", "short_factor"): lambda draw, around, chosen: draw(_factors()),
@@ -119,6 +185,15 @@ HINTS = {
     ("yarn", "slow"): lambda draw, around, chosen: 1.0,
     ("yarn", "fast"): lambda draw, around, chosen: draw(st.sampled_from([4.0, 32.0])),
     ("yarn", "temperature"): lambda draw, around, chosen: draw(st.sampled_from([0.0, 0.1])),
+    ("cope", "positions"): lambda draw, around, chosen: draw(st.sampled_from([2, 5, 60])),
+    ("cumulative-rope", "theta"): lambda draw, around, chosen: draw(st.sampled_from([10.0, 1e4])),
+    ("fox", "horizon"): lambda draw, around, chosen: draw(st.sampled_from([3.0, 50.0])),
+    ("fox", "evict"): lambda draw, around, chosen: "never",  # not to the last digit; tested by itself
+    ("path", "rank"): lambda draw, around, chosen: draw(st.sampled_from([None, 2, 8])),
+    ("path", "kernel"): lambda draw, around, chosen: draw(st.integers(1, 4)),
+    ("path", "horizon"): lambda draw, around, chosen: draw(
+        st.sampled_from([None, 20.0]) if chosen["forget"] == "fox" else st.none()
+    ),
     ("sinusoidal", "base"): lambda draw, around, chosen: draw(st.sampled_from([100.0, 1e4])),
     ("learned", "size"): lambda draw, around, chosen: draw(st.sampled_from([None, around.context, 64])),
     ("learned", "start"): lambda draw, around, chosen: draw(st.sampled_from([None, 1, 5])),
@@ -135,8 +210,8 @@ HINTS = {
 FLOATS = {"eps": [1e-6, 1e-5], "table_std": [0.02, 0.1], "factor": [1.5, 4.0]}
 """Values of number fields by name, whatever the kind; others keep their default or are drawn from 0.5 to 4."""
 
-NEVER_INSIDE = {"moe": "moe"}
-"""Kinds that may not stand inside a kind."""
+NEVER_INSIDE = {"moe": {"moe"}, "path": {"mla", "differential"}, "cope": {"mla", "differential"}}
+"""Kinds that may not stand inside certain kinds."""
 
 
 def component(family: str, around: Around) -> st.SearchStrategy[Component]:
@@ -144,9 +219,23 @@ def component(family: str, around: Around) -> st.SearchStrategy[Component]:
     chosen = {
         name: node
         for name, node in kinds(family).items()
-        if NEVER_INSIDE.get(name) not in around.inside and _fits(node, around)
+        if not NEVER_INSIDE.get(name, set()) & set(around.inside) and _fits(node, around)
     }
     return st.sampled_from(sorted(chosen)).flatmap(lambda name: node_of(chosen[name], around))
+
+
+@st.composite
+def _router(draw, around: Around, experts: int, top_k: int):
+    """A router for that many experts. Few of them choose tokens: under most heads they are refused."""
+    fitting = {name: node for name, node in kinds("router").items() if node.chooses == "experts"}
+    if draw(st.integers(0, 9)) == 0:
+        fitting = kinds("router")
+    router = draw(node_of(fitting[draw(st.sampled_from(sorted(fitting)))], around))
+    if router.kind != "sigmoid":
+        return router
+    groups = _divisor(draw, experts)
+    open_groups = draw(st.sampled_from([None, *range(-(-top_k * groups // experts), groups + 1)]))
+    return replace(router, groups=groups, top_groups=open_groups)
 
 
 def _fits(node: type[Component], around: Around) -> bool:
@@ -225,20 +314,64 @@ def architectures(draw) -> Architecture:
     if stacked:
         blocks |= {name: draw(_block(around, "ffn")) for name in ("f", "g")}
     written = " ".join(layers) if stacked else layers
+    blocks |= draw(_sharing(around, blocks))
+    frame = draw(_frame(around, blocks, stacked=stacked))
     architecture = Architecture(
         name="random",
         vocab_size=draw(st.sampled_from([61, 97])),
         width=width,
         context=around.context,
-        blocks={name: block for name, block in blocks.items() if name in written},
+        blocks={name: block for name, block in blocks.items() if name in written} | frame.pop("blocks", {}),
         layers=layers,
+        streams=draw(_streams()),
         embedding=draw(_embedding(around)),
         norm=draw(component("norm", around)),
         head=draw(component("head", around)),
         init=draw(component("init", around)),
+        **frame,
     )
     assume(not any(finding.severity == "error" for finding in findings(architecture)))
     return architecture
+
+
+@st.composite
+def _sharing(draw, around: Around, blocks: dict[str, Block]) -> dict[str, Block]:
+    """Now and then block b reads the keys and values of block a, or mixes the values of a into its own."""
+    field = draw(st.sampled_from([None, None, None, "kv_from", "value_from"]))
+    if field is None:
+        return {}
+    mixers = [blocks[name].mixer for name in ("a", "b")]
+    lender, reader = [m if isinstance(m, Attention) else draw(node_of(Attention, around)) for m in mixers]
+    same = {name: getattr(lender, name) for name in ("heads", "kv_heads", "head_width")}
+    if field == "kv_from":
+        if lender.position is not None and lender.position.kind not in {"rope", "alibi", "t5"}:
+            lender = replace(lender, position=None)
+        same["position"] = lender.position
+    reader = replace(reader, **same, **{field: "a"})
+    return {"a": replace(blocks["a"], mixer=lender), "b": replace(blocks["b"], mixer=reader)}
+
+
+@st.composite
+def _streams(draw) -> Streams:
+    if draw(st.integers(0, 4)):
+        return Streams()
+    return Streams(skips=draw(st.sampled_from(["none", "unet"])), embedding=draw(st.sampled_from(["none", "learned"])))
+
+
+@st.composite
+def _frame(draw, around: Around, blocks: dict[str, Block], *, stacked: bool) -> dict[str, Any]:
+    """What stands beside the stack: mostly nothing, or an encoder that one of its blocks reads, or tokens ahead."""
+    shape = draw(st.sampled_from(["plain", "plain", "plain", "encoder", "ahead"]))
+    if shape == "encoder":
+        blocks["a"] = replace(blocks["a"], cross=draw(component("cross", around)))
+        source = draw(_block(around, "both"))
+        if isinstance(source.mixer, Attention) and draw(st.booleans()):
+            both_ways = replace(source.mixer, sees="everything")
+            source = replace(source, mixer=both_ways)
+        return {"encoder": Encoder(layers=draw(st.sampled_from(["e", "e*2", "e^2"]))), "blocks": {"e": source}}
+    if shape == "ahead" and not stacked:
+        return {"mtp": MultiToken(block="a", depth=draw(st.integers(1, 2)))}
+    return {}
 
 
 @st.composite
@@ -251,7 +384,16 @@ def _block(draw, around: Around, part: str) -> Block:
     if part == "ffn":
         return Block(ffn=ffn)  # the mixer's line chooses the norms of a stacked layer
     place = draw(st.sampled_from([None, *get_args(NormPlace)]))
-    return Block(mixer=mixer, ffn=ffn, norm=draw(st.none() | component("norm", around)), norm_place=place)
+    order = draw(st.sampled_from([None, None, *get_args(SublayerOrder)])) if place in {None, "pre", "none"} else None
+    return Block(
+        mixer=mixer,
+        ffn=ffn,
+        norm=draw(st.none() | component("norm", around)),
+        norm_place=place,
+        order=order,
+        residual_scale=draw(st.sampled_from([None, None, 0.5, "1/sqrt(2*depth)"])),
+        weights=draw(st.sampled_from([None, None, None, "shared"])),
+    )
 
 
 @st.composite

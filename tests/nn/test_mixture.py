@@ -65,9 +65,7 @@ def test_each_token_is_the_weighted_sum_of_its_experts_whatever_its_neighbours(r
     x = _x(9, torch.float64)
     together = module(x, _place(x))
     tokens = _place(x).tokens
-    alone = [
-        module(x[:, i : i + 1], Place(positions=torch.arange(1), tokens=tokens[:, i : i + 1])) for i in range(9)
-    ]
+    alone = [module(x[:, i : i + 1], Place(positions=torch.arange(1), tokens=tokens[:, i : i + 1])) for i in range(9)]
     assert torch.allclose(together, torch.cat(alone, dim=1), rtol=0, atol=1e-12)
 
 

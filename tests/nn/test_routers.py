@@ -325,5 +325,7 @@ def test_metrics_say_how_even_the_load_is_and_how_sure_the_router():
     assert found["expert_load_max_over_mean"] == pytest.approx(3 / 1.5)
     assert found["expert_load_cv"] == pytest.approx((loads.std(correction=0) / 1.5).item())
     assert found["dead_experts"] == 1
-    assert found["router_entropy"] == pytest.approx(torch.distributions.Categorical(logits=scores).entropy().mean().item())
+    assert found["router_entropy"] == pytest.approx(
+        torch.distributions.Categorical(logits=scores).entropy().mean().item()
+    )
     assert found["router_logit_norm"] == pytest.approx(scores.norm(dim=1).mean().item())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from functools import reduce
 from operator import and_, or_
+from pathlib import Path
 
 from hypothesis import strategies as st
 
@@ -22,6 +24,8 @@ from vitruvius.patterns import (
     stride,
     stride2d,
 )
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @st.composite

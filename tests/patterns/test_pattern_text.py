@@ -59,7 +59,7 @@ def test_a_text_reads_as_the_same_pattern_written_in_python(text, pattern):
         ("Causal", 0, "no pattern named 'Causal'", "did you mean 'causal'?"),
         ("qwertz", 0, "no pattern named 'qwertz'", "patterns are causal, everything, sliding"),
         ("causal & document", 9, "no pattern named 'document'", "relative to the document"),
-        ("сausal", 0, "'с' means nothing in a pattern", "use names"),
+        ("сausal", 0, "'с' (U+0441) means nothing in a pattern", "use names"),
         ("sliding", 0, "sliding needs window", "sliding(4096)"),
         ("sliding()", 0, "sliding needs window", "sliding(4096)"),
         ("dilated(8)", 0, "dilated needs every", "dilated(1024, every=4)"),

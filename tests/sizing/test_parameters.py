@@ -30,6 +30,11 @@ def counted(name: str):
         ("mixtral-8x7b", 46_702_792_704),
         ("qwen3-30b-a3b", 30_532_122_624),
         ("longcontext", 5_802_037_248),
+        ("longcontext-large-theta", 5_802_037_248),
+        ("longcontext-per-layer", 5_802_037_248),
+        ("longcontext-7b", 7_009_996_800),
+        ("smollm3-3b", 3_075_098_624),
+        ("pythia-160m", 162_322_944),
     ],
 )
 def test_totals_equal_the_published_checkpoints(name, total):

@@ -147,7 +147,9 @@ def test_the_balancing_bias_is_a_buffer_and_counted_apart():
     ("experts", "top_k", "groups", "top_groups"), [(256, 8, 8, 4), (64, 6, 1, None), (160, 6, 8, 3), (16, 16, 16, 16)]
 )
 def test_the_twin_of_a_grouped_mixture_still_fits_together(experts, top_k, groups, top_groups):
-    text = SPEC.replace("experts: 8, top_k: 2", f"experts: {experts}, top_k: {top_k}").replace("width: 32", "width: 512")
+    text = SPEC.replace("experts: 8, top_k: 2", f"experts: {experts}, top_k: {top_k}").replace(
+        "width: 32", "width: 512"
+    )
     router = f"router: {{kind: sigmoid, groups: {groups}, top_groups: {'null' if top_groups is None else top_groups}}}"
     twin = shrink(read_text(text.replace("MORE", router)).architecture)
     moe = twin.blocks["layer"].ffn

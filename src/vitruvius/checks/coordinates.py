@@ -2,8 +2,8 @@
 
 The same few steps of Adam on the same random tokens are taken at several widths (or depths), and the mean absolute
 value of a coordinate is measured after each kind of sublayer, in the stream, in the scores of attention and in the
-logits: its size, and how far the steps moved it. Where size or change grow with the width, a learning rate that is right
-for a narrow model is too large for a wide one; where the change dies off, parts of the wide model no longer learn.
+logits: its size, and how far the steps moved it. Where size or change grow with the width, a learning rate that is
+right for a narrow model is too large for a wide one; where the change fades, parts of the wide model do not learn.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ LEAST_WIDTH = 64
 """Below this, sums over channels are too short for averages."""
 MOST_PARAMETERS = 2**24
 """The largest factors are left out where they would make a model of more."""
-TOLERANCE = 0.25
-"""Exponent of the width (or depth) up to which a size counts as constant. Measured: muP stays within 0.1 and CompleteP
-within 0.15, the standard parametrisation lies at 0.8 and above; half a power, 0.5, is the least that theory knows."""
-READOUTS = (-0.75, 0.1)
-"""Exponents of readouts. What fresh ones give fades with 1/sqrt(width) by design, and with it a part of the first
-steps' change; what they have learned stays, and so none may grow."""
+GROWTH, READOUT_GROWTH = 0.25, 0.1
+"""Exponents of the width (or depth) up to which sizes and changes count as constant. Measured over presets: muP and
+CompleteP stay within 0.15, `normal` lies at 0.8 and above, and half a power is the least that theory knows."""
+FADING, FRESH_FADING = -0.25, -0.75
+"""Exponents of changes from which they count as constant. What is drawn and not yet learned fades with a half power by
+design: what readouts give (logits, routers) with the width, sums of sublayers with the depth. It is part of the first
+steps' change there. For the same reason readouts, which start with a fall, may grow less than others."""
 _TINY = 1e-30
 
 
@@ -61,23 +62,21 @@ class Place:
     changes: tuple[float, ...]
     """Mean absolute difference between the two."""
     size_exponent: float
-    """b of the least-squares fit size = a width^b."""
+    """Slope b of the least-squares fit log size = a + b log width."""
     change_exponent: float
     """The same of the changes."""
-
-    @property
-    def is_readout(self) -> bool:
-        """Whether a number of channels that does not grow is read off the stream here."""
-        return self.name == "logits" or self.name.endswith(".router")
+    least: float
+    """The smallest exponent that the change may have."""
+    most: float
+    """The largest exponent that size and change may have."""
 
     @property
     def fault(self) -> str:
         """What is wrong, or nothing."""
-        least, most = READOUTS if self.is_readout else (-TOLERANCE, TOLERANCE)
         for what, exponent in (("size", self.size_exponent), ("change", self.change_exponent)):
-            if not exponent <= most:
+            if not exponent <= self.most:
                 return f"{what} grows with exponent {exponent:+.2f}"
-        return f"change fades with exponent {self.change_exponent:+.2f}" if self.change_exponent < least else ""
+        return f"change fades with exponent {self.change_exponent:+.2f}" if self.change_exponent < self.least else ""
 
     @property
     def passed(self) -> bool:
@@ -165,7 +164,7 @@ def _sweep(base: Architecture, own: Init, axis: Axis, seed: int) -> Sweep:
     arms: list[Arm] = []
     for init in (own, beside(own, axis, base.width)):
         measured = [_mean([_measure(replace(one, init=init), seed + s) for s in range(SEEDS)]) for one in chosen]
-        arms.append(Arm(init=init.kind, places=_places(scales, measured)))
+        arms.append(Arm(init=init.kind, places=_places(axis, scales, measured)))
     return Sweep(axis=axis, scales=scales, own=arms[0], beside=arms[1])
 
 
@@ -194,6 +193,8 @@ def _measure(architecture: Architecture, seed: int) -> Measured:
     model = build(architecture, dtype=torch.float32, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     tokens, targets = torch.randint(architecture.vocab_size, (2, BATCH, LENGTH), generator=generator)
+    if model.graph.encoder:
+        model.standing_source = tokens
     start = _seen(model, tokens)
     optimizer = _adam(model)
     for _ in range(STEPS):
@@ -231,7 +232,7 @@ def _seen(model: Model, tokens_BT: Tensor) -> dict[str, list[Tensor]]:
     seen: dict[str, list[Tensor]] = {"embedding": []}
     handles = [model.embedding.register_forward_hook(_into(seen["embedding"]))]
     modules = dict(model.named_modules())
-    for layer in model.graph.layers:
+    for layer in (*model.graph.encoder, *model.graph.layers):
         for name, _ in layer.sublayers():
             found = seen.setdefault(f"{layer.name}.{name}", [])
             if layer.owns_weights:  # layers with the same weights are one module, which reports each time it is called
@@ -303,9 +304,10 @@ def _mean(runs: Sequence[Measured]) -> Measured:
     }
 
 
-def _places(scales: Sequence[int], measured: Sequence[Measured]) -> tuple[Place, ...]:
+def _places(axis: Axis, scales: Sequence[int], measured: Sequence[Measured]) -> tuple[Place, ...]:
     found: list[Place] = []
     for name in measured[0]:
+        is_readout = name == "logits" or name.endswith(".router")
         starts, sizes, changes = zip(*(one[name] for one in measured), strict=True)
         found.append(
             Place(
@@ -315,13 +317,15 @@ def _places(scales: Sequence[int], measured: Sequence[Measured]) -> tuple[Place,
                 changes=changes,
                 size_exponent=exponent(scales, sizes),
                 change_exponent=exponent(scales, changes),
+                least=FRESH_FADING if is_readout or axis == "depth" else FADING,
+                most=READOUT_GROWTH if is_readout else GROWTH,
             )
         )
     return tuple(found)
 
 
 def exponent(scales: Sequence[float], values: Sequence[float]) -> float:
-    """b of the least-squares fit of log value = log a + b log scale; infinite when a value is not finite."""
+    """Slope b of the least-squares fit of log value = log a + b log scale; infinite when a value is not finite."""
     if not all(isfinite(value) for value in values):
         return inf
     if max(values) <= 0:

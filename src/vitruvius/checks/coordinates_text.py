@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from vitruvius.checks.coordinates import LEARNING_RATE, READOUTS, SEEDS, STEPS, TOLERANCE
+from vitruvius.checks.coordinates import FADING, FRESH_FADING, GROWTH, LEARNING_RATE, READOUT_GROWTH, SEEDS, STEPS
 from vitruvius.spec.parametrisations import WidthParametrisation
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ def to_dict(found: Coordinates) -> dict[str, Any]:
         "lr": LEARNING_RATE,
         "seed": found.seed,
         "seeds": SEEDS,
-        "tolerance": TOLERANCE,
-        "readout_exponents": list(READOUTS),
         "sweeps": [
             {"axis": sweep.axis, "scales": list(sweep.scales), "own": _arm(sweep.own), "beside": _arm(sweep.beside)}
             for sweep in found.sweeps
@@ -48,6 +46,8 @@ def _place(place: Place) -> dict[str, Any]:
         "changes": [_finite(value) for value in place.changes],
         "size_exponent": _finite(place.size_exponent),
         "change_exponent": _finite(place.change_exponent),
+        "least": place.least,
+        "most": place.most,
     }
 
 
@@ -60,13 +60,20 @@ def to_text(found: Coordinates) -> str:
     name, init = found.architecture.name, found.architecture.init.kind
     parts = [f"{name}, init {init}: {STEPS} steps of Adam at {LEARNING_RATE:g} on random tokens, {SEEDS} seeds"]
     parts += [_table(sweep) for sweep in found.sweeps]
-    parts.append(
-        f"a: after the steps, sizes go as {_axes(found)}^a; b: so does how far the steps moved them.\n"
-        f"Bounds: a and b up to {TOLERANCE:g}, b from {-TOLERANCE:g}; for logits and routers, whose first outputs fade "
-        f"with the width, up to {READOUTS[1]:g}, b from {READOUTS[0]:g}."
-    )
+    parts.append(_meaning(found))
     parts.append(_verdict(found))
     return "\n\n".join(parts)
+
+
+def _meaning(found: Coordinates) -> str:
+    fades = f"{READOUT_GROWTH:g}, b from {FRESH_FADING:g}, since what is drawn and not yet learned fades"
+    lines = [
+        f"a: after the steps, sizes go as {_axes(found)}^a; b: so does how far the steps moved them.",
+        f"Bounds: a and b up to {GROWTH:g}, b from {FADING:g}. Logits and routers: up to {fades}.",
+    ]
+    if any(sweep.axis == "depth" for sweep in found.sweeps):
+        lines.append(f"So do sums of fresh sublayers across depth: b from {FRESH_FADING:g} there.")
+    return "\n".join(lines)
 
 
 def _axes(found: Coordinates) -> str:

@@ -42,7 +42,9 @@ def gradients(subject: Subject) -> Measure:
     model = subject.model
     tokens = subject.tokens(4, max(subject.length, 2))
     seen = tokens.numel() - tokens.shape[0]
-    signals = Signals(replay=forced_routing(subject.graph, seen, tokens.device, batch=tokens.shape[0]))
+    signals = Signals(
+        replay=forced_routing(subject.graph, seen, tokens.device, batch=tokens.shape[0], source=subject.length)
+    )
     model.zero_grad(set_to_none=True)
     loss = model.loss(tokens[:, :-1], tokens[:, 1:], signals=signals)
     torch.stack([loss, *signals.losses]).sum().backward()
@@ -90,15 +92,18 @@ def silent_tensors(graph: Graph, length: int) -> set[str]:
     return silent & set(graph.tensors())
 
 
-def forced_routing(graph: Graph, tokens: int, device: torch.device, *, batch: int = 1) -> Iterator[Tensor]:
+def forced_routing(
+    graph: Graph, tokens: int, device: torch.device, *, batch: int = 1, source: int = 0
+) -> Iterator[Tensor]:
     """What the router of each mixture is to choose in a pass over `tokens` tokens, so that every expert gets some.
 
     The first tokens go round all experts; the others to the first few, since a perfectly even load has no gradient in
-    the balance loss. Multi-token prediction looks at fewer tokens of each of the `batch` rows.
+    the balance loss. Multi-token prediction looks at fewer tokens of each of the `batch` rows, an encoder at `source`.
     """
     for layer in graph.every_layer():
         if isinstance(layer.ffn, Moe):
-            seen = tokens - batch * (layer.index + 1) if layer.stack is Stack.MTP else tokens
+            ahead = batch * (layer.index + 1)
+            seen = {Stack.MAIN: tokens, Stack.ENCODER: source, Stack.MTP: tokens - ahead}[layer.stack]
             yield _spread(layer.ffn, seen, device)
 
 

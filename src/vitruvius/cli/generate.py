@@ -13,14 +13,20 @@ from vitruvius.cli.verbs import ExampleCommand
 if TYPE_CHECKING:
     from io import BufferedReader
 
-    from vitruvius.inference import Generation
+    from pathlib import Path
+
+    from vitruvius.data import Tokenizer
+    from vitruvius.inference import Generation, Sampler
+    from vitruvius.nn import Model
 
 _MOST_PROMPT = 4 << 20
+_MASK = "[MASK]"
 
 
 @click.command(
     cls=ExampleCommand,
-    help="Write text with the newest checkpoint of RUN. Only the text goes to stdout.",
+    help="Write text with the newest checkpoint of RUN. Only the text goes to stdout. A model trained to fill in "
+    "hidden tokens puts them where the prompt says [MASK].",
     examples=[
         "vitruvius generate runs/first --prompt 'def main(' --max-tokens 200",
         "vitruvius generate runs/first --prompt 'import ' --temperature 0",
@@ -66,6 +72,9 @@ def command(
     text = _prompt(prompt)
     model = load_model(Path(run), dtype=dtype)
     tokenizer = load_tokenizer(Path(run) / "tokenizer.json")
+    if not model.architecture.head.causal:
+        _write(_filled(Path(run), model, tokenizer, text, sampler, _seed(seed)) + "\n")
+        return
     ids = tokenizer.encode(text) or [tokenizer.eos_id]
     generation = Generation(
         model,
@@ -85,6 +94,18 @@ def command(
             break
     _write(stops.push(decoder.finish()) + stops.flush() + "\n")
     say(_ending(generation, found=stops.found))
+
+
+def _filled(run: Path, model: Model, tokenizer: Tokenizer, text: str, sampler: Sampler, seed: int) -> str:
+    """The text with each [MASK] replaced by what a masked language model puts there."""
+    from vitruvius.inference import fill
+    from vitruvius.nn.weights import find_checkpoint
+
+    mask = find_checkpoint(run)[0].record()["config"]["train"]["mask_token"]
+    ids: list[int] = []
+    for index, piece in enumerate(text.split(_MASK)):
+        ids += [mask] * (index > 0) + tokenizer.encode(piece)
+    return tokenizer.decode(fill(model, ids, mask=mask, sampler=sampler, seed=seed, vocabulary=tokenizer.vocab_size))
 
 
 def _prompt(prompt: str) -> str:

@@ -136,7 +136,8 @@ def _report(result: TrainResult, *, as_json: bool) -> int:
         say(f"stopped at step {result.step:,} of {result.steps:,} with a checkpoint; nothing is lost")
         next_step(f"vitruvius train --resume {run}")
     else:
-        next_step(f"vitruvius generate {run} --prompt 'Once'")
+        start = "Once [MASK] a time" if result.objective == "masked-lm" else "Once"
+        next_step(f"vitruvius generate {run} --prompt '{start}'")
     return result.exit_code
 
 

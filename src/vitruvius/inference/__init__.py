@@ -1,6 +1,7 @@
 """Running a model: sampling and cached generation."""
 
+from vitruvius.inference.fill import fill
 from vitruvius.inference.generate import Finish, Generation, StopText
 from vitruvius.inference.sampling import Sampler
 
-__all__ = ["Finish", "Generation", "Sampler", "StopText"]
+__all__ = ["Finish", "Generation", "Sampler", "StopText", "fill"]

@@ -50,6 +50,9 @@ class Generation:
         Raises UsageError when it is empty, holds ids outside the vocabulary, or leaves no room in the context.
         """
         architecture = model.architecture
+        if not model.graph.is_causal:
+            what = f"{architecture.name} sees later tokens and continues no text"
+            raise UsageError(what, fix="train a causal architecture, or fill in masks with vitruvius.inference.fill")
         self.model, self.prompt = model, list(prompt)
         self.sampler = sampler or Sampler()
         self.stop_tokens = frozenset(stop_tokens)
@@ -59,17 +62,16 @@ class Generation:
         _check_prompt(self.prompt, architecture.vocab_size, architecture.context)
         if max_tokens < 1:
             raise UsageError(f"max_tokens={max_tokens} generates nothing", fix="use a whole number from 1")
-        self.room = min(max_tokens, architecture.context - len(self.prompt))
+        # An encoder reads the prompt; the decoder starts from its last token.
+        self.start = self.prompt[-1:] if model.encoder is not None else self.prompt
+        self.room = min(max_tokens, architecture.context - len(self.start))
         self.full: Reason = "length" if self.room == max_tokens else "context"
 
     def __iter__(self) -> Iterator[int]:
         """Tokens as they are drawn; an end token is not among them."""
-        cache = self.model.cache(1, capacity=len(self.prompt) + self.room)
-        logits = None
-        for start in range(0, len(self.prompt), PREFILL):
-            logits = self._step(self.prompt[start : start + PREFILL], cache)
+        cache = self.model.cache(1, capacity=len(self.start) + self.room, source_capacity=len(self.prompt))
+        logits = self._prefill(cache)
         for count in range(self.room):
-            assert logits is not None
             token = int(self.sampler.sample(logits, self.generator))
             if token in self.stop_tokens:
                 self.finish = Finish(reason="stop", tokens=count)
@@ -80,11 +82,29 @@ class Generation:
             if count + 1 < self.room:
                 logits = self._step([token], cache)
 
+    def _prefill(self, cache: Cache) -> torch.Tensor:
+        """Logits after the prompt; in pieces, unless it must enter at once."""
+        if self.model.encoder is not None:
+            return self._step(self.start, cache, source=torch.tensor([self.prompt], device=self.model.device))
+        if self.model.graph.opens_prefix:
+            return self._step(self.start, cache, prefix=[len(self.start)])
+        *pieces, last = range(0, len(self.start), PREFILL)
+        for start in pieces:
+            self._step(self.start[start : start + PREFILL], cache)
+        return self._step(self.start[last:], cache)
+
     @torch.inference_mode()
-    def _step(self, tokens: Sequence[int], cache: Cache) -> torch.Tensor:
+    def _step(
+        self,
+        tokens: Sequence[int],
+        cache: Cache,
+        *,
+        source: torch.Tensor | None = None,
+        prefix: Sequence[int] | None = None,
+    ) -> torch.Tensor:
         """Logits after the last of `tokens`, [1, V]; the head runs on that one alone."""
         ids = torch.tensor([list(tokens)], device=self.model.device)
-        h_1TD = self.model.hidden(ids, cache=cache)
+        h_1TD = self.model.hidden(ids, cache=cache, source=source, prefix=prefix)
         return self.model.head(h_1TD[:, -1:], self.model.embedding.tokens.weight)[:, 0, : self.vocabulary]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vitruvius.errors import UsageError
 from vitruvius.nn.backends import Request, attend_stored
 from vitruvius.nn.mixers.keyvalue import Readable
 from vitruvius.nn.mixers.recurrent import empty_state
@@ -56,6 +57,9 @@ class CrossStore:
     def take(self, k_BGSK: Tensor, v_BGSK: Tensor, lengths: tuple[int, ...] | None) -> None:
         """Keep the keys and values of the sources of the rows that start a sequence in this step."""
         length = k_BGSK.shape[2]
+        if length > self.k.shape[2]:
+            what = f"the cache holds sources of {self.k.shape[2]:,} tokens and one of {length:,} came"
+            raise UsageError(what, fix=f"allocate it with source_capacity={length}, or use a shorter source")
         for row, start in enumerate(self.step.starts):
             if start == 0:
                 of = row if k_BGSK.shape[0] > 1 else 0
@@ -103,7 +107,7 @@ class CrossAttentionModule(nn.Module):
         batch = q_BHTK.shape[0]
         k_BGSK, v_BGSK = (x.expand(batch, -1, -1, -1) for x in (k_BGSK, v_BGSK))
         positions = torch.arange(k_BGSK.shape[2], device=k_BGSK.device)
-        readable = Readable(tensors={"k": k_BGSK, "v": v_BGSK}, positions=positions, mask=mask)
+        readable = Readable(tensors={"k": k_BGSK, "v": v_BGSK}, positions=positions, seen=mask)
         out_BHTK = attend_stored(q_BHTK, readable, Request(pattern=everything, scale=self.scale, place=place))
         return self.out(out_BHTK.transpose(1, 2).flatten(2))
 

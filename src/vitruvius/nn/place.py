@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from vitruvius.nn.backends.request import Asked
     from vitruvius.nn.cross import Source
     from vitruvius.spec import Layer
 
@@ -32,6 +33,8 @@ class Signals:
     """When a list: each mixture appends its chosen experts, [N, top_k]."""
     replay: Iterator[Tensor] | None = None
     """When given: mixtures take their chosen experts from here instead of choosing."""
+    requests: list[Asked] | None = None
+    """When a list: each attention appends what it asks the backends for."""
 
     def report(self, name: str, value: Tensor) -> None:
         """Add one layer's value of a metric."""

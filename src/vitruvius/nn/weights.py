@@ -101,6 +101,22 @@ def load_weights(model: Model, folder: Path | str) -> None:
         mine[name].copy_(tensor)
 
 
+@torch.no_grad()
+def copy_weights(source: Model, target: Model) -> None:
+    """Fill a model with the weights of another one of the same architecture, rounded to its own dtype.
+
+    Tables that grow are made equally long first.
+    """
+    sources, targets = tables_that_grow(source), tables_that_grow(target)
+    for name, table in targets.items():
+        rows = max(table.weight.shape[0], sources[name].weight.shape[0])
+        table.grow(rows)
+        sources[name].grow(rows)
+    given = weights_of(source)
+    for name, tensor in weights_of(target).items():
+        tensor.copy_(given[name])
+
+
 def _fitting(model: Model, path: Path) -> dict[str, Tensor]:
     """The weights of a model, once its tables are as long as the file's and every name, shape and dtype fits."""
     header = read_header(path)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, overload
 
 from vitruvius.errors import PatternError
 from vitruvius.patterns.arithmetic import FOREVER, NEVER, Progression, common_residue, progression
-from vitruvius.patterns.expressions import junction
 
 if TYPE_CHECKING:
     from vitruvius.patterns.expressions import Condition
@@ -89,6 +88,8 @@ class Clause:
     @property
     def condition(self) -> Condition:
         """All own conditions as one."""
+        from vitruvius.patterns.expressions import junction
+
         return junction("&", (own.condition for own in self.predicates))
 
     @overload

@@ -32,13 +32,10 @@ from vitruvius.patterns.expressions import (
     negation,
 )
 from vitruvius.patterns.ranges import POSITIONS, Bounded, Range, bounded
-from vitruvius.patterns.tokens import Token, whole_number
+from vitruvius.patterns.tokens import DEEPEST_NESTING, Token, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-DEEPEST_NESTING: Final = 32
-"""More parentheses inside each other are refused."""
 
 _VARIABLES: Final = {"q": Bounded(Q, POSITIONS), "k": Bounded(K, POSITIONS)}
 _FUNCTIONS: Final[Mapping[str, tuple[int, int]]] = {"abs": (1, 1), "min": (2, 16), "max": (2, 16)}
@@ -119,7 +116,10 @@ class ConditionParser:
         return self._chain(("+", "-"), self._product)
 
     def _product(self) -> _Value:
-        return self._chain(("*", "//", "%"), self._factor)
+        product = self._chain(("*", "//", "%"), self._factor)
+        if self._peek().text in _STRANGERS:
+            self._stranger(self._peek())
+        return product
 
     def _chain(self, signs: tuple[str, ...], inner: Callable[[], _Value]) -> _Value:
         start = self._peek()
@@ -208,8 +208,6 @@ class ConditionParser:
 
     def _close(self, opening: Token) -> None:
         token = self._next()
-        if token.text in _STRANGERS:
-            self._stranger(token)
         if token.kind == "end":
             what = f"the parenthesis opened at character {opening.start + 1} is not closed"
             self._fail(what, token, fix="add a )")
@@ -233,4 +231,4 @@ class ConditionParser:
         raise PatternError(what, text=self.text, position=token.start, fix=fix)
 
 
-__all__ = ["DEEPEST_NESTING", "ConditionParser"]
+__all__ = ["ConditionParser"]

@@ -14,7 +14,6 @@ from vitruvius.patterns.arithmetic import (
     floor_sum,
     progression,
 )
-from vitruvius.patterns.expressions import values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +45,10 @@ def row(clause: Clause, q: int, n: int) -> Iterable[int]:
     if keys is None:
         return ()
     found = range(keys.first, keys.last + 1, keys.step)
+    if not clause.predicates:
+        return found
+    from vitruvius.patterns.expressions import values
+
     answers = values(clause.condition, q, found)
     return (found if answers else ()) if isinstance(answers, int) else compress(found, answers)
 

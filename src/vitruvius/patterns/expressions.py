@@ -83,6 +83,7 @@ def _greatest(*numbers: Any) -> Any:
     return reduce(lambda a, b: b + (a - b) * (a > b), numbers)
 
 
+_JOINTS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {"&": operator.and_, "|": operator.or_}
 _ARITHMETIC: Final[Mapping[str, Callable[..., Any]]] = {
     "+": operator.add,
     "-": operator.sub,
@@ -91,14 +92,14 @@ _ARITHMETIC: Final[Mapping[str, Callable[..., Any]]] = {
     "%": operator.mod,
     "<<": operator.lshift,
     ">>": operator.rshift,
-    "bitand": operator.and_,
-    "bitor": operator.or_,
+    "bitand": _JOINTS["&"],
+    "bitor": _JOINTS["|"],
     "bitxor": operator.xor,
     "abs": abs,
     "min": _smallest,
     "max": _greatest,
 }
-_ON_INTS: Final = {**_ARITHMETIC, "min": min, "max": max}
+_ON_INTS: Final[Mapping[str, Callable[..., Any]]] = {**_ARITHMETIC, "min": min, "max": max}
 """The same on plain ints, where min and max are quicker by themselves."""
 
 COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
@@ -170,8 +171,7 @@ def value(node: Whole | Condition, q: Any, k: Any) -> Any:
         case Comparison():
             return COMPARISONS[node.operator](value(node.left, q, k), value(node.right, q, k))
         case Junction():
-            join = operator.and_ if node.operator == "&" else operator.or_
-            return reduce(join, (value(term, q, k) for term in node.terms))
+            return reduce(_JOINTS[node.operator], (value(term, q, k) for term in node.terms))
 
 
 def values(node: Whole | Condition, q: int | range, k: int | range) -> Iterator[Any] | int:
@@ -190,8 +190,10 @@ def values(node: Whole | Condition, q: int | range, k: int | range) -> Iterator[
         case Comparison():
             return _mapped(COMPARISONS[node.operator], [values(node.left, q, k), values(node.right, q, k)])
         case Junction():
-            join = operator.and_ if node.operator == "&" else operator.or_
-            return reduce(lambda a, b: _mapped(join, [a, b]), (values(term, q, k) for term in node.terms))
+            found, *others = (values(term, q, k) for term in node.terms)
+            for other in others:
+                found = _mapped(_JOINTS[node.operator], [found, other])
+            return found
 
 
 def _mapped(function: Callable[..., Any], columns: list[Iterator[Any] | int]) -> Iterator[Any] | int:
@@ -256,14 +258,8 @@ def cost(condition: Condition) -> int:
 # ----------------------------------------------------------------------------------------------------------------------
 # Text
 
-_BINDING: Final = {"|": 1, "&": 2, "compare": 3, "bitor": 4, "bitxor": 5, "bitand": 6, "<<": 7, ">>": 7} | {
-    "+": 8,
-    "-": 8,
-    "*": 9,
-    "//": 9,
-    "%": 9,
-}
-_WRITTEN: Final = {"bitor": "|", "bitxor": "^", "bitand": "&"}
+_BINDING: Final = {"|": 1, "&": 2, "compare": 3, "<<": 7, ">>": 7, "+": 8, "-": 8, "*": 9, "//": 9, "%": 9}
+_ON_BITS: Final = {"bitor": "|", "bitxor": "^", "bitand": "&"}
 _LOOSEST, _TIGHTEST = 0, 10
 
 
@@ -278,11 +274,14 @@ def text_of(node: Whole | Condition, around: int = _LOOSEST) -> str:
             return "always" if node.value else "never"
         case Operation() if node.operator in {"abs", "min", "max"}:
             return f"{node.operator}({', '.join(text_of(term) for term in node.terms)})"
+        case Operation() if node.operator in _ON_BITS:
+            # Always in parentheses: between conditions the same signs mean something else.
+            left, right = (text_of(term, _TIGHTEST) for term in node.terms)
+            return f"({left} {_ON_BITS[node.operator]} {right})"
         case Operation():
             binding = _BINDING[node.operator]
             left, right = node.terms
-            sign = _WRITTEN.get(node.operator, node.operator)
-            written = f"{text_of(left, binding)} {sign} {text_of(right, binding + 1)}"
+            written = f"{text_of(left, binding)} {node.operator} {text_of(right, binding + 1)}"
         case Comparison():
             binding = _BINDING["compare"]
             written = f"{text_of(node.left, binding + 1)} {node.operator} {text_of(node.right, binding + 1)}"

@@ -72,10 +72,12 @@ def _alternatives(condition: Condition) -> list[list[Comparison]] | None:
         case Comparison():
             return [[condition]]
         case Junction("|", terms):
-            found = [alternative for term in terms for alternative in _alternatives(term) or ()]
-            known = all(_alternatives(term) is not None for term in terms)
+            each = [_alternatives(term) for term in terms]
+            known = None not in each
+            found = [alternative for some in each for alternative in some or ()]
         case Junction(_, terms):
-            found, known = [[]], True
+            found: list[list[Comparison]] = [[]]
+            known = True
             for term in terms:
                 more = _alternatives(term)
                 if more is None or len(found) * len(more) > _MOST_ALTERNATIVES:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 from functools import reduce
-from operator import and_, or_
 from typing import TYPE_CHECKING, Final
 
 from vitruvius.errors import PatternError
@@ -67,7 +66,7 @@ def _normal(condition: Condition) -> Pattern:
         return _of_comparison(condition)
     try:
         if condition.operator == "&":
-            return reduce(and_, map(_normal, condition.terms))
+            return reduce(Pattern.__and__, map(_normal, condition.terms))
         return _either(condition.terms)
     except PatternError:  # too many alternatives for the normal form
         return _opaque(condition)
@@ -139,7 +138,7 @@ def _joined(operator: str, *patterns: Pattern | None) -> Pattern | None:
     known = [pattern for pattern in patterns if pattern is not None]
     if len(known) < len(patterns):
         return None
-    return reduce(and_ if operator == "&" else or_, known)
+    return reduce(Pattern.__and__ if operator == "&" else Pattern.__or__, known)
 
 
 def _at_least_zero(number: Sum) -> Pattern | None:
@@ -150,14 +149,16 @@ def _at_least_zero(number: Sum) -> Pattern | None:
     for unit, factor in number.units.items():
         match unit:
             case Operation("abs", (inner,)):
-                choices = [Sum.of(inner), Sum.of(inner).times(-1)]
-            case Operation("min" | "max", terms):
-                choices = [Sum.of(term) for term in terms]
+                chooses_least, choices = False, [Sum.of(inner), Sum.of(inner).times(-1)]
+            case Operation("min" | "max" as name, terms):
+                chooses_least, choices = name == "min", [Sum.of(term) for term in terms]
             case _:
                 continue
         rest = Sum({other: times for other, times in number.units.items() if other != unit}, number.constant)
-        all_of_them = (factor > 0) == (isinstance(unit, Operation) and unit.operator == "min")
-        return _joined("&" if all_of_them else "|", *(_at_least_zero(rest.plus(choice, factor)) for choice in choices))
+        return _joined(
+            "&" if (factor > 0) == chooses_least else "|",
+            *(_at_least_zero(rest.plus(choice, factor)) for choice in choices),
+        )
     match list(number.units.items()):
         case [(Operation("//", (inner, Number(divisor))), factor)] if divisor > 0:
             if factor > 0:

@@ -22,10 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from vitruvius.errors import PatternError
 from vitruvius.patterns.arithmetic import FOREVER, NEVER
-from vitruvius.patterns.expressions import value
 from vitruvius.patterns.names import NAMED, Smaller, register
-from vitruvius.patterns.normalising import pattern_of
-from vitruvius.patterns.tracing import trace
 
 if TYPE_CHECKING:
     from vitruvius.patterns.algebra import Pattern
@@ -61,6 +58,7 @@ class _Reader:
 @overload
 def register_predicate(
     name: str,
+    /,
     *,
     meaning: str | None = ...,
     example: str | None = ...,
@@ -104,15 +102,19 @@ def register_predicate(
     text first uses it.
     """
     if function is None:
-        return lambda given: register_predicate(
-            name,
-            given,
-            meaning=meaning,
-            example=example,
-            least=least,
-            smaller=smaller,
-            last_reader=last_reader,
-        )
+
+        def registered(given: Function) -> Function:
+            return register_predicate(
+                name,
+                given,
+                meaning=meaning,
+                example=example,
+                least=least,
+                smaller=smaller,
+                last_reader=last_reader,
+            )
+
+        return registered
     arguments = _arguments(name, function)
     least = dict(least or {})
     if meaning is None:
@@ -177,6 +179,9 @@ def _written(name: str, arguments: Mapping[str, int]) -> str:
 @lru_cache(maxsize=256)
 def _pattern(name: str, function: Callable[..., object], arguments: tuple[tuple[str, int], ...]) -> Pattern:
     """Functions are read once for each set of arguments."""
+    from vitruvius.patterns.normalising import pattern_of
+    from vitruvius.patterns.tracing import trace
+
     shown = _written(name, dict(arguments))
     condition = trace(function, dict(arguments), shown)
     reader = _Reader(name, arguments) if name in _READERS else None
@@ -187,6 +192,8 @@ def _pattern(name: str, function: Callable[..., object], arguments: tuple[tuple[
 
 def _try(reader: _Reader, condition: Condition, shown: str) -> None:
     """Refuse a function for last readers that is plainly wrong."""
+    from vitruvius.patterns.expressions import value
+
     for k in range(_SAMPLED):
         last = reader(k)
         for q in range(max(0, last + 1), 4 * _SAMPLED):

@@ -10,7 +10,6 @@ from vitruvius.patterns.arithmetic import inclusion_exclusion
 from vitruvius.patterns.clause import Clause
 from vitruvius.patterns.count import Count
 from vitruvius.patterns.counting import clause_pairs, work
-from vitruvius.patterns.own_counting import own_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +40,11 @@ def pairs(clauses: tuple[Clause, ...], n: int) -> Count:
 
 
 def _of_clause(clause: Clause, n: int) -> Count:
-    return own_pairs(clause, n) if clause.predicates else Count.exactly(clause_pairs(clause, n))
+    if not clause.predicates:
+        return Count.exactly(clause_pairs(clause, n))
+    from vitruvius.patterns.own_counting import own_pairs
+
+    return own_pairs(clause, n)
 
 
 @lru_cache(maxsize=256)

@@ -19,7 +19,7 @@ from vitruvius.patterns.periods import granules
 from vitruvius.patterns.ranges import Range, known
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 VERY_FEW: Final = 2**15
 """Operations on single pairs that take less time than to think about them."""

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import lcm
 from typing import TYPE_CHECKING, Final
 
 from vitruvius.errors import PatternError
 from vitruvius.patterns.arithmetic import FOREVER, progression
-from vitruvius.patterns.expressions import Q, Truth, at, values
-from vitruvius.patterns.periods import DIAGONAL, period
-from vitruvius.patterns.sums import simplified
 
 if TYPE_CHECKING:
     from vitruvius.patterns.clause import Clause
+    from vitruvius.patterns.own_rows import OwnRows
 
 _MOST_ROWS: Final = 2**17
 """Rows that one search may look at, about a second of work."""
 _MOST_TRIED: Final = 2**23
 """Keys that own conditions may be tried on, about a second of work too."""
-_TRIED_FIRST: Final = 16
 
 
 def empty_rows(clauses: tuple[Clause, ...], n: int, limit: int) -> tuple[int, ...]:
@@ -31,7 +27,7 @@ def empty_rows(clauses: tuple[Clause, ...], n: int, limit: int) -> tuple[int, ..
     settled = max((_settled_from(clause, n) for clause in clauses), default=0)
     repeats = lcm(*(_period(clause) for clause in clauses))
     plain = [clause for clause in clauses if not clause.predicates]
-    own = [_OwnRows(clause, n) for clause in clauses if clause.predicates]
+    own = [_own_rows(clause, n) for clause in clauses if clause.predicates]
     found: list[int] = []
     for q in range(min(n, end)):
         nothing_new = not found or found[-1] < settled
@@ -48,28 +44,6 @@ def empty_rows(clauses: tuple[Clause, ...], n: int, limit: int) -> tuple[int, ..
     return tuple(found)
 
 
-class _OwnRows:
-    """Whether queries read anything through a clause with own conditions, and how many keys were tried so far."""
-
-    def __init__(self, clause: Clause, n: int) -> None:
-        self.clause, self.n = clause, n
-        self.tried = 0
-
-    def reads(self, q: int) -> bool:
-        """Whether query q reads a key; those near it and the first ones are tried before the others."""
-        keys = self.clause.keys_of(q, self.n)
-        if keys is None:
-            return False
-        row = range(keys.first, keys.last + 1, keys.step)
-        pieces = (row[-_TRIED_FIRST:], row[:_TRIED_FIRST], row[_TRIED_FIRST:-_TRIED_FIRST])
-        for piece in pieces:
-            held = values(self.clause.condition, q, piece)
-            self.tried += len(piece)
-            if bool(len(piece) and held) if isinstance(held, int) else any(held):
-                return True
-        return False
-
-
 def _refuse_unless(found: list[int], n: int) -> None:
     if not found:
         raise PatternError(
@@ -83,8 +57,9 @@ def _covered_from(clause: Clause, n: int) -> int:
     if clause.sees_itself:
         return 0
     if clause.predicates:
-        seen = simplified(at(clause.condition, Q, Q)) == Truth(value=True)
-        return 0 if seen and replace(clause, predicates=()).sees_itself else n
+        from vitruvius.patterns.own_rows import sees_itself
+
+        return 0 if sees_itself(clause) else n
     plain = not (clause.restricts_queries or clause.chunks) and clause.distance_multiple == 1
     keys = progression(clause.key_low, min(clause.key_high, n) - 1, clause.key_residue, clause.key_step)
     if plain and clause.distance_high == FOREVER and keys is not None:
@@ -92,8 +67,23 @@ def _covered_from(clause: Clause, n: int) -> int:
     return n
 
 
+def _own_rows(clause: Clause, n: int) -> OwnRows:
+    from vitruvius.patterns.own_rows import OwnRows
+
+    return OwnRows(clause, n)
+
+
+def _own_period(clause: Clause) -> int | None:
+    """After how many queries own conditions repeat; 1 without any, None when that is not known."""
+    if not clause.predicates:
+        return 1
+    from vitruvius.patterns.own_rows import repeats_after
+
+    return repeats_after(clause)
+
+
 def _period(clause: Clause) -> int:
-    own = period(clause.condition, DIAGONAL) or 1
+    own = _own_period(clause) or 1
     return lcm(clause.key_step, clause.query_step, clause.distance_multiple, *clause.chunks, own)
 
 
@@ -101,7 +91,7 @@ def _settled_from(clause: Clause, n: int) -> int:
     """A position from which on this clause's rows are empty or not with its period."""
     if clause.distance_low < 0:
         return n  # the end of the sequence cuts into rows that look ahead
-    if clause.predicates and period(clause.condition, DIAGONAL) is None:
+    if _own_period(clause) is None:
         return n
     nearest, farthest = clause.distance_low, clause.distance_high
     queries = clause.query_high if clause.query_high < FOREVER else clause.query_low

@@ -35,6 +35,7 @@ class Sum:
 
     @staticmethod
     def of(node: Whole) -> Sum:
+        """A number taken apart."""
         match node:
             case Number():
                 return Sum({}, node.value)

@@ -16,10 +16,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from vitruvius.errors import PatternError
-from vitruvius.patterns.conditions import DEEPEST_NESTING, ConditionParser
 from vitruvius.patterns.names import NAMED, NamedPattern, Parameter, named, whole
-from vitruvius.patterns.normalising import pattern_of
-from vitruvius.patterns.tokens import WHERE, Token, tokens_of, whole_number
+from vitruvius.patterns.tokens import DEEPEST_NESTING, WHERE, Token, tokens_of, whole_number
 
 if TYPE_CHECKING:
     from vitruvius.patterns.algebra import Pattern
@@ -107,6 +105,8 @@ def build(text: str, node: Node) -> Pattern:
     """The pattern of a syntax tree read from `text`. Raises `PatternError`."""
     try:
         if isinstance(node, Where):
+            from vitruvius.patterns.normalising import pattern_of
+
             return pattern_of(node.condition)
         if isinstance(node, Named):
             return node.entry.make(**{argument.parameter.name: argument.value for argument in node.arguments})
@@ -173,6 +173,8 @@ class _Parser:
         opening = self._next()
         if opening.text != "(":
             self._fail("where needs a condition in parentheses", opening.start, fix="as in where((q - k) % 7 == 0)")
+        from vitruvius.patterns.conditions import ConditionParser
+
         parser = ConditionParser(self.text, self.tokens, self.at)
         condition = parser.condition()
         stop = parser.close(opening).stop

@@ -11,6 +11,9 @@ from vitruvius.errors import PatternError
 WHERE: Final = "where"
 """The name after which a condition on q and k stands in parentheses."""
 
+DEEPEST_NESTING: Final = 32
+"""More parentheses inside each other are refused."""
+
 _WORDS: Final = r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<number>[0-9][A-Za-z0-9_.]*)"
 _OUTSIDE: Final = re.compile(_WORDS + r"|(?P<mark>[&|(),=])")
 _INSIDE: Final = re.compile(_WORDS + r"|(?P<mark>\*\*|//|<<|>>|<=|>=|==|!=|&&|\|\||[&|(),=+\-*/%<>~!^])")

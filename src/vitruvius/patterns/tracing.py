@@ -7,6 +7,7 @@ and could not work on arrays either.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from vitruvius.errors import PatternError
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from vitruvius.patterns.expressions import Condition
 
 _SAMPLES: Final = (0, 1, 2, 3, 5, 7, 8, 12, 16, 31, 64, 97, 128, 1000)
+_TRUTHS: Final[Mapping[object, bool]] = {True: True, False: False, -2: False, -1: True}
+"""What plain ints may answer: Python makes a number of ~True, of which the last bit is right."""
 _OPERATORS_ONLY: Final = "use operators on q and k: + - * // % << >> abs(), comparisons, and & | ~ between them"
 
 
@@ -45,9 +48,9 @@ def trace(function: Callable[..., object], arguments: Mapping[str, int], name: s
     for at_q in _SAMPLES:
         for at_k in _SAMPLES:
             answer = _called(function, at_q, at_k, arguments, name)
-            if type(answer) is not bool:
+            if type(answer) not in {bool, int} or answer not in _TRUTHS:
                 raise PatternError(f"{name} returned {answer!r} for q={at_q} and k={at_k}", fix="return True or False")
-            if answer is not bool(value(found, at_q, at_k)):
+            if _TRUTHS[answer] is not bool(value(found, at_q, at_k)):
                 raise PatternError(
                     f"{name} answers ints (q={at_q}, k={at_k}) otherwise than arrays",
                     fix="compute the answer from q and k alone, in the same way whatever they are",
@@ -57,7 +60,9 @@ def trace(function: Callable[..., object], arguments: Mapping[str, int], name: s
 
 def _called(function: Callable[..., object], q: object, k: object, arguments: Mapping[str, int], name: str) -> object:
     try:
-        return function(q, k, **arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of ~ on a bool
+            return function(q, k, **arguments)
     except PatternError as error:
         raise PatternError(f"{name}: {error.what}", fix=error.fix) from None
     except RecursionError:
@@ -102,7 +107,7 @@ class _Number:
     def __init__(self, number: Bounded) -> None:
         self.bounded = number
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> bool:  # noqa: PLE0304 (it never answers)
         _undecided()
 
     def __index__(self) -> int:
@@ -144,7 +149,7 @@ class _Truth:
             )
         self.condition, self.size, self.depth = condition, size, depth
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> bool:  # noqa: PLE0304 (it never answers)
         _undecided()
 
     def __invert__(self) -> _Truth:

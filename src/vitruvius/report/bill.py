@@ -42,13 +42,18 @@ def _totals(bill: Bill) -> Iterator[str]:
     rows += [_count(f"  {name}", value, "") for name, value in sorted(parts.items(), key=lambda kv: -kv[1])]
     if counts.mtp:
         rows.append(_count("apart: mtp", counts.mtp, "multi-token prediction, in training alone"))
+    if counts.buffers:
+        rows.append(_count("apart: buffers", counts.buffers, "balancing biases of routers, in fp32"))
     rows.append(_bytes("weights", bill.weights_bytes))
     if bill.mode != "train":
         rows.append(_bytes("KV cache", bill.kv_cache_bytes))
         if bill.state_bytes:
             rows.append(_bytes("recurrent state", bill.state_bytes))
     forward, train = bill.forward_flops_per_token, bill.train_flops_per_token
-    rows.append(("forward FLOPs", f"{forward:,.0f}", format_flops(forward), "a token, averaged over the context"))
+    averaged = "a token, averaged over the context"
+    if bill.flops_error:
+        averaged += f"; off by at most {format_flops(bill.flops_error / bill.context)}"
+    rows.append(("forward FLOPs", f"{forward:,.0f}", format_flops(forward), averaged))
     rows.append(("training FLOPs", f"{train:,.0f}", format_flops(train), "a token, forward and backward"))
     yield from columns(rows, align="<>><")
 

@@ -1,7 +1,7 @@
 """What a drawing of an architecture shows, before anything decides where it stands or how it looks.
 
 Everything here comes from the resolved graph: the stack from tokens up to logits, and the inside of each distinct
-block. A kind that is not known here is drawn from its fields.
+block: a kind says what to write (`details`), or is drawn from its fields.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from vitruvius.report.folding import Part, fold, line_of
 from vitruvius.spec.ffn.mlp import Gated, Mlp
 from vitruvius.spec.ffn.moe import Moe
-from vitruvius.spec.mixers.attention import Attention
-from vitruvius.spec.positions.rope import RotaryPosition
+from vitruvius.spec.mixers.seeing import described
+from vitruvius.spec.node import Mixer
 from vitruvius.spec.reporting import printable
 from vitruvius.spec.rules import ensure
 from vitruvius.spec.writing import to_data
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from vitruvius.spec.graph import Graph, Layer
     from vitruvius.spec.model import Architecture, NormPlace
-    from vitruvius.spec.node import Component, FeedForward, Position, TensorSpec
+    from vitruvius.spec.node import Component, TensorSpec
 
 MOST_DESIGNS: Final = 12
 """The insides of at most so many blocks are drawn."""
@@ -192,7 +192,7 @@ def diagram_of(architecture: Architecture) -> Diagram:
         stack=fold(graph.layers),
         final_norm=_final_norm(graph, _count(tensors, "final_norm.")),
         head=_head(graph, _count(tensors, "head.")),
-        designs=tuple(_design(graph, layer, times) for layer, times in _first_of_each(graph)),
+        designs=tuple(_design(layer, times) for layer, times in _first_of_each(graph)),
     )
 
 
@@ -210,7 +210,7 @@ def _embedding(graph: Graph, parameters: int) -> Box:
     if embedding.scale is not None:
         details.append(f"scaled by {printable(str(embedding.scale))}")
     if embedding.position is not None:
-        details.append(f"+ {_position(embedding.position)} positions")
+        details.append(f"+ {', '.join(described(embedding.position, scope))} positions")
     if embedding.norm is not None:
         details.append(f"then {embedding.norm.kind}")
     return Box(title="embedding", details=tuple(details), parameters=parameters)
@@ -245,7 +245,7 @@ def _first_of_each(graph: Graph) -> list[tuple[Layer, int]]:
     return [(layer, times[name]) for name, layer in first.items()]
 
 
-def _design(graph: Graph, layer: Layer, times: int) -> Design:
+def _design(layer: Layer, times: int) -> Design:
     tensors = layer.tensors().values()
     return Design(
         name=layer.name,
@@ -254,81 +254,42 @@ def _design(graph: Graph, layer: Layer, times: int) -> Design:
         active=sum(tensor.active for tensor in tensors),
         norm=layer.norm.kind,
         norm_place=layer.norm_place,
-        boxes=tuple(_box(component, graph) for _, component in layer.sublayers()),
+        boxes=tuple(_box(component, layer) for _, component in layer.sublayers()),
     )
 
 
-def _box(component: Component, graph: Graph) -> Box:
-    parameters = sum(tensor.count for tensor in component.tensors(graph.scope).values())
-    match component:
-        case Attention():
-            return _attention(component, graph, parameters)
-        case Moe():
-            return _moe(component, graph, parameters)
-        case Gated():
-            maps = Maps(inward=("gate", "up"), activation=component.activation, outward="down")
-            return Box(title=component.kind, details=(_widths(component, graph),), parameters=parameters, art=maps)
-        case Mlp():
-            maps = Maps(inward=("up",), activation=component.activation, outward="down")
-            biases = ("with biases",) if component.bias else ()
-            details = (_widths(component, graph), *biases)
-            return Box(title=component.kind, details=details, parameters=parameters, art=maps)
-        case _:
-            sees = getattr(component, "sees", None)
-            pattern = sees if isinstance(sees, str) else None
-            return Box(title=component.kind, details=_fields(component), parameters=parameters, sees=pattern)
-
-
-def _attention(mixer: Attention, graph: Graph, parameters: int) -> Box:
-    head = mixer.width_of_head(graph.scope)
-    details = [f"{mixer.heads:,} heads of {head:,}"]
-    if mixer.groups != mixer.heads:
-        details.append(f"{mixer.groups:,} for keys and values")
-    if mixer.qk_norm is not None:
-        details.append(f"{mixer.qk_norm.kind} on q and k")
-    if mixer.position is not None:
-        details.append(_position(mixer.position))
-        scaling = getattr(mixer.position, "scaling", None)
-        if scaling is not None:
-            details.append(_scaling(scaling))
-    if mixer.score_scale is not None:
-        details.append(f"scores times {printable(str(mixer.score_scale))}")
-    if mixer.bias != "none":
-        details.append("biases" if mixer.bias == "all" else f"biases on {mixer.bias}")
-    art = Heads(queries=mixer.heads, groups=mixer.groups)
+def _box(component: Component, layer: Layer) -> Box:
+    said, sees = component.details(layer.scope), getattr(component, "sees", None)
+    details = _fields(component) if said is None else tuple(printable(line, _LONGEST_DETAIL) for line in said)
     return Box(
-        title="attention", details=tuple(details), parameters=parameters, art=art, sees=" ".join(mixer.sees.split())
+        title=_TITLES.get(component.kind, component.kind),
+        details=details,
+        parameters=sum(tensor.count for tensor in component.tensors(layer.scope).values()),
+        art=_art(component),
+        sees=" ".join(sees.split()) if isinstance(sees, str) else None,
     )
 
 
-def _moe(moe: Moe, graph: Graph, parameters: int) -> Box:
-    details = [f"{moe.top_k:,} of {moe.experts:,} experts", f"each {moe.expert.kind}, {_inward(moe.expert, graph)}"]
-    if moe.shared_expert is not None:
-        details.append(f"shared {moe.shared_expert.kind}, {_inward(moe.shared_expert, graph)}")
-    renormalised = ", renormalised" if getattr(moe.router, "renormalise", False) else ""
-    router = f"{moe.router.kind} router{renormalised}"
-    art = Experts(experts=moe.experts, chosen=moe.top_k, shared=moe.shared_expert is not None, router=router)
-    return Box(title="mixture of experts", details=tuple(details), parameters=parameters, art=art)
+_TITLES = {"moe": "mixture of experts"}
+"""What boxes of a kind are called, where that is not the kind."""
 
 
-def _widths(ffn: FeedForward, graph: Graph) -> str:
-    return f"{_inward(ffn, graph)} → {graph.scope.width:,}"
-
-
-def _inward(ffn: FeedForward, graph: Graph) -> str:
-    return f"{graph.scope.width:,} → {ffn.hidden_width:,}"
-
-
-def _position(position: Position) -> str:
-    if isinstance(position, RotaryPosition):
-        return f"rope, theta {position.theta:,.12g}"
-    limit = getattr(position, "size", None)
-    return f"{limit:,} {position.kind}" if isinstance(limit, int) else position.kind
-
-
-def _scaling(scaling: Any) -> str:
-    factor = getattr(scaling, "factor", None)
-    return f"{scaling.kind} scaling" + (f" by {factor:g}" if isinstance(factor, int | float) else "")
+def _art(component: Component) -> Art | None:
+    match component:
+        case Moe():
+            renormalised = ", renormalised" if getattr(component.router, "renormalise", False) else ""
+            router = f"{component.router.kind} router{renormalised}"
+            shared = component.shared_expert is not None
+            return Experts(experts=component.experts, chosen=component.top_k, shared=shared, router=router)
+        case Gated():
+            return Maps(inward=("gate", "up"), activation=component.activation, outward="down")
+        case Mlp():
+            return Maps(inward=("up",), activation=component.activation, outward="down")
+        case Mixer():
+            heads = component.heads_and_groups()
+            return None if heads is None else Heads(queries=heads[0], groups=heads[1])
+        case _:
+            return None
 
 
 def _fields(component: Component) -> tuple[str, ...]:

@@ -61,6 +61,8 @@ class Bill:
     """Useful FLOPs of a forward pass over one sequence of `context` tokens; in training with multi-token prediction."""
     dense_flops: int
     """The same with every query-key pair counted."""
+    flops_error: int
+    """How far `forward_flops` may be off: above 0 only for own patterns too irregular to be counted."""
     layers: tuple[LayerBill, ...]
     claims: tuple[Verdict, ...]
 
@@ -95,6 +97,7 @@ class Bill:
                 "forward_per_token": self.forward_flops_per_token,
                 "train_per_token": self.train_flops_per_token,
                 "dense_forward_per_token": self.dense_flops / self.context,
+                "forward_per_token_error": self.flops_error / self.context,
             },
             "fits": None,
             "decode": {"tokens_per_second_bound": None},
@@ -136,6 +139,7 @@ def size(
         state_bytes=0 if mode == "train" else state_bytes(graph, tokens, batch, dtype),
         forward_flops=cost.useful,
         dense_flops=cost.dense,
+        flops_error=cost.unsure,
         layers=_by_block(graph, tokens, batch if mode == "inference" else 0, dtype),
         claims=tuple(judge(claim, graph) for claim in architecture.claims),
     )

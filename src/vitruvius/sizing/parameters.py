@@ -29,6 +29,8 @@ class Parameters:
     """Stored parameters of embedding, mixers, cross-attention, ffns, routers, norms, streams and head."""
     mtp: int = 0
     """Of multi-token prediction, which takes part in training alone; in no other number here."""
+    buffers: int = 0
+    """Numbers saved beside the parameters, in fp32 whatever the format: balancing biases; in no other number here."""
 
 
 def count_parameters(graph: Graph) -> Parameters:
@@ -48,6 +50,7 @@ def count_parameters(graph: Graph) -> Parameters:
         embedding=tables,
         by_component=by_component,
         mtp=sum(t.count for t in apart.values()),
+        buffers=sum(t.count for t in graph.buffers().values()),
     )
 
 

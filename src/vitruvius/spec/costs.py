@@ -18,6 +18,24 @@ bias     an additive vector                              table    rows looked up
 LINEAR_ROLES: frozenset[Role] = frozenset({"matrix", "output", "router"})
 
 
+StartKind = Literal["uniform", "log-of-uniform", "step-size", "log-of-count", "ramp"]
+"""First values of a tensor, with `low` and `high` as bounds:
+
+uniform        drawn evenly between them                   log-of-uniform  the logarithm of such a draw
+step-size      what softplus turns into a number between   log-of-count    log 1, log 2, log 3, ... along the last axis
+               them, drawn evenly on a logarithmic scale   ramp            from low to high along the last axis
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """First values of a tensor that are neither all the same nor drawn as its role says, whatever the init."""
+
+    kind: StartKind
+    low: float = 0.0
+    high: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
     """One parameter tensor: its shape, its role, and which share of it a token uses."""
@@ -26,8 +44,8 @@ class TensorSpec:
     role: Role = "matrix"
     used: tuple[int, int] = (1, 1)
     """(top_k, experts): a token passes through top_k of the experts that the tensor stacks."""
-    start: float | None = None
-    """The value that every entry starts with; None leaves it to the role: gains 1, biases 0, the others drawn."""
+    start: float | Start | None = None
+    """What every entry starts with; None leaves it to the role: gains 1, biases 0, the others drawn by the init."""
 
     @property
     def count(self) -> int:
@@ -89,7 +107,11 @@ class Flops:
 
     useful: int = 0
     dense: int = 0
+    unsure: int = 0
+    """How far `useful` may be off: above 0 only for own patterns too irregular to be counted."""
 
     def __add__(self, other: Flops) -> Flops:
         """Sum of two costs."""
-        return Flops(useful=self.useful + other.useful, dense=self.dense + other.dense)
+        return Flops(
+            useful=self.useful + other.useful, dense=self.dense + other.dense, unsure=self.unsure + other.unsure
+        )

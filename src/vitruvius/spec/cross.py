@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.errors import Finding
+from vitruvius.errors import Finding, UsageError
+from vitruvius.spec.expressions import evaluate
 from vitruvius.spec.node import Cross, Flops, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class CrossAttention(Cross):
     """Key and value heads, a divisor of heads; as many as heads when not given."""
     head_width: PositiveInt | None = None
     """Channels per head; width / heads when not given."""
-    score_scale: float | None = None
-    """Multiplies the scores; 1/sqrt(head_width) when not given. T5 has 1."""
+    score_scale: float | str | None = None
+    """Multiplies the scores: a number or an expression; 1/sqrt(head_width) when not given. T5 has 1."""
     bias: Literal["none", "qkv", "all"] = "none"
     """Which maps add a learned vector."""
 
@@ -41,7 +42,10 @@ class CrossAttention(Cross):
 
     def scale(self, scope: Scope) -> float:
         """What the scores are multiplied by."""
-        return scope.attention_scale(self.width_of_head(scope)) if self.score_scale is None else self.score_scale
+        head_width = self.width_of_head(scope)
+        if self.score_scale is None:
+            return scope.attention_scale(head_width)
+        return evaluate(self.score_scale, {"width": scope.width, "head_width": head_width})
 
     def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
         """`q`, `k`, `v` and `out`."""
@@ -89,3 +93,9 @@ class CrossAttention(Cross):
         if self.head_width is None and scope.width % self.heads:
             what = f"{self.heads} does not divide width={scope.width}"
             yield Finding(path="heads", what=what, fix="give head_width, or choose heads among the divisors of width")
+            return
+        if self.score_scale is not None:
+            try:
+                self.scale(scope)
+            except UsageError as error:
+                yield Finding(path="score_scale", what=error.what, fix=error.fix)

@@ -148,7 +148,7 @@ def _obstacles(tree: Node, numbered: Mapping[str, int]) -> Iterator[Finding]:
         is_reference = path == ("mtp", "block") or (_is_in_block(path) and path[-1] in _REFERENCES)
         if is_reference and isinstance(node.value, str) and node.value in numbered:
             what = f"this names {quoted(node.value)}, of which no two layers are alike: their values differ by `each`"
-            yield Finding(path=dotted(path), what=what, fix=f"let it name a block that extends {node.value}")
+            yield Finding(path=dotted(path), what=what, fix="name a block whose layers are all alike")
 
 
 def _too_large(tree: Node, numbered: Mapping[str, int]) -> Iterator[Finding]:
@@ -277,8 +277,10 @@ def _chosen(node: Node, index: int) -> Node:
     if is_each(node):
         values = _values(node)
         if not values:
+            # Where the finding about the `each` stands, so that what is said of this null is not said twice.
             assert isinstance(node.value, dict)
-            return node_at(None, node.value[EACH].mark)
+            inside = node.value[EACH]
+            return node_at(None, node.key_marks[EACH] if isinstance(inside.value, dict) else inside.mark)
         return _chosen(values[min(index, len(values) - 1)], index)
     if isinstance(node.value, list):
         items = [_chosen(child, index) for child in node.value]

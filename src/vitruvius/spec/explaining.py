@@ -157,7 +157,7 @@ def _kind_of(value: object) -> object:
     return cast("dict[str, object]", value).get("kind") if isinstance(value, dict) else None
 
 
-_FAMILY_OF_KEY = {"expert": "ffn", "shared_expert": "ffn", "qk_norm": "norm"}
+_FAMILY_OF_KEY = {"expert": "ffn", "shared_expert": "ffn", "qk_norm": "norm", "inner_norm": "norm"}
 
 
 def _family_of(path: Steps) -> str | None:

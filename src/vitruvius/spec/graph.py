@@ -52,6 +52,11 @@ class Graph:
         patterns = (layer.mixer.pattern() for layer in self.layers if layer.mixer is not None)
         return all(pattern is None or pattern.is_causal for pattern in patterns)
 
+    @property
+    def opens_prefix(self) -> bool:
+        """Whether some layer reads a run-time prefix in both directions, so that a prompt must enter at once."""
+        return any(layer.mixer is not None and layer.mixer.opens_prefix for layer in self.layers)
+
     def every_layer(self) -> Iterator[Layer]:
         """The layers of all stacks: encoder, those under the head, multi-token prediction."""
         yield from self.encoder

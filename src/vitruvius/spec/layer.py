@@ -69,6 +69,13 @@ class Layer:
         if self.ffn is not None:
             yield "ffn", self.ffn
 
+    def loans(self) -> Iterator[tuple[Literal["keys", "values"], int]]:
+        """What the mixer reads of earlier layers, and their indices."""
+        if self.keys_from is not None:
+            yield "keys", self.keys_from
+        if self.values_from is not None:
+            yield "values", self.values_from
+
     @property
     def branch_scale(self) -> float:
         """What each sublayer's output is multiplied by before it joins the stream."""

@@ -38,6 +38,11 @@ class Mixing:
         del what, lender, scope
         return ()
 
+    @property
+    def opens_prefix(self) -> bool:
+        """Whether the run-time prefix of a text is read in both directions."""
+        return False
+
     def pattern(self) -> Pattern | None:
         """Who attends to whom, or None when the mixer has no query-key pairs."""
         return None

@@ -89,6 +89,8 @@ class Component(Node):
 
     family: ClassVar[str] = ""
     """Name of the family, as in error messages and docs (`mixer`, `ffn`, ...)."""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Other names that the kind is known by: files may use them, and what is written has the kind's own."""
 
     kind: str
     """The registered name; each kind narrows this to a literal of its own."""
@@ -196,6 +198,8 @@ class Position(Component):
     acts_on: ClassVar[Literal["embedding", "rotation", "scores"]]
     has_kernel: ClassVar[bool] = False
     """Whether its module computes attention by itself (the hook `attend`)."""
+    causal_only: ClassVar[str] = ""
+    """What it does that makes no sense for a key later than the query; empty where it works in both directions."""
 
     def longest_sequence(self, scope: Scope) -> int | None:
         """Tokens beyond which there are no positions, or None without such a limit."""
@@ -224,6 +228,11 @@ class Position(Component):
 
     def pair_flops_for_heads(self, heads: Heads) -> int:
         """What the position adds to the cost of each query-key pair."""
+        del heads
+        return 0
+
+    def token_flops_for_heads(self, heads: Heads) -> int:
+        """What the position adds to the cost of each token, besides its linear maps."""
         del heads
         return 0
 
@@ -369,9 +378,20 @@ Kind = TypeVar("Kind", bound=type[Component])
 def register(node: Kind) -> Kind:
     """Add a kind to its family; the name is the default of its `kind` field. Usable as a decorator.
 
-    Raises ValueError when the family already has another kind of that name.
+    Raises ValueError when the family already has another kind of that name, or an alias means another one.
     """
     name: str = node.__dataclass_fields__["kind"].default
+    names = {kind for family in _registry.values() for kind in family}
+    aliases = {
+        a
+        for f in _registry.values()
+        for kind in f.values()
+        if kind.__qualname__ != node.__qualname__
+        for a in kind.aliases
+    }
+    if name in aliases or not aliases.union(names).isdisjoint(node.aliases):
+        message = f"{node.family} kind {name!r}: its name or an alias of it already means another kind"
+        raise ValueError(message)
     known = _registry[node.family].setdefault(name, node)
     if known is not node and known.__qualname__ != node.__qualname__:
         message = f"{node.family} kind {name!r} is already registered by {known.__module__}.{known.__qualname__}"

@@ -1,4 +1,4 @@
-"""Initialisations that carry hyperparameters from a small model to a large one: muP across width, CompleteP across depth.
+"""Initialisations that carry hyperparameters to larger models: muP across width, CompleteP across depth too.
 
 Both equal `normal` at their base: same first weights, same multipliers, same learning rates. Away from it, with
 m = width / base_width and m_L = depth / base_depth, under Adam:
@@ -21,11 +21,11 @@ learning rates do not depend on depth).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.spec.inits import Residual
+from vitruvius.spec.inits import Residual  # noqa: TC001 (pydantic reads the fields' types at run time)
 from vitruvius.spec.node import Init, PositiveFloat, PositiveInt, register
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class WidthParametrisation(Init):
 
     def std_of(self, weight: Weight, scope: Scope) -> float:
         """Standard deviation of a tensor that is drawn."""
-        base = super(WidthParametrisation, self).std_of(weight, scope)
+        base = super().std_of(weight, scope)
         ratio = self.width_ratio(scope.width)
         if weight.width_class == "hidden":
             return base / sqrt(ratio)
@@ -62,7 +62,7 @@ class WidthParametrisation(Init):
 
     def attention_scale(self, head_width: int) -> float:
         """What scores of heads of this width are multiplied by: 1/d, and 1/sqrt(d) at the base head width."""
-        return sqrt(self.base_head_width) / head_width
+        return sqrt(self.base_head_width / head_width) / sqrt(head_width)
 
     def logit_scale(self, width: int) -> float:
         """What the logits of a stream of `width` are multiplied by."""
@@ -78,7 +78,7 @@ class WidthParametrisation(Init):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MuP(WidthParametrisation):
-    """Maximal update parametrisation: a learning rate found at the base width holds at any width (Yang et al., 2022)."""
+    """Maximal update parametrisation: learning rates found at the base width hold at any (Yang et al., 2022)."""
 
     kind: Literal["mup"] = "mup"
     base_width: PositiveInt
@@ -109,15 +109,19 @@ class CompleteP(WidthParametrisation):
     """Standard deviation of every matrix at the base width."""
     table_std: PositiveFloat = 0.02
     """Standard deviation of embedding and position tables, at any width."""
-    residual: Literal["plain"] = "plain"
-    """Maps into the residual stream are drawn as all others: sublayers are multiplied by base_depth / depth instead."""
+    residual: Residual = "plain"
+    """`scaled` divides maps into the residual stream by sqrt(2 x base_depth), at any depth."""
+
+    def std_of(self, weight: Weight, scope: Scope) -> float:
+        """Standard deviation of a tensor that is drawn; the depth has no say in it."""
+        return super(CompleteP, self).std_of(weight, replace(scope, depth=self.base_depth))
 
     def branch_scale(self, depth: int) -> float:
         """What each sublayer of a stack of `depth` layers is multiplied by before it joins the residual stream."""
         return self.base_depth / depth
 
     def weight_decay_scale(self, weight: Weight, scope: Scope) -> float:
-        """m where the learning rate has 1/m, so that decay per step does not depend on the width."""
+        """The ratio m where the learning rate has 1/m, so that decay per step does not depend on the width."""
         return 1.0 / self.learning_rate_scale(weight, scope)
 
     def eps_scale(self, weight: Weight, scope: Scope) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.errors import Finding, UsageError
+from vitruvius.spec.aliases import canonical_names
 from vitruvius.spec.each import expand_each
 from vitruvius.spec.explaining import explain_all
 from vitruvius.spec.merge import resolve_blocks
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from vitruvius.spec.tree import Node as Tree
 
 BARE_NAMES = frozenset(
-    {"expert", "ffn", "head", "init", "mixer", "norm", "position", "qk_norm", "router", "scaling"} | {"shared_expert"}
+    {"expert", "ffn", "head", "init", "mixer", "norm", "position", "qk_norm", "router", "scaling"}
+    | {"inner_norm", "shared_expert"}
 )
 """Fields where a bare name means a mapping with that kind: `norm: layernorm` is `norm: {kind: layernorm}`."""
 
@@ -134,7 +136,8 @@ def _closest(name: str, known: Sequence[str]) -> str:
 
 
 def _understand(tree: Tree, text: str, file: str, overrides: Sequence[str]) -> Reading:
-    written = resolve_blocks(apply_overrides(tree, overrides, bare=BARE_NAMES), bare=BARE_NAMES)
+    tree = canonical_names(apply_overrides(tree, overrides, bare=BARE_NAMES), BARE_NAMES)
+    written = resolve_blocks(tree, bare=BARE_NAMES)
     expansion = expand_each(written, bare=BARE_NAMES)
     tree = expansion.tree
     plain = to_plain(tree)

@@ -204,12 +204,12 @@ def _loans(graph: Graph) -> Iterator[Finding]:
     known: set[tuple[str, str, str]] = set()
     for stack in (graph.encoder, graph.layers, graph.mtp):
         for layer in stack:
-            for what, source in (("keys", layer.keys_from), ("values", layer.values_from)):
-                if source is None or layer.mixer is None or (what, layer.name, stack[source].name) in known:
-                    continue
-                known.add((what, layer.name, stack[source].name))
-                at, lender = mixer_block(layer, graph.architecture.blocks), stack[source].mixer or Mixing()
-                yield from under(f"blocks.{at}.mixer", layer.mixer.findings_of_loan(what, lender, layer.scope))
+            for what, source in layer.loans():
+                pair = (what, layer.name, stack[source].name)
+                if layer.mixer is not None and pair not in known:
+                    at, lender = mixer_block(layer, graph.architecture.blocks), stack[source].mixer or Mixing()
+                    yield from under(f"blocks.{at}.mixer", layer.mixer.findings_of_loan(what, lender, layer.scope))
+                known.add(pair)
 
 
 def _future(block: Block) -> Iterator[Finding]:

@@ -105,6 +105,8 @@ def _in_file_form(definition: _Schema, node: type[Node] | None) -> _Schema:
         required = ["kind", *required]
         properties["kind"] |= {"description": summary(node)}
         properties["kind"].pop("default", None)
+        if node.aliases:
+            properties["kind"] |= {"enum": [properties["kind"].pop("const"), *node.aliases]}
     return {**definition, "properties": properties, "required": required}
 
 
@@ -154,7 +156,8 @@ def _component(family: str, name: str, *, nullable: bool) -> _Schema:
     """A mapping with a kind, or where the field takes them a bare name, `none` and null."""
     forms: list[_Schema] = [{"$ref": f"#/$defs/{node.__name__}"} for node in kinds(family).values()]
     if name in BARE_NAMES:
-        bare = [kind for kind, node in kinds(family).items() if not _needs_fields(node)]
+        plain = {kind: node for kind, node in kinds(family).items() if not _needs_fields(node)}
+        bare = [name for kind, node in plain.items() for name in (kind, *node.aliases)]
         bare += ["none"] if nullable else []
         if bare:
             forms.append({"enum": bare})

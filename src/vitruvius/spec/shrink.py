@@ -166,7 +166,7 @@ def _window_factor(architecture: Architecture, context: int) -> float:
 def _shrunk(node: Any, twin: Twin) -> Any:
     """The node with what it says of itself, and everything inside it shrunk; what nobody mentions is kept."""
     changes: dict[str, object] = {}
-    own = node.shrunk(twin) if isinstance(node, Component) else {}
+    own: dict[str, object] = dict(node.shrunk(twin)) if isinstance(node, Component) else {}
     for f in fields(node):
         value = own.get(f.name, getattr(node, f.name))
         if isinstance(value, Node):

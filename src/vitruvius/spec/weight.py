@@ -2,8 +2,8 @@
 
 What a parametrisation (`init`) scales by width depends on nothing else. A map between two axes that grow is *hidden*;
 one from an axis that grows to one that does not is a *readout* (logits, routers, gates of a fixed number); everything
-else is a vector as far as width is concerned: embeddings, gains, biases, convolutions. Yang et al., "Tensor Programs V",
-2022, tables 3 and 8.
+else is a vector as far as width is concerned: embeddings, gains, biases, convolutions. Source: Yang et al., "Tensor
+Programs V", 2022, tables 3 and 8.
 """
 
 from __future__ import annotations

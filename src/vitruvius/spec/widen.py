@@ -34,11 +34,12 @@ def widen(architecture: Architecture, factor: int) -> Architecture:
 
 
 def deepen(architecture: Architecture, factor: int) -> Architecture:
-    """The architecture with its whole stack repeated `factor` times, each repeat with weights of its own."""
+    """The architecture with its stacks repeated `factor` times, each repeat with weights of its own."""
     assert factor >= 1
-    lines = architecture.layers
-    layers = _repeated(lines, factor) if isinstance(lines, str) else [_repeated(line, factor) for line in lines]
-    return replace(architecture, layers=layers, claims=[])
+    encoder = architecture.encoder
+    if encoder is not None:
+        encoder = replace(encoder, layers=_repeated(encoder.layers, factor))
+    return replace(architecture, layers=_repeated(architecture.layers, factor), encoder=encoder, claims=[])
 
 
 def weights(graph: Graph) -> dict[str, Weight]:
@@ -51,8 +52,10 @@ def weights(graph: Graph) -> dict[str, Weight]:
     return found
 
 
-def _repeated(line: str, factor: int) -> str:
-    return line if factor == 1 else f"({line})*{factor}"
+def _repeated(lines: str | list[str], factor: int) -> str | list[str]:
+    if factor == 1:
+        return lines
+    return f"({lines})*{factor}" if isinstance(lines, str) else [f"({line})*{factor}" for line in lines]
 
 
 def _widened(node: AnyNode, factor: int) -> AnyNode:

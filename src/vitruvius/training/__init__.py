@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitruvius.training.config import TrainConfig as TrainConfig
     from vitruvius.training.session import TrainResult as TrainResult
+    from vitruvius.training.session import begin as begin
     from vitruvius.training.session import resume as resume
     from vitruvius.training.session import train as train
 
-__all__ = ["TrainConfig", "TrainResult", "resume", "train"]
+__all__ = ["TrainConfig", "TrainResult", "begin", "resume", "train"]
 
 _HOME = {
     "TrainConfig": "vitruvius.training.config",
     "TrainResult": "vitruvius.training.session",
+    "begin": "vitruvius.training.session",
     "resume": "vitruvius.training.session",
     "train": "vitruvius.training.session",
 }

@@ -48,7 +48,7 @@ effect on a unit vector is the scale itself, which is sqrt(width) for the one an
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MuonRule:
-    """Decoupled weight decay, and a step along the orthogonal factor of the momentum. For matrices and stacks of them."""
+    """Decoupled weight decay, and a step along the orthogonal factor of the momentum; for stacks of matrices too."""
 
     state_names: ClassVar[tuple[str, ...]] = ("momentum",)
 

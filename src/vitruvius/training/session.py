@@ -15,7 +15,7 @@ from vitruvius.data import PackedBatches, TokenShards, read_index
 from vitruvius.errors import DataError, RunError, UsageError
 from vitruvius.nn import build
 from vitruvius.nn.ops import keep_freed_memory
-from vitruvius.nn.weights import tables_that_grow
+from vitruvius.nn.weights import copy_weights, tables_that_grow
 from vitruvius.runs import RunFolder, RunReader
 from vitruvius.runs.checkpoints import TOKENIZER_FILE, latest_good_checkpoint, prune, set_aside
 from vitruvius.runs.environment import environment
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from vitruvius.nn import Model
+    from vitruvius.runs import Checkpoint
     from vitruvius.spec import Architecture
     from vitruvius.training.objectives import Objective
 
@@ -68,6 +69,8 @@ class TrainResult:
     """Training tokens over wall time of this process, validation and checkpoints included."""
     seconds: float
     """Wall time of this process's loop."""
+    objective: str
+    """What was learned."""
     checkpoint: Path
     """The newest checkpoint."""
 
@@ -94,6 +97,46 @@ def train(
     than the architecture's, RunError when `out` holds a run already, a loss is not finite or a checkpoint does not fit.
     """
     listener = listener or Silent()
+    with _new_run(architecture, config, data, out, spec_text, command, listener) as (run, parts):
+        return _run(run, parts.trainer(run), listener, stop or StopRequest())
+
+
+def begin(
+    model: Model,
+    *,
+    data: Path | str,
+    out: Path | str,
+    made_from: str,
+    config: TrainConfig | None = None,
+    spec_text: str | None = None,
+    command: Sequence[str] = (),
+    listener: Listener | None = None,
+) -> Checkpoint:
+    """A new run folder that starts with a model's weights instead of drawn ones: its checkpoint at step 0.
+
+    `resume` trains it. made_from: what the weights come from, in words, for the record. Raises as `train` does.
+    """
+    listener = listener or Silent()
+    with _new_run(model.architecture, config, data, out, spec_text, command, listener) as (run, parts):
+        copy_weights(model, parts.model)
+        checkpoint = parts.trainer(run).save()
+        run.event("begun", made_from=made_from)
+        run.finish("stopped", step=0, steps=parts.config.steps, made_from=made_from)
+        listener.saved(checkpoint)
+        return checkpoint
+
+
+@contextlib.contextmanager
+def _new_run(
+    architecture: Architecture,
+    config: TrainConfig | None,
+    data: Path | str,
+    out: Path | str,
+    spec_text: str | None,
+    command: Sequence[str],
+    listener: Listener,
+) -> Generator[tuple[RunFolder, _Parts]]:
+    """A run folder made anew, and all else that training takes; whatever is wrong with it is found before."""
     ensure_architecture(architecture)
     config = _settled(ensure(config or TrainConfig(), architecture))
     _refuse_existing(Path(out))
@@ -109,7 +152,7 @@ def train(
             data=_data_record(shards),
         ) as run:
             _copy_tokenizer(shards, run.path)
-            return _run(run, parts.trainer(run), listener, stop or StopRequest())
+            yield run, parts
 
 
 def resume(
@@ -223,6 +266,7 @@ def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest
         val_bits_per_byte=None if score is None else score.bits_per_byte,
         tokens_per_second=(state.tokens - tokens_before) / seconds if trainer.last_row else None,
         seconds=seconds,
+        objective=str(trainer.config.objective),
         checkpoint=run.path / "checkpoints" / f"step-{state.step}",
     )
     summary = {key: value for key, value in result.to_dict().items() if key not in {"schema", "run", "status"}}

@@ -20,6 +20,14 @@ TERMS = st.one_of(
     st.integers(1, 30).map("block({})".format),
     st.integers(1, 7).map("stride({})".format),
     st.tuples(st.integers(1, 4), st.integers(1, 5)).map(lambda t: f"stride2d({t[0]}, {t[1]})"),
+    st.sampled_from(
+        [
+            "where((q - k) % 7 == 3)",
+            "where(q // 16 - k // 16 <= 1)",
+            "where((q + 1) // 2 == k + 1)",
+            "where(k % (q // 8 + 1) == 0)",
+        ]
+    ),
 )
 UNIONS = st.lists(TERMS, min_size=1, max_size=3).map(lambda terms: f"causal & (sliding(1) | {' | '.join(terms)})")
 FOLDING = st.tuples(st.integers(1, 9), st.integers(2, 5), st.integers(1, 9)).map(
@@ -35,7 +43,7 @@ def buckets(q, k):
 
 
 def steeper_by_head(q, k, heads):
-    slopes = torch.arange(1, heads + 1, dtype=torch.float64) / heads
+    slopes = torch.arange(1, heads + 1, dtype=torch.float64, device=q.device) / heads
     return -slopes[:, None, None] * (q.unsqueeze(-1) - k.unsqueeze(-2)).abs().unsqueeze(-3)
 
 
@@ -47,11 +55,26 @@ class Case:
     leaves: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pattern, length, names=(), *, documents=None, seed=0, heads=4, groups=2, width=8, value_width=6):
+    def of(
+        cls,
+        pattern,
+        length,
+        names=(),
+        *,
+        documents=None,
+        seed=0,
+        heads=4,
+        groups=2,
+        width=8,
+        value_width=6,
+        device="cpu",
+        dtype=torch.float64,
+    ):
         generator = torch.Generator().manual_seed(seed)
 
         def made(*shape):
-            return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+            drawn = torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return drawn.to(device=device, dtype=dtype).requires_grad_()
 
         leaves = {
             "q": made(2, heads, length, width),
@@ -74,8 +97,8 @@ class Case:
             leaves["sink"] = made(heads)
             terms["sink_H"] = leaves["sink"]
         if "prefix" in names:
-            terms["prefix_B"] = torch.randint(0, length + 3, (2,), generator=generator)
-        positions = torch.arange(length) if documents is None else place_packed(documents)
+            terms["prefix_B"] = torch.randint(0, length + 3, (2,), generator=generator).to(device)
+        positions = torch.arange(length, device=device) if documents is None else place_packed(documents)
         place = Place(positions=positions, documents=documents, prefix=terms.get("prefix_B"))
         return cls(Request(pattern=parse(pattern), scale=0.3, place=place, **terms), leaves)
 
@@ -83,7 +106,7 @@ class Case:
         """Output and all gradients by one backend."""
         q, k, v = (self.leaves[name] for name in "qkv")
         out = BACKENDS[backend](q, k, v, self.request)
-        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=out.dtype)
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(out)
         grads = torch.autograd.grad((out * weights).sum(), list(self.leaves.values()), retain_graph=True)
         return {"out": out.detach(), **dict(zip(self.leaves, grads, strict=True))}
 

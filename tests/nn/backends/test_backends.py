@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vitruvius.nn.backends import BACKENDS, packed, plans
 from vitruvius.patterns import causal, everything, parse
 
+
 @given(pattern=PATTERNS, length=st.integers(1, 300), seed=st.integers(0, 99))
 def test_the_chunked_backend_equals_the_reference_for_any_pattern_forward_and_backward(pattern, length, seed) -> None:
     Case.of(pattern, length, seed=seed).assert_same()
@@ -28,6 +29,17 @@ def test_any_terms_on_any_pattern_equal_the_reference_forward_and_backward(patte
 def test_packed_documents_never_see_each_other_in_any_backend(data, pattern, length, names) -> None:
     documents = data.draw(document_rows(length))
     Case.of(pattern, length, names, documents=documents).assert_same()
+
+
+@given(data=st.data(), pattern=PATTERNS, length=st.integers(1, 300), names=st.sets(st.sampled_from(NAMES), max_size=2))
+def test_attention_without_gradients_gives_the_same_numbers_in_every_backend(data, pattern, length, names) -> None:
+    documents = data.draw(st.none() | document_rows(length))
+    case = Case.of(pattern, length, names, documents=documents, value_width=data.draw(st.sampled_from([6, 8])))
+    with torch.no_grad():
+        expected = BACKENDS["reference"](*(case.leaves[n] for n in "qkv"), case.request)
+        for name in ("chunked", "sdpa"):
+            found = BACKENDS[name](*(case.leaves[n] for n in "qkv"), case.request)
+            assert torch.allclose(found, expected, rtol=0, atol=1e-9), name
 
 
 @pytest.mark.parametrize("cheaper", ["shared", "by document"])

@@ -33,7 +33,7 @@ def stored(case: Case, first: int, *, hidden: int = 0, backend: str = "auto") ->
     mask = request.pattern.allows(positions.unsqueeze(1), slots)
     mask = None if bool(mask.all()) else mask
     place = Place(positions=positions, prefix=request.place.prefix, backend=backend)
-    readable = Readable(tensors=tensors, positions=slots, mask=mask)
+    readable = Readable(tensors=tensors, positions=slots, seen=mask)
     return attend_stored(case.leaves["q"][:, :, first:], readable, replace(request, place=place))
 
 
@@ -67,7 +67,7 @@ def test_rows_at_different_positions_read_what_each_alone_would(names, rows) -> 
         tensors["decay"] = request.decay[1].unsqueeze(-1)
         request = replace(request, decay=(c_q.unsqueeze(-1), request.decay[1]))
     mask = request.pattern.allows(positions.unsqueeze(-1), slots.unsqueeze(-2)).unsqueeze(1)
-    readable = Readable(tensors=tensors, positions=slots, mask=mask)
+    readable = Readable(tensors=tensors, positions=slots, seen=mask)
     q = torch.stack([leaves["q"][b, :, at] for b, at in enumerate(rows)]).unsqueeze(2)
     found = attend_stored(q, readable, replace(request, place=Place(positions=positions)))
     whole = BACKENDS["reference"](*(leaves[n] for n in "qkv"), case.request)

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from vitruvius.nn.ops import QueryBlock, blockwise_attention, causal_blocks
+from vitruvius.nn.ops import QueryBlock, blockwise_attention, causal_blocks, query_blocks
 from vitruvius.nn.ops import attention as module
-from vitruvius.nn.ops import query_blocks
 
 
 def tensors(b=2, h=4, g=2, t=10, k=3, v=5, dtype=torch.float64):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
 from vitruvius.nn.backends.packed import plan_packed
 from vitruvius.nn.backends.plans import indices, only_distance, plan_rows
@@ -76,6 +77,9 @@ def in_blocks(
     decay: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """What a request asks for besides its pattern, by the kernel that works in blocks, [B, H, T, K]."""
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTK, k_BGSK, v_BGSK))
+    if not (wanted or request.terms - {"documents", "prefix"}) and k_BGSK.shape[-1] == v_BGSK.shape[-1]:
+        return _without_gradients(q_BHTK, k_BGSK, v_BGSK, blocks, request.scale)
     out_BHTK, lse_BHT = blockwise_attention(
         q_BHTK,
         k_BGSK,
@@ -90,6 +94,32 @@ def in_blocks(
     if lse_BHT is None or request.sink_H is None:
         return out_BHTK
     return out_BHTK * sink_share(lse_BHT, request.sink_H).unsqueeze(-1).to(out_BHTK.dtype)
+
+
+def _without_gradients(
+    q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, blocks: tuple[QueryBlock, ...], scale: float
+) -> Tensor:
+    """The same blocks through torch's attention, whose forward pass is faster and keeps nothing."""
+    gqa = q_BHTK.shape[1] != k_BGSK.shape[1]
+    out_BTHK = q_BHTK.new_empty(q_BHTK.transpose(1, 2).shape)
+    for block in blocks:
+        rows = slice(None) if block.batch_row is None else slice(block.batch_row, block.batch_row + 1)
+        queries = slice(block.q_start, block.q_stop)
+        k, v = (_take(x[rows], block.keys) for x in (k_BGSK, v_BGSK))
+        mask = block.mask() if callable(block.mask) else block.mask
+        if mask is not None and block.mask_start:
+            mask = F.pad(mask, (block.mask_start, 0), value=True)
+        out = F.scaled_dot_product_attention(
+            q_BHTK[rows, :, queries], k, v, attn_mask=mask, scale=scale, enable_gqa=gqa
+        )
+        out_BTHK[rows, queries] = out.transpose(1, 2)
+    return out_BTHK.transpose(1, 2)
+
+
+def _take(x_BGSK: Tensor, keys: tuple[slice, ...] | Tensor) -> Tensor:
+    if not isinstance(keys, tuple):
+        return x_BGSK.index_select(2, keys)
+    return torch.cat([x_BGSK[:, :, run] for run in keys], dim=2) if len(keys) > 1 else x_BGSK[:, :, keys[0]]
 
 
 def _with_terms(block: QueryBlock, request: Request, q_BHTK: Tensor, step: int) -> QueryBlock:
@@ -110,7 +140,7 @@ def _with_terms(block: QueryBlock, request: Request, q_BHTK: Tensor, step: int) 
 def _fold(x_BHTK: Tensor, step: int) -> Tensor:
     """Residues of time as batch rows: [B, H, T, K] to [B * step, H, ceil(T / step), K], padded at the end."""
     batch, heads, length, width = x_BHTK.shape
-    x_BHTK = torch.nn.functional.pad(x_BHTK, (0, 0, 0, -length % step))
+    x_BHTK = F.pad(x_BHTK, (0, 0, 0, -length % step))
     return x_BHTK.view(batch, heads, -1, step, width).permute(0, 3, 1, 2, 4).flatten(0, 1)
 
 

@@ -20,7 +20,7 @@ from vitruvius.errors import UsageError
 from vitruvius.nn.backends.chunked import chunked
 from vitruvius.nn.backends.packed import batch_of, by_distance
 from vitruvius.nn.backends.plans import BLOCK, only_distance
-from vitruvius.nn.backends.scores import sink_share
+from vitruvius.nn.backends.scores import sink_share, wide
 from vitruvius.patterns import full_tile, segments
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def flex(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Te
     if (key not in _KERNELS and len(_KERNELS) >= MOST_KERNELS) or (on_cpu and not _compiles_on_cpu(request, q_BHTK)):
         return chunked(q_BHTK, k_BGTK, v_BGTK, request)
     _KERNELS.add(key)
+    if on_cpu:
+        inputs = tuple(x.detach() for x in inputs)  # refused there even where gradients are off
     result = kernel()(
         *inputs,
         score_mod=_score_mod(request, q_BHTK),
@@ -87,15 +89,16 @@ def _score_mod(request: Request, q_BHTK: Tensor) -> ScoreMod | None:
         return None
     heads, length = q_BHTK.shape[1:3]
     cap, last = request.softcap, length - 1
+    dtype = wide(q_BHTK.dtype)  # the kernel's own; of a wider term the CPU's makes NaN
     bias_HX = rows_X = weight_RH = c_q = c_k = None
     if request.bias is not None:
         bias = request.bias
-        bias_HX = _by_distance(lambda q, k: bias(q, k, heads), length, q_BHTK.device)
+        bias_HX = _by_distance(lambda q, k: bias(q, k, heads), length, q_BHTK.device).to(dtype)
     if request.table is not None:
         rows_X = _by_distance(request.table.index, length, q_BHTK.device)
-        weight_RH = request.table.weight_RH
+        weight_RH = request.table.weight_RH.to(dtype)
     if request.decay is not None:
-        c_q, c_k = request.decay
+        c_q, c_k = (c.to(dtype) for c in request.decay)
 
     def score_mod(score: Tensor, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         if cap is not None:
@@ -196,7 +199,6 @@ def _tiles(pattern: Pattern, length: int, device: torch.device) -> tuple[Tensor,
 def _made(live: Tensor, full: Tensor, mask_mod: MaskMod, length: int) -> BlockMask:
     """From tiles [B or 1, tiles of queries, tiles of keys]."""
     arguments: list[Tensor] = []
-    for tiles in (live & ~full, full):
-        tiles = tiles.unsqueeze(1)
+    for tiles in ((live & ~full).unsqueeze(1), full.unsqueeze(1)):
         arguments += [tiles.sum(-1).int(), tiles.to(torch.int8).argsort(dim=-1, descending=True, stable=True).int()]
     return BlockMask.from_kv_blocks(*arguments, BLOCK_SIZE=BLOCK, mask_mod=mask_mod, seq_lengths=(length, length))

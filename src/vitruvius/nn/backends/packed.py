@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,7 +32,7 @@ _KEPT_BATCHES = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Batch:
+class Batch:
     """Packed rows, and the plans made for them."""
 
     documents_BT: Tensor
@@ -41,7 +41,8 @@ class _Batch:
     """Documents numbered by where they change."""
     positions_BT: Tensor
     """Positions within the documents."""
-    plans: dict[object, tuple[QueryBlock, ...]] = field(default_factory=dict)
+    plans: dict[object, Any] = field(default_factory=dict)
+    """By pattern, and whatever else a plan is made for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class _Piece:
     stop: int
 
 
-_BATCHES: OrderedDict[int, _Batch] = OrderedDict()
+_BATCHES: OrderedDict[int, Batch] = OrderedDict()
 
 
 def plan_packed(
@@ -69,20 +70,21 @@ def plan_packed(
     return batch.plans[key]
 
 
-def batch_of(documents_BT: Tensor) -> _Batch:
+def batch_of(documents_BT: Tensor) -> Batch:
+    """The batch with just these documents, known or new."""
     for key, batch in reversed(_BATCHES.items()):
         known = batch.documents_BT
         if known.device == documents_BT.device and torch.equal(known, documents_BT):
             _BATCHES.move_to_end(key)
             return batch
-    batch = _Batch(documents_BT.clone(), document_runs(documents_BT), place_packed(documents_BT))
+    batch = Batch(documents_BT.clone(), document_runs(documents_BT), place_packed(documents_BT))
     _BATCHES[id(batch)] = batch
     while len(_BATCHES) > _KEPT_BATCHES:
         _BATCHES.popitem(last=False)
     return batch
 
 
-def _plan(pattern: Pattern, batch: _Batch, prefix: tuple[int, ...] | None, step: int) -> tuple[QueryBlock, ...]:
+def _plan(pattern: Pattern, batch: Batch, prefix: tuple[int, ...] | None, step: int) -> tuple[QueryBlock, ...]:
     if step > 1:
         return _shared(pattern, _folded(batch.runs_BT, step), None)
     rows = [_lengths(runs_T) for runs_T in batch.runs_BT]
@@ -115,7 +117,7 @@ def by_distance(pattern: Pattern) -> Pattern:
 
 
 def _shared(pattern: Pattern, runs_BT: Tensor, positions_BT: Tensor | None) -> tuple[QueryBlock, ...]:
-    """positions are within the document, or None when the pattern looks at distances only."""
+    """Positions are within the document, or None when the pattern looks at distances only."""
     (rows, length), device = runs_BT.shape, runs_BT.device
     reach = by_distance(pattern)
     blocks: list[QueryBlock] = []
@@ -158,7 +160,7 @@ class _Own:
     """The plan of one row, by document."""
 
     def __init__(
-        self, pattern: Pattern, batch: _Batch, row: int, lengths: list[int], prefix: tuple[int, ...] | None
+        self, pattern: Pattern, batch: Batch, row: int, lengths: list[int], prefix: tuple[int, ...] | None
     ) -> None:
         self.row, self.lengths = row, lengths
         self.pattern = pattern if prefix is None else open_prefix(pattern, prefix[row])

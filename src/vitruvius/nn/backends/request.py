@@ -61,8 +61,8 @@ class Request:
     between two positions weakens their score by the difference (forgetting attention, Lin et al., 2025). Against keys
     in a cache the second is not read: the readable's tensor `decay` takes its place."""
     sink_H: Tensor | None = None
-    """A logit per head that joins the softmax's denominator and gives nothing (attention sinks; 0 is softmax-off-by-one);
-    differentiable."""
+    """A logit per head that joins the softmax's denominator and gives nothing, differentiable (attention sinks; 0 is
+    softmax-off-by-one)."""
     prefix_B: Tensor | None = None
     """`place.prefix`, from a layer that opens it: the first prefix[b] positions of each document of row b see each
     other in both directions, besides what the pattern allows."""
@@ -80,3 +80,14 @@ class Request:
             "documents": self.place.documents,
         }
         return frozenset(name for name, value in found.items() if value is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asked:
+    """What a call has asked the backends for; see `Signals.requests`."""
+
+    request: Request
+    widths: tuple[int, int]
+    """Of queries and keys, and of values."""
+    stored: bool
+    """Whether the keys are given apart from the queries, as those in a cache and of another stack are."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 
 from vitruvius.errors import UsageError
+from vitruvius.nn.backends.choosing import attend
 from vitruvius.nn.backends.chunked import in_blocks
 from vitruvius.nn.backends.plans import BLOCK
 from vitruvius.nn.backends.reference import dense
+from vitruvius.nn.backends.request import Asked
 from vitruvius.nn.backends.scores import added, sink_share, softcapped, wide
+from vitruvius.nn.backends.table import STORED, Row, Situation, lookup
 from vitruvius.nn.ops import QueryBlock
+from vitruvius.patterns import causal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,14 +30,28 @@ _IN_BLOCKS = {"softcap", "bias", "table", "decay", "sink"}
 """Terms that torch's attention does not know, or only as a tensor of all pairs."""
 
 
+@lru_cache(maxsize=64)
+def stored_row(terms: frozenset[str], widths: tuple[int, int]) -> Row:
+    """The row of the table for one query per row against the keys of a cache."""
+    return lookup(
+        STORED, Situation(pattern=causal, terms=terms, device="any", dtype="any", work="infer", widths=widths)
+    )
+
+
 def attend_stored(q_BHTK: Tensor, readable: Readable, request: Request) -> Tensor:
     """Attention of new queries to keys in a cache, [B, H, T, K]; the readable's mask is the pattern's.
 
     Raises UsageError when a prefix comes in parts: its first tokens read its last.
     """
-    mask = readable.mask
+    widths = (readable.k_BGSK.shape[-1], readable.v_BGSK.shape[-1])
+    signals = request.place.signals
+    if signals is not None and signals.requests is not None:
+        signals.requests.append(Asked(request=request, widths=widths, stored=True))
     if request.prefix_B is not None:
-        mask = _with_prefix(readable, request)
+        _ensure_whole_prefix(request)
+    if readable.of_queries:
+        return attend(q_BHTK, readable.k_BGSK, readable.v_BGSK, request)
+    mask = readable.mask if request.prefix_B is None else _with_prefix(readable, request.prefix_B, request)
     decay = None
     if request.decay is not None:
         decay = (request.decay[0], readable.tensors["decay"].squeeze(-1))
@@ -44,20 +63,21 @@ def attend_stored(q_BHTK: Tensor, readable: Readable, request: Request) -> Tenso
     return _many_queries(q_BHTK, readable, request, mask, decay)
 
 
-def _with_prefix(readable: Readable, request: Request) -> Tensor | None:
-    prefix_B = request.prefix_B
-    assert prefix_B is not None
-    q, k = request.place.positions, readable.positions
+def _ensure_whole_prefix(request: Request) -> None:
+    prefix_B, q = request.prefix_B, request.place.positions
     first, last = (q[..., 0], q[..., -1]) if q.dim() == 2 else (q[:1], q[-1:])
     if bool(((first < prefix_B) & ((first > 0) | (last + 1 < prefix_B))).any()):
         what = "the tokens of a prefix came in parts, and its first tokens read its last"
         raise UsageError(what, fix="pass the whole prefix in the first call with this cache")
-    if readable.mask is None:
+
+
+def _with_prefix(readable: Readable, prefix_B: Tensor, request: Request) -> Tensor | None:
+    mask = readable.mask
+    if mask is None:
         return None
     prefix_B11 = prefix_B.view(-1, 1, 1)
-    q, k = q.unsqueeze(-1), k.unsqueeze(-2)
-    opened = (q < prefix_B11) & (k < prefix_B11) & (k >= 0)
-    return readable.mask | opened.unsqueeze(1)
+    q, k = request.place.positions.unsqueeze(-1), readable.positions.unsqueeze(-2)
+    return mask | ((q < prefix_B11) & (k < prefix_B11) & (k >= 0)).unsqueeze(1)
 
 
 def _one_query(
@@ -70,7 +90,8 @@ def _one_query(
     terms = added(request, request.place.positions, readable.positions, heads=q_BH1K.shape[1], decay=decay)
     if terms is not None:
         terms = terms.unflatten(-3, (groups, -1)).squeeze(-2)
-    if request.softcap is None and request.sink_H is None and k_BGSK.shape[-1] == v_BGSK.shape[-1]:
+    widths = (k_BGSK.shape[-1], v_BGSK.shape[-1])
+    if stored_row(request.terms, widths).backend == "sdpa":
         if terms is not None:
             terms = terms if mask is None else terms.masked_fill(~mask, -torch.inf)
             mask = terms.to(q_BGRK.dtype).expand(q_BGRK.shape[0], *terms.shape[-3:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from vitruvius.spec.mixers.attention import Attention
 
 if TYPE_CHECKING:
     from vitruvius.nn.place import Place
-    from vitruvius.spec import Layer, Scope
+    from vitruvius.spec import Scope
 
 
 @implements(Attention)
@@ -91,17 +91,21 @@ class AttentionModule(nn.Module):
             new["decay"] = decay_BHT.unsqueeze(3)
         if cache is None:
             return attend(q_BHTK, k_BGTK, v_BGTK, request)
-        return attend_stored(q_BHTK, cache.extend(new, place.positions, self.pattern), request)
+        readable = cache.extend(new, place.positions, self.pattern)
+        if hooks.prune is not None:
+            readable = hooks.prune(q_BHTK, k_BGTK, readable, request, cache)
+        return attend_stored(q_BHTK, readable, request)
 
     def _to_borrowed(self, q_BHTK: Tensor, place: Place) -> Tensor:
         """Attention to the keys that an earlier layer left, itself or in its cache."""
         hooks = hooks_of(self.position)
         if hooks.rotate is not None:
             q_BHTK, _ = hooks.rotate(q_BHTK, q_BHTK[:, :1], place.positions)
-        lent = place.passed.keys[_layer(place).keys_from]
+        lent = place.passed.keys[_lender(place, "keys")]
         if isinstance(lent, KeyValueStore):
             return attend_stored(q_BHTK, lent.read(place.positions, self.pattern), self._request(place))
-        return attend(q_BHTK, *lent, self._request(place))
+        k_BGTK, v_BGTK = lent
+        return attend(q_BHTK, k_BGTK, v_BGTK, self._request(place))
 
     def _request(self, place: Place) -> Request:
         hooks = hooks_of(self.position)
@@ -122,7 +126,7 @@ class AttentionModule(nn.Module):
         if self.value_mix is None:
             return v_BGTK
         own, other = self.value_mix
-        return own * v_BGTK + other * place.passed.values[_layer(place).values_from]
+        return own * v_BGTK + other * place.passed.values[_lender(place, "values")]
 
     def _lend(self, k_BGTK: Tensor, v_BGTK: Tensor, place: Place, cache: KeyValueStore | None) -> None:
         """Leave for later layers what they read of this one, and nothing else: it would take memory until the end."""
@@ -142,7 +146,7 @@ class AttentionModule(nn.Module):
         return empty_store(self.spec, scope, batch=batch, capacity=capacity, like=self.out.weight)
 
 
-def _layer(place: Place) -> Layer:
-    """The layer that is computing; the model always says which."""
+def _lender(place: Place, what: Literal["keys", "values"]) -> int:
+    """The layer whose keys or values the one that is computing reads; the model always says which."""
     assert place.layer is not None
-    return place.layer
+    return dict(place.layer.loans())[what]

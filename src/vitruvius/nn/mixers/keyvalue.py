@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -25,8 +25,16 @@ class Readable:
     """What is kept for each key, by name, [B, rows, S, width]; `k` and `v` among them."""
     positions: Tensor
     """Positions of the keys: [S], or [B, S] when rows differ; negative where a slot is empty."""
-    mask: Tensor | None
-    """[T, S] or [B, 1, T, S], True = attend; None when every query attends to all."""
+    seen: Tensor | Callable[[], Tensor] | None
+    """Which keys each query sees, [T, S] or [B, 1, T, S]; None when it is all of them. A function makes it where it is
+    large and seldom asked for."""
+    of_queries: bool = False
+    """Whether the keys are just those of the queries, from the start of each row: a sequence attends to itself."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """[T, S] or [B, 1, T, S], True = attend; None when every query attends to all."""
+        return self.seen() if callable(self.seen) else self.seen
 
     @property
     def k_BGSK(self) -> Tensor:  # noqa: N802 (shape suffix)
@@ -112,11 +120,14 @@ class KeyValueStore:
         if self._beside is None:
             return self._read_one(q_positions, pattern)
         beside = self._beside
-        mask = pattern.allows(q_positions.unsqueeze(-1), beside.positions.unsqueeze(-2))
-        if beside.usable is not None:
-            mask = mask & beside.usable.unsqueeze(-2)
-        mask = mask if beside.positions.dim() == 1 else mask.unsqueeze(1)
-        return Readable(tensors=beside.tensors, positions=beside.positions, mask=mask)
+
+        def seen() -> Tensor:
+            mask = pattern.allows(q_positions.unsqueeze(-1), beside.positions.unsqueeze(-2))
+            if beside.usable is not None:
+                mask = mask & beside.usable.unsqueeze(-2)
+            return mask if beside.positions.dim() == 1 else mask.unsqueeze(1)
+
+        return Readable(tensors=beside.tensors, positions=beside.positions, seen=seen, of_queries=beside.usable is None)
 
     # Reading
 
@@ -131,7 +142,7 @@ class KeyValueStore:
             tensors = {name: tensor[:, :, index] for name, tensor in self.slots.items()}
         else:
             tensors = {name: tensor.index_select(2, index) for name, tensor in self.slots.items()}
-        return Readable(tensors=tensors, positions=selection.positions, mask=selection.mask)
+        return Readable(tensors=tensors, positions=selection.positions, seen=selection.mask)
 
     def _select(self, q_positions: Tensor, pattern: Pattern) -> _Selection:
         """Slots to read: a slice without a mask where all of it is seen, few slots by index, else a mask."""

@@ -11,6 +11,7 @@ and inside attention, in this order
     bias(q_positions, k_positions, heads)                a constant for each score, [..., H, T, S]
     table_bias()                                         a learned term for each score, by distance (TableBias)
     decay(x_BTD, place, cache)                           c_BHT, at least fp32; scores gain c(query) - c(key)
+    prune(q_BHTK, k_BGTK, readable, request, cache)      what of the cache a step reads: leaves out keys of no weight
     attend(q_BHTK, k_BGTK, v_BGTK, x_BTD, request, cache)    computes attention with a kernel of its own, out_BHTK
 
 `positions` are [T], or [B, T] when rows differ. `cache` is the layer's `KeyValueStore` while decoding, else None: what

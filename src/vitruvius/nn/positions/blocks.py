@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from vitruvius.nn.backends import Request
     from vitruvius.patterns import Segment
+
+Made = TypeVar("Made")
 
 BLOCK = 128
 """Queries at a time."""
@@ -59,15 +61,13 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def recomputed(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor, again: bool) -> tuple[Tensor, ...]:
-    """What a function makes of its inputs; with `again` nothing inside is kept, and the backward pass computes it anew."""
-    if not again:
-        return function(*inputs)
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+def recomputed(function: Callable[..., Made], *inputs: Any, again: bool) -> Made:
+    """What a function makes of its inputs; with `again` the backward pass computes anew what it would have kept."""
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False) if again else function(*inputs)
 
 
 def grouped_scores(q_BHTK: Tensor, k_BGSK: Tensor) -> Tensor:
-    """q . k of every query with every key of its group, [B, H, T, S], without repeating keys."""
+    """Products of every query with every key of its group, [B, H, T, S], without repeating keys."""
     groups, (heads, length) = k_BGSK.shape[1], q_BHTK.shape[1:3]
     q_BGMK = q_BHTK.unflatten(1, (groups, -1)).flatten(2, 3)
     scores_BGMS = torch.matmul(q_BGMK, k_BGSK.transpose(-1, -2))

@@ -67,30 +67,31 @@ class ContextualPositionModule(nn.Module):
     def _blocks(self, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request, gates: _Gates) -> Tensor:
         """A block of queries after another over the keys that it may see; the backward pass computes each again."""
         sight, length = Sight.of(request), q_BHTK.shape[2]
-        again = needs_gradient(q_BHTK, k_BGTK, v_BGTK, self.weight)
+        again = length > BLOCK and needs_gradient(q_BHTK, k_BGTK, v_BGTK, self.weight)
         parts: list[Tensor] = []
         for start in range(0, length, BLOCK):
             stop = min(start + BLOCK, length)
             keys = _in_order(sight, start, stop, q_BHTK.device)
-            mask = sight.mask(start, stop, keys)
-
-            def block(
-                q: Tensor,
-                k: Tensor,
-                v: Tensor,
-                table: Tensor,
-                keys: slice | Tensor = keys,
-                mask: Tensor = mask,
-            ) -> tuple[Tensor, ...]:
-                weights_BHTS, gates_BHTS = _weights(q, k[:, :, keys], table, mask, None, request.scale)
-                return weighted_sum(weights_BHTS, v[:, :, keys]), *gates.tally(gates_BHTS, mask)
-
-            part, *counted = recomputed(
-                block, q_BHTK[:, :, start:stop], k_BGTK, v_BGTK, self.weight, again=again and length > BLOCK
-            )
+            inputs = (q_BHTK[:, :, start:stop], k_BGTK, v_BGTK, start, keys, sight, gates)
+            part, counted = recomputed(self._block, *inputs, again=again)
             gates.add(counted)
             parts.append(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def _block(
+        self,
+        q_BHTK: Tensor,
+        k_BGTK: Tensor,
+        v_BGTK: Tensor,
+        start: int,
+        keys: slice | Tensor,
+        sight: Sight,
+        gates: _Gates,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        # The mask is made in here, so that only one block's exists at a time.
+        mask = sight.mask(start, start + q_BHTK.shape[2], keys)
+        weights_BHTS, gates_BHTS = _weights(q_BHTK, k_BGTK[:, :, keys], self.weight, mask, None, gates.scale)
+        return weighted_sum(weights_BHTS, v_BGTK[:, :, keys]), gates.tally(gates_BHTS, mask)
 
     def _stored(
         self,
@@ -170,7 +171,7 @@ def _reordered(x_BHTS: Tensor, index: Tensor) -> Tensor:
 
 
 def _interpolated(q_BHTK: Tensor, table: Tensor, counts_BHTS: Tensor) -> Tensor:
-    """q . e at fractional positions: between the products with the vectors below and above."""
+    """Products with vectors at fractional positions, [B, H, T, S]: between those with the vectors below and above."""
     products_BHTN = torch.matmul(q_BHTK, table.transpose(-1, -2)).to(counts_BHTS.dtype)
     below = counts_BHTS.detach().floor()
     share = counts_BHTS - below
@@ -183,16 +184,16 @@ class _Gates:
     """Statistics of the gates of all visible pairs of a call."""
 
     def __init__(self, request: Request) -> None:
-        self.signals = request.place.signals
+        self.signals, self.scale = request.place.signals, request.scale
         self.sums: list[Tensor] = []
 
     def tally(self, gates_BHTS: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        """(number, sum, sum of squares) of a block's gates, or nothing where nobody listens."""
+        """(number, sum, sum of squares) of a block's gates by head, or nothing where nobody listens."""
         if self.signals is None:
             return ()
-        gates = gates_BHTS.detach().double()
-        pairs = gates.numel() if mask is None else int(mask.sum()) * (gates.numel() // mask.numel())
-        return gates.new_tensor(pairs), gates.sum(), gates.square().sum()
+        gates_HN = gates_BHTS.detach().double().transpose(0, 1).flatten(1)
+        seen = 1.0 if mask is None else float(mask.sum()) / mask.numel()
+        return torch.full_like(gates_HN[:, 0], seen * gates_HN.shape[1]), gates_HN.sum(1), gates_HN.square().sum(1)
 
     def add(self, counted: Sequence[Tensor]) -> None:
         """That of one block."""
@@ -200,12 +201,15 @@ class _Gates:
             self.sums.append(torch.stack(tuple(counted)))
 
     def report(self) -> None:
-        """Mean and spread; what a key adds to a position is its gate, so their variance is that of the position."""
+        """Mean and spread over all heads, and the variance of each head by itself.
+
+        What a key adds to the position of those before it is its gate, so that is the variance of the encoding.
+        """
         if self.signals is None:
             return
         number, total, squares = torch.stack(self.sums).sum(0)
-        mean = total / number
-        variance = (squares / number - mean.square()).clamp(min=0.0)
+        mean, square = total.sum() / number.sum(), squares.sum() / number.sum()
+        by_head = (squares / number - (total / number).square()).clamp(min=0.0)
         self.signals.report("position_gate_mean", mean.float())
-        self.signals.report("position_gate_std", variance.sqrt().float())
-        self.signals.report("position_variance", variance.float())
+        self.signals.report("position_gate_std", (square - mean.square()).clamp(min=0.0).sqrt().float())
+        self.signals.report("position_variance", by_head.mean().float())

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 @implements(CumulativeRotaryPosition)
 class CumulativeRotaryPositionModule(nn.Module):
-    """Angles are summed in fp64 and rounded once, as those of fixed rotations are; the sum kept for decoding is taken
-    modulo a full turn, so that it loses no digits over a long text."""
+    """The rate at which each token turns the pairs of each key head.
+
+    Angles are summed in fp64 and rounded once, as those of fixed rotations are; the sum kept for decoding is taken
+    modulo a full turn, so that it loses no digits over a long text.
+    """
 
     def __init__(self, spec: CumulativeRotaryPosition, heads: Heads, scope: Scope, factory: Factory) -> None:
         super().__init__()

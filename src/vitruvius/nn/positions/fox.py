@@ -25,11 +25,13 @@ NEGLIGIBLE = 10.0
 """Keys that are skipped have together at most e^-10 of a query's weight."""
 
 
-def cumulative_decay(gate: nn.Module, x_BTD: Tensor, place: Place, cache: KeyValueStore | None) -> Tensor:
-    """Sums of log forget gates, c_BHT in at least fp32: what lies between two tokens weakens their score by c_i - c_j."""
+def cumulative_decay(
+    gate: nn.Module, x_BTD: Tensor, place: Place, cache: KeyValueStore | None, *, of: str = "position"
+) -> Tensor:
+    """Sums of log forget gates up to each token, c_BHT in at least fp32: the score of i and j gains c_i - c_j."""
     logits_BTH = wide_linear(gate, x_BTD)
     log_gates_BTH = F.logsigmoid(logits_BTH)
-    report_gates(place, logits_BTH.detach().sigmoid(), log_gates_BTH)
+    report_gates(place, logits_BTH.detach().sigmoid(), log_gates_BTH, of=of)
     return running_sum(log_gates_BTH, place, cache, "decay_so_far").transpose(1, 2)
 
 
@@ -99,7 +101,7 @@ def _live(q_BH1K: Tensor, readable: Readable, request: Request, longest_BG: Tens
 
 
 def _only(readable: Readable, live_S: Tensor) -> Readable:
-    """The readable without dead slots: a view where those left lie side by side, as they do until a ring comes round."""
+    """The readable without dead slots: a view where those left lie side by side."""
     index = live_S.nonzero().squeeze(1)
     count = index.numel()
     if count == live_S.numel() or count == 0:
@@ -110,5 +112,5 @@ def _only(readable: Readable, live_S: Tensor) -> Readable:
         readable,
         tensors={name: tensor[:, :, chosen] for name, tensor in readable.tensors.items()},
         positions=readable.positions[..., chosen],
-        mask=None if readable.mask is None else readable.mask[..., chosen],
+        seen=None if readable.mask is None else readable.mask[..., chosen],
     )

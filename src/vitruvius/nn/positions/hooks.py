@@ -23,6 +23,7 @@ class Hooks:
     bias: Hook | None = None
     table_bias: Hook | None = None
     decay: Hook | None = None
+    prune: Hook | None = None
     attend: Hook | None = None
 
 

@@ -12,20 +12,22 @@ chunk to the left, one product with P each. Yang et al., "PaTH Attention", 2025;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
 from vitruvius.nn.positions.blocks import BLOCK, grouped_scores, recomputed, weighted_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-    MaskOf = Callable[[int, int, int, int], Tensor | None]
-    """(first query, one past the last, first key, one past the last) -> who sees whom, or None for everybody."""
+MaskOf = Callable[[int, int, slice], "Tensor | None"]
+"""(first query, one past the last, keys) -> who sees whom, [T, S] or [B, 1, T, S]; None for everybody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,24 +47,12 @@ class Chunks:
     """Tokens, without what fills the last chunk."""
 
     @classmethod
-    def of(cls, k_BGTK: Tensor, w_BGTK: Tensor, beta_BGT: Tensor) -> Chunks:
-        """Those of a sequence. The last chunk is filled with maps that do nothing."""
-        length = k_BGTK.shape[2]
-        fill = -length % BLOCK if length > BLOCK else 0
-        k, w = (torch.nn.functional.pad(x, (0, 0, 0, fill)) for x in (k_BGTK, w_BGTK))
-        size = min(BLOCK, length + fill)
-        k, w = (x.unflatten(2, (-1, size)) for x in (k, w))
-        beta = torch.nn.functional.pad(beta_BGT, (0, fill)).unflatten(2, (-1, size)).unsqueeze(-1)
-        scaled = beta * w
-        unit_lower = torch.matmul(scaled, w.transpose(-1, -2)).tril(-1)
-        right = torch.cat([scaled, torch.matmul(scaled, k.transpose(-1, -2)).tril(-1)], dim=-1)
-        # Only what lies below the diagonal is read; ones stand on it.
-        solved = torch.linalg.solve_triangular(unit_lower, right, upper=False, unitriangular=True)
-        Z, U = solved.split((w.shape[-1], size), dim=-1)
-        P = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device) - torch.matmul(w.transpose(-1, -2), Z)
-        k_end = k - torch.matmul(U.transpose(-1, -2), w)
-        parts = {"w": w, "Z": Z, "U": U, "P": P, "k": k, "k_end": k_end}
-        return cls(**{name: part.unbind(2) for name, part in parts.items()}, length=length)
+    def of(cls, k_BGTK: Tensor, w_BGTK: Tensor, beta_BGT: Tensor, *, again: bool = False) -> Chunks:
+        """Those of a sequence. The last chunk is filled with maps that do nothing; `again` as for `recomputed`."""
+        parts = recomputed(_prepared, k_BGTK, w_BGTK, beta_BGT, again=again)
+        # Cut once: the gradients of slices would each be as long as the sequence.
+        w, Z, U, P, k, k_end = (part.unbind(2) for part in parts)
+        return cls(w=w, Z=Z, U=U, P=P, k=k, k_end=k_end, length=k_BGTK.shape[2])
 
     @property
     def size(self) -> int:
@@ -84,55 +74,102 @@ class Chunks:
         return torch.cat(moved[::-1], dim=2)[:, :, : self.length], total
 
 
-def attend_chunk(
-    q_BHCK: Tensor,
-    chunk: int,
-    chunks: Chunks,
-    *,
-    scale: float,
-    needed: Sequence[int],
-    v_BGTK: Tensor,
-    mask_of: MaskOf,
-    decay: tuple[Tensor, Tensor] | None,
-    before: tuple[Tensor, Tensor] | None,
-    again: bool,
-) -> Tensor:
-    """Attention of the queries of one chunk, [B, H, C, K].
+def _prepared(k_BGTK: Tensor, w_BGTK: Tensor, beta_BGT: Tensor) -> tuple[Tensor, ...]:
+    """W, Z, U, P, keys, and keys at the end of their chunk: [B, G, chunks, ...]."""
+    length, size = k_BGTK.shape[2], min(BLOCK, k_BGTK.shape[2])
+    fill = -length % size
+    k, w = (F.pad(x, (0, 0, 0, fill)).unflatten(2, (-1, size)) for x in (k_BGTK, w_BGTK))
+    scaled = F.pad(beta_BGT, (0, fill)).unflatten(2, (-1, size)).unsqueeze(-1) * w
+    lower = torch.matmul(scaled, w.transpose(-1, -2))
+    right = torch.cat([scaled, torch.matmul(scaled, k.transpose(-1, -2)).tril(-1)], dim=-1)
+    # Of `lower` only what lies below the diagonal is read; ones stand on it.
+    solved = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
+    Z, U = solved.split((w.shape[-1], size), dim=-1)
+    P = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device) - torch.matmul(w.transpose(-1, -2), Z)
+    return w, Z, U, P, k, k - torch.matmul(U.transpose(-1, -2), w)
 
-    `needed` are the chunks to the left whose keys some query sees, in order. `before` are keys and values of a cache,
-    at the start of the sequence; the columns of masks and decays count them after the sequence's own keys. With `again`
-    nothing that depends on the number of keys is kept for the backward pass.
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stored:
+    """What a cache holds from before the sequence, mapped to where it starts."""
+
+    k_BGSK: Tensor
+    v_BGSK: Tensor
+    decay_BHS: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reading:
+    """What the queries of a call read: masks count the keys of `stored` after the sequence's own."""
+
+    chunks: Chunks
+    v_BGTK: Tensor
+    scale: float
+    mask_of: MaskOf
+    decay_BHT: Tensor | None = None
+    """Sums of log forget gates; what lies between two tokens weakens their score by the difference."""
+    stored: Stored | None = None
+
+    def attend(self, q_BHCK: Tensor, chunk: int, needed: Sequence[int]) -> Tensor:
+        """Attention of one chunk's queries, [B, H, C, K]. `needed`: earlier chunks with keys that some query sees."""
+        start, stop = self.chunks.bounds(chunk)
+        columns = [slice(*self.chunks.bounds(i)) for i in (*needed, chunk)]
+        parts, q_BHCK = self._own(q_BHCK, chunk)
+        scores = {chunk: parts}
+        leftmost = 0 if self.stored is not None else min(needed, default=chunk)
+        for i in range(chunk - 1, leftmost - 1, -1):
+            if i in needed:
+                scores[i] = grouped_scores(q_BHCK, self.chunks.k_end[i])
+            q_BHCK = weighted_sum(q_BHCK, self.chunks.P[i])
+        ordered = [scores[i] for i in (*needed, chunk)]
+        values = [self.v_BGTK[:, :, run] for run in columns]
+        if self.stored is not None:
+            ordered.append(grouped_scores(q_BHCK, self.stored.k_BGSK))
+            values.append(self.stored.v_BGSK)
+            columns.append(slice(self.chunks.length, self.chunks.length + values[-1].shape[2]))
+        logits = [self._masked(part, start, stop, run) for part, run in zip(ordered, columns, strict=True)]
+        return weighted_sum(torch.cat(logits, dim=-1).softmax(dim=-1), torch.cat(values, dim=2))
+
+    def _own(self, q_BHCK: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+        """Scores with the chunk's own keys, and the queries mapped back to the chunk's start."""
+        count = q_BHCK.shape[2]  # the last chunk may be filled up with nothing
+        w, Z, k = (part[chunk][:, :, :count] for part in (self.chunks.w, self.chunks.Z, self.chunks.k))
+        U = self.chunks.U[chunk][:, :, :count, :count]
+        back_BHCC = grouped_scores(q_BHCK, w).tril()
+        return grouped_scores(q_BHCK, k) - weighted_sum(back_BHCC, U), q_BHCK - weighted_sum(back_BHCC, Z)
+
+    def _masked(self, products: Tensor, start: int, stop: int, keys: slice) -> Tensor:
+        """Scaled products with the decay, and -inf where a key is not visible."""
+        scores = products * self.scale
+        if self.decay_BHT is not None:
+            scores = scores + (self.decay_BHT[:, :, start:stop].unsqueeze(-1) - self._decay_of(keys).unsqueeze(-2))
+        mask = self.mask_of(start, stop, keys)
+        return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+
+    def _decay_of(self, keys: slice) -> Tensor:
+        assert self.decay_BHT is not None
+        if keys.start < self.chunks.length:
+            return self.decay_BHT[:, :, keys]
+        assert self.stored is not None
+        assert self.stored.decay_BHS is not None
+        return self.stored.decay_BHS
+
+
+def one_by_one(k_BGTK: Tensor, w_BGTK: Tensor, beta_BGT: Tensor, q_BHTK: Tensor) -> Tensor:
+    """The scores [B, H, T, T] as the definition reads: each token maps all keys before it, then multiplies its query.
+
+    What a decode step does, token by token: 4 K operations for each pair and key head, and 2 K for each query head.
+    Later keys are there too, as they were; the caller masks them.
     """
-    start, stop = chunks.bounds(chunk)
-    leftmost = 0 if before is not None else min(needed, default=chunk)
-    between = tuple(range(chunk - 1, leftmost - 1, -1))
-    columns = [(*chunks.bounds(i),) for i in (*needed, chunk)]
-    masks = [mask_of(start, stop, low, high) for low, high in columns]
-    if before is not None:
-        masks.append(mask_of(start, stop, chunks.length, chunks.length + before[0].shape[2]))
-
-    def run(q: Tensor, v: Tensor, w: Tensor, Z: Tensor, U: Tensor, k: Tensor, *others: Tensor) -> tuple[Tensor]:
-        count = len(between)
-        P = dict(zip(between, others[:count], strict=True))
-        k_end = dict(zip(needed, others[count : count + len(needed)], strict=True))
-        rest = others[count + len(needed) :]
-        scores: dict[int, Tensor] = {}
-        back_BHCC = grouped_scores(q, w).tril()
-        scores[chunk] = grouped_scores(q, k) - weighted_sum_wide(back_BHCC, U)
-        q = q - weighted_sum_wide(back_BHCC, Z)
-        for i in between:
-            if i in k_end:
-                scores[i] = grouped_scores(q, k_end[i])
-            q = weighted_sum_wide(q, P[i])
-        parts = [scores[i][..., : high - low] for i, (low, high) in zip((*needed, chunk), columns, strict=True)]
-        values = [v[:, :, low:high] for low, high in columns]
-        if before is not None:
-            parts.append(grouped_scores(q, rest[0]))
-            values.append(rest[1])
-            rest = rest[2:]
-        logits = _visible(parts, scale, masks, columns, rest, before)
-        return (weighted_sum(logits.softmax(dim=-1), _joined(values)),)
-
-    del start
-    inputs = [chunks.w[chunk][:, :, : stop - chunk * chunks.size]]
-    raise NotImplementedError(inputs)
+    batch, groups, length, _ = k_BGTK.shape
+    k, w = k_BGTK.flatten(0, 1), w_BGTK.flatten(0, 1)
+    beta, q = beta_BGT.flatten(0, 1), q_BHTK.unflatten(1, (groups, -1)).flatten(0, 1)
+    earlier = torch.arange(length, device=k.device)
+    rows: list[Tensor] = []
+    for t in range(length):
+        w_NK1 = w[:, t].unsqueeze(-1)
+        lost_NT1 = torch.bmm(k, w_NK1) * beta[:, t, None, None] * (earlier < t).to(k.dtype).unsqueeze(-1)
+        k = k - torch.bmm(lost_NT1, w_NK1.transpose(1, 2))
+        rows.append(torch.bmm(q[:, :, t], k.transpose(1, 2)))
+    scores_NRTT = torch.stack(rows, dim=2)
+    return scores_NRTT.unflatten(0, (batch, groups)).flatten(1, 2)

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 def wide_linear(linear: nn.Module, x_BTD: Tensor) -> Tensor:
     """A linear map in at least fp32: what is summed over a whole sequence must not be rounded to bf16 first."""
-    weight, bias = linear.weight, linear.bias
-    if type(linear) is not torch.nn.Linear:  # replaced by a transform (an adapter, a quantized map)
-        return linear(x_BTD).to(wide(x_BTD.dtype))
     dtype = wide(x_BTD.dtype)
-    return F.linear(x_BTD.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    if not isinstance(linear, torch.nn.Linear):  # replaced by a transform: an adapter, a quantized map
+        return linear(x_BTD).to(dtype)
+    bias = linear.bias
+    return F.linear(x_BTD.to(dtype), linear.weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def real_in(cache: KeyValueStore | None) -> Tensor | None:
@@ -124,7 +124,7 @@ def _keep_last(cache: KeyValueStore, seen_BSC: Tensor, name: str) -> None:
     kept_BNC.copy_(seen_BSC.gather(1, index_BN.unsqueeze(-1).expand(-1, -1, seen_BSC.shape[2])))
 
 
-def report_gates(place: Place, gates: Tensor, increments: Tensor) -> None:
+def report_gates(place: Place, gates: Tensor, increments: Tensor, *, of: str = "position") -> None:
     """Mean and spread of gates, and how much what they add to the position varies from token to token.
 
     `increments` is [B, T, C]. Its variance over all tokens of the call, averaged over C, is `position_variance`: zero
@@ -133,6 +133,6 @@ def report_gates(place: Place, gates: Tensor, increments: Tensor) -> None:
     if place.signals is None:
         return
     gates, increments = gates.detach().float(), increments.detach().float()
-    place.signals.report("position_gate_mean", gates.mean())
-    place.signals.report("position_gate_std", gates.std(correction=0))
-    place.signals.report("position_variance", increments.flatten(0, 1).var(0, correction=0).mean())
+    place.signals.report(f"{of}_gate_mean", gates.mean())
+    place.signals.report(f"{of}_gate_std", gates.std(correction=0))
+    place.signals.report(f"{of}_variance", increments.flatten(0, 1).var(0, correction=0).mean())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from vitruvius.spec.node import FeedForward, PositiveInt, Scope, TensorSpec, register
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "relu2", "silu"]
 
@@ -30,6 +30,12 @@ class Mlp(FeedForward):
     def hidden_width(self) -> int:
         """Width of the inner activation."""
         return self.hidden
+
+    def details(self, scope: Scope) -> Iterator[str]:
+        """Its widths, and whether it has biases."""
+        yield f"{scope.width:,} → {self.hidden:,} → {scope.width:,}"
+        if self.bias:
+            yield "with biases"
 
     def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
         """`up` and `down`, with biases when asked for."""
@@ -58,6 +64,10 @@ class Gated(FeedForward):
     def hidden_width(self) -> int:
         """Width of the inner activation."""
         return self.hidden
+
+    def details(self, scope: Scope) -> Iterator[str]:
+        """Its widths."""
+        yield f"{scope.width:,} → {self.hidden:,} → {scope.width:,}"
 
     def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
         """`gate`, `up` and `down`."""

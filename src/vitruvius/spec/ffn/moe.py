@@ -86,6 +86,13 @@ class Moe(FeedForward):
             maps += 2 * scope.width if self.shared_gate == "sigmoid" else 0
         return self.expert.flops(scope, pairs) + shared + Flops(useful=maps * tokens, dense=maps * tokens)
 
+    def details(self, scope: Scope) -> Iterator[str]:
+        """How many experts, and what they are."""
+        yield f"{self.top_k:,} of {self.experts:,} experts"
+        yield f"each {self.expert.kind}, {scope.width:,} → {self.expert.hidden_width:,}"
+        if self.shared_expert is not None:
+            yield f"shared {self.shared_expert.kind}, {scope.width:,} → {self.shared_expert.hidden_width:,}"
+
     def findings(self, scope: Scope) -> Iterator[Finding]:
         """More chosen than there are, mixtures within mixtures, and experts that cannot be stacked."""
         if self.top_k > self.experts:

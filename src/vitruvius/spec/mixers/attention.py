@@ -153,9 +153,9 @@ class Attention(Seeing):
     def silent(self, scope: Scope, length: int) -> Iterator[str]:
         """A bias on unrotated keys adds the same to all scores of a query; one key per query has weight one.
 
-        The first holds for a plain softmax alone, the second without a sink to share with.
+        Neither holds beside a sink. A cap bends the first a little, as far as scores come near it.
         """
-        if not self.is_rotated and self.sinks == "none" and self.logit_cap is None:
+        if not self.is_rotated and self.sinks == "none":
             yield "k.bias" if self.qk_norm is None else "k_norm.bias"
         if self.sinks == "none" and self.pattern().pairs(length) == length:
             unread = all(pattern.pairs(length) == length for pattern in scope.readers)
@@ -227,21 +227,16 @@ class Attention(Seeing):
         yield from self.score_findings(scope)
         if self.qk_norm is not None:
             yield from under("qk_norm", self.qk_norm.findings(scope))
-        yield from self._kernel_findings()
+        if self.position is not None:
+            yield from self._kernel_findings(self.position)
         if self.kv_from is not None:
             yield from self._reader_findings(self.kv_from, scope)
 
-    def _kernel_findings(self) -> Iterator[Finding]:
+    def _kernel_findings(self, position: Position) -> Iterator[Finding]:
         """What a position that computes attention by itself leaves no room for."""
-        if self.position is None or not self.position.has_kernel:
-            return
-        given = {
-            "sinks": self.sinks != "none",
-            "logit_cap": self.logit_cap is not None,
-            "prefix": self.prefix == "open",
-        }
-        for name in (name for name, is_given in given.items() if is_given):
-            what = f"{self.position.kind} computes attention by itself, and knows nothing of {name}"
+        refused = {"sinks": self.sinks != "none", "logit_cap": self.logit_cap is not None}
+        for name in (name for name, given in refused.items() if given and position.has_kernel):
+            what = f"{position.kind} computes attention by itself, and knows nothing of {name}"
             yield Finding(path=name, what=what, fix=f"leave {name} out, or choose another position")
 
     def _reader_findings(self, source: str, scope: Scope) -> Iterator[Finding]:

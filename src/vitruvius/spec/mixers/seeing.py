@@ -51,10 +51,12 @@ class Seeing(Mixer):
         return evaluate(self.score_scale, {"width": scope.width, "head_width": width})
 
     def flops(self, scope: Scope, tokens: int) -> Flops:
-        """The linear maps, and `pair_flops` for each query-key pair."""
+        """The linear maps, `pair_flops` for each query-key pair, and what the position does to each token."""
         per_pair = self.pair_flops(scope)
-        pairs = Flops(useful=per_pair * self.pattern().pairs(tokens), dense=per_pair * tokens * tokens)
-        return super().flops(scope, tokens) + pairs
+        own = 0 if self.position is None else self.position.token_flops_for_heads(self.heads_of(scope)) * tokens
+        pairs, dense = self.pattern().count(tokens), per_pair * tokens * tokens
+        useful, unsure = per_pair * pairs.value, per_pair * pairs.error
+        return super().flops(scope, tokens) + Flops(useful=useful + own, dense=dense + own, unsure=unsure)
 
     def position_flops(self, scope: Scope) -> int:
         """What the position adds to the cost of each query-key pair."""
@@ -110,9 +112,21 @@ class Seeing(Mixer):
         if position.acts_on == "embedding":
             what = f"{position.kind} positions are added to the embedding, not inside attention"
             yield Finding(what=what, fix=f"move it to embedding: {{position: {{kind: {position.kind}}}}}")
+        if position.causal_only and self._sees_later():
+            what = f"{position.kind} {position.causal_only}, and this layer sees later keys too"
+            yield Finding(what=what, fix="make the pattern causal and the prefix masked, or use rope, alibi or t5 here")
         yield from position.findings_for_heads(self.heads_of(scope).width, self._farthest(scope), scope)
         if position.acts_on != "embedding":
             yield from position.findings(scope)
+
+    def _sees_later(self) -> bool:
+        """Whether a query may see a later key."""
+        if getattr(self, "prefix", "masked") == "open":
+            return True
+        try:
+            return not self.pattern().is_causal
+        except PatternError:
+            return False
 
     def _farthest(self, scope: Scope) -> int:
         """The greatest distance at which a query sees a key within the context."""

@@ -44,8 +44,11 @@ class ContextualPosition(Position):
         return {"positions": min(self.positions, twin.context)}
 
     def findings(self, scope: Scope) -> Iterator[Finding]:
-        """Tables beyond any use."""
+        """Tables of no use."""
         del scope
+        if self.positions == 1:
+            what = "one position is the same for every key, and says nothing"
+            yield Finding(path="positions", what=what, fix="use 2 or more; 64 is common")
         if self.positions > MOST_POSITIONS:
             what = f"every query would be multiplied with {self.positions:,} vectors"
             yield Finding(path="positions", what=what, fix=f"use at most {MOST_POSITIONS:,}; 64 is common")

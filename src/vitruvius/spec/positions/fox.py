@@ -52,7 +52,7 @@ class ForgettingPosition(Position):
     horizon: PositiveFloat = 128.0
     """Tokens after which a fresh gate has forgotten all but 1/e; training moves it."""
     evict: Literal["never", "negligible"] = "never"
-    """`negligible`: decoding skips keys whose weight is provably too small to matter, e^-10 for all of them together."""
+    """`negligible`: decoding skips keys that provably weigh too little to matter, e^-10 for all of them together."""
 
     def tensors_for_heads(self, heads: Heads, scope: Scope) -> Mapping[str, TensorSpec]:
         """A gate for each query head."""

@@ -28,7 +28,7 @@ MOST_TAPS = 64
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathPosition(Position):
-    """Between a key and a query stand the Householder-like maps of all tokens since (Yang et al., 2025: PaTH attention).
+    """Between a key and a query stand the Householder-like maps of all tokens since (Yang et al., 2025: PaTH).
 
     Token s maps the space of a key head by I - beta_s w_s w_s^T, where w_s is a unit vector made of the last few tokens
     and beta_s lies between 0 and 2.
@@ -107,4 +107,5 @@ class PathPosition(Position):
         if self.forget == "none" and self.horizon is not None:
             what = "horizon is that of the forget gates, and there are none"
             yield Finding(path="horizon", what=what, fix="write forget: fox, or leave horizon out")
-        yield from horizon_findings(self.forget_horizon)
+        if self.forget == "fox":
+            yield from horizon_findings(self.forget_horizon)

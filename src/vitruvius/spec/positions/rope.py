@@ -99,11 +99,7 @@ class RotaryPosition(Position):
             yield from wrong
             return
         chosen = self.in_context(scope.context)
-        reach = None if self.scaling is None else self.scaling.longest_context()
-        if reach is not None and reach < scope.context:
-            what = f"factor x original_context reaches {reach:,.0f} tokens, and the context is {scope.context:,}"
-            fix = f"multiply the factor by {scope.context / reach:g}, or use a context of at most {int(reach):,}"
-            yield Finding(path="scaling.factor", severity="warning", what=what, fix=fix)
+        yield from self._reach_findings(farthest, scope)
         if not _is_finite(chosen, head_width):
             what = "theta and scaling give angles that are no finite numbers"
             yield Finding(path="theta", what=what, fix="use a theta like 1e4 to 1e7 and factors like 2 to 64")
@@ -117,6 +113,16 @@ class RotaryPosition(Position):
             fix = "raise theta or scale the frequencies (docs/components/position-rope.md)"
             severity: Severity = "warning" if 2 * distance < farthest else "note"
             yield Finding(path="theta", severity=severity, what=what, fix=fix)
+
+    def _reach_findings(self, farthest: int, scope: Scope) -> Iterator[Finding]:
+        """A scaling that says how far it goes, in a layer that sees farther."""
+        reach = None if self.scaling is None else self.scaling.longest_context()
+        needed = min(scope.context, farthest + 1)
+        if reach is not None and reach < needed:
+            seen = f"the context is {needed:,}" if needed == scope.context else f"this layer sees {needed:,} positions"
+            what = f"factor x original_context reaches {reach:,.0f} tokens, and {seen}"
+            fix = f"multiply the factor by {needed / reach:g}, or use a context of at most {int(reach):,}"
+            yield Finding(path="scaling.factor", severity="warning", what=what, fix=fix)
 
     def _size_findings(self, head_width: int) -> Iterator[Finding]:
         """Heads that do not fall into pairs, and heads beyond measure."""

@@ -33,7 +33,7 @@ def short_conv(
 
     weight_DK: the last column is the token's own. The state is the last K - 1 real inputs, zeros where there were
     fewer. documents_BT: no tap reaches into another document. real_BT: False at padding on the right, which leaves the
-    state alone. Sums are kept in at least fp32. Raises KeyError for an activation that is not in `ACTIVATIONS`.
+    state alone. Outputs are in at least fp32. Raises KeyError for an activation that is not in `ACTIVATIONS`.
     """
     return _convolve(_Taps.apply, x_BTD, weight_DK, bias_D, activation, state_BDK, documents_BT, real_BT)
 
@@ -71,7 +71,7 @@ def _convolve(
     y_BTD = taps(known_BTD.to(dtype), weight_DK.to(dtype), _reach(documents_BT, before, dtype))
     if bias_D is not None:
         y_BTD = y_BTD + bias_D.to(dtype)
-    return ACTIVATIONS[activation](y_BTD).to(x_BTD.dtype), _last(known_BTD, before, real_BT)
+    return ACTIVATIONS[activation](y_BTD), _last(known_BTD, before, real_BT)
 
 
 def _last(known_BTD: Tensor, before: int, real_BT: Tensor | None) -> Tensor:
@@ -124,6 +124,6 @@ class _Taps(torch.autograd.Function):
         length = grads[0].shape[1]
         for tap in range(weight.shape[1]):
             grad = grads[0] if reach is None else grads[0] * reach[tap].unsqueeze(-1)
-            weight_grad[:, tap] = torch.einsum("btd,btd->d", grad, known[:, tap : tap + length])
+            weight_grad[:, tap] = (grad * known[:, tap : tap + length]).sum((0, 1))
             known_grad[:, tap : tap + length].addcmul_(grad, weight[:, tap])
         return known_grad, weight_grad, None

@@ -1,0 +1,61 @@
+"""A short convolution between two gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from vitruvius.spec.mixers.recurrent import Recurrent, conv_findings, conv_state, conv_tensor
+from vitruvius.spec.node import PositiveInt, Scope, StateSpec, TensorSpec, register
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from vitruvius.errors import Finding
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortConvolution(Recurrent):
+    """Each channel's last few tokens, gated before and after: the cheap layers of LFM2 (Liquid AI, 2025)."""
+
+    kind: Literal["short-conv"] = "short-conv"
+    conv: PositiveInt = 3
+    """Taps of the causal convolution: how many tokens each one sees, itself included."""
+    bias: Literal["none", "all"] = "none"
+    """Which maps add a learned vector."""
+
+    def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
+        """The joint map to both gates and the value, the convolution, the map back."""
+        width = scope.width
+        biased = self.bias == "all"
+        tensors = {"in_proj.weight": TensorSpec(shape=(3 * width, width))}
+        if biased:
+            tensors["in_proj.bias"] = TensorSpec(shape=(3 * width,), role="bias")
+        tensors["conv.weight"] = conv_tensor(width, self.conv)
+        if biased:
+            tensors["conv.bias"] = TensorSpec(shape=(width,), role="bias")
+        tensors["out_proj.weight"] = TensorSpec(shape=(width, width), role="output")
+        if biased:
+            tensors["out_proj.bias"] = TensorSpec(shape=(width,), role="bias")
+        return tensors
+
+    def token_flops(self, scope: Scope) -> int:
+        """Nothing besides the maps and the taps."""
+        del scope
+        return 0
+
+    def state_tensors(self, scope: Scope, capacity: int) -> Mapping[str, StateSpec]:
+        """What the convolution still reaches."""
+        del capacity
+        return {"conv": conv_state(scope.width, self.conv)}
+
+    def details(self, scope: Scope) -> Iterator[str]:
+        """The taps."""
+        del scope
+        yield f"convolution of {self.conv}, gated twice"
+
+    def findings(self, scope: Scope) -> Iterator[Finding]:
+        """Long convolutions."""
+        del scope
+        yield from conv_findings(self.conv)
