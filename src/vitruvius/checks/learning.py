@@ -85,7 +85,7 @@ def silent_tensors(graph: Graph, length: int) -> set[str]:
     one key per query the softmax is one whatever the scores are. A router of one expert gives a constant weight.
     """
     silent: set[str] = set()
-    for layer in graph.layers:
+    for layer in graph.every_layer():
         if layer.owns_weights:
             for name, component in layer.sublayers():
                 silent |= {f"{layer.path}.{name}.{tensor}" for tensor in component.silent(layer.scope, length)}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def reads(clauses: tuple[Clause, ...], q: int, n: int) -> int:
     """The number of keys in [0, n) that query q reads; key by key where there are own conditions."""
     if any(clause.predicates for clause in clauses):
-        return len(set().union(*(row(clause, q, n) for clause in clauses)))
+        return len({key for clause in clauses for key in row(clause, q, n)})
     return count_union(keys for clause in clauses if (keys := clause.keys_of(q, n)) is not None)
 
 

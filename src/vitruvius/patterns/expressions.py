@@ -83,24 +83,27 @@ def _greatest(*numbers: Any) -> Any:
     return reduce(lambda a, b: b + (a - b) * (a > b), numbers)
 
 
-_JOINTS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {"&": operator.and_, "|": operator.or_}
-_ARITHMETIC: Final[Mapping[str, Callable[..., Any]]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "//": operator.floordiv,
-    "%": operator.mod,
-    "<<": operator.lshift,
-    ">>": operator.rshift,
-    "bitand": _JOINTS["&"],
-    "bitor": _JOINTS["|"],
-    "bitxor": operator.xor,
-    "abs": abs,
-    "min": _smallest,
-    "max": _greatest,
+_FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
+    sign: getattr(operator, name)
+    for sign, name in {
+        "+": "add",
+        "-": "sub",
+        "*": "mul",
+        "//": "floordiv",
+        "%": "mod",
+        "<<": "lshift",
+        ">>": "rshift",
+        "bitand": "and_",
+        "bitor": "or_",
+        "bitxor": "xor",
+        "&": "and_",
+        "|": "or_",
+        "abs": "abs",
+    }.items()
 }
-_ON_INTS: Final[Mapping[str, Callable[..., Any]]] = {**_ARITHMETIC, "min": min, "max": max}
-"""The same on plain ints, where min and max are quicker by themselves."""
+_ON_INTS: Final[Mapping[str, Callable[..., Any]]] = {**_FUNCTIONS, "min": min, "max": max}
+_ON_ARRAYS: Final[Mapping[str, Callable[..., Any]]] = {**_FUNCTIONS, "min": _smallest, "max": _greatest}
+"""The same with nothing but operators."""
 
 COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "<": operator.lt,
@@ -167,11 +170,11 @@ def value(node: Whole | Condition, q: Any, k: Any) -> Any:
         case Variable():
             return q if node.name == "q" else k
         case Operation():
-            return _ARITHMETIC[node.operator](*(value(term, q, k) for term in node.terms))
+            return _ON_ARRAYS[node.operator](*(value(term, q, k) for term in node.terms))
         case Comparison():
             return COMPARISONS[node.operator](value(node.left, q, k), value(node.right, q, k))
         case Junction():
-            return reduce(_JOINTS[node.operator], (value(term, q, k) for term in node.terms))
+            return reduce(_ON_ARRAYS[node.operator], (value(term, q, k) for term in node.terms))
 
 
 def values(node: Whole | Condition, q: int | range, k: int | range) -> Iterator[Any] | int:
@@ -192,7 +195,7 @@ def values(node: Whole | Condition, q: int | range, k: int | range) -> Iterator[
         case Junction():
             found, *others = (values(term, q, k) for term in node.terms)
             for other in others:
-                found = _mapped(_JOINTS[node.operator], [found, other])
+                found = _mapped(_ON_INTS[node.operator], [found, other])
             return found
 
 

@@ -207,7 +207,7 @@ class _Rows:
     def _added_up(
         self, length: int, kinds: int, counter: Callable[[int], Callable[[int], int]], *, regular: bool = True
     ) -> Count | None:
-        """The sum of all rows. Between `steady` and `end`, a row `length` further down has so many more keys, always."""
+        """The sum of all rows; between `steady` and `end`, the row `length` further down has always so many more keys."""
         period = range(self.steady, self.steady + length)
         if not regular or self.end - self.steady <= 2 * length:
             period = range(0)

@@ -138,7 +138,7 @@ def _guess(frame: Clause, condition: Condition, boxes: list[_Box], left: int) ->
     first, stop = min(box[0] for box in boxes), max(box[1] for box in boxes)
     affordable = FEW * (stop - first) // (left * cost(condition) + 1)
     parts = max(_FEWEST_ROWS, min(_MOST_ROWS, affordable, stop - first))
-    random = Random(0)
+    random = Random(0)  # noqa: S311 (a sample, the same each time)
     total = 0.0
     for part in range(parts):
         low, high = (first + (stop - first) * i // parts for i in (part, part + 1))

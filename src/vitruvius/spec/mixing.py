@@ -52,6 +52,11 @@ class Mixing:
         """What the attention weights of a query add up to: `below-one` where a sink takes a share."""
         return "one"
 
+    @property
+    def rounding(self) -> Literal["even", "at-zeros"]:
+        """Where rounding shows: at every token alike, or most where what a norm divides happens to vanish."""
+        return "even"
+
     def pair_flops(self, scope: Scope) -> int:  # noqa: ARG002 (mixers without pairs)
         """Floating-point operations of each query-key pair of the pattern."""
         return 0

@@ -153,7 +153,7 @@ def _objective_findings(config: TrainConfig, architecture: Architecture) -> Iter
     ):
         what = "no mixer reads its prefix in both directions"
         fix = "set prefix: open in a mixer, or use objective: causal-lm"
-        yield Finding(path="train.objective", severity="warning", what=what, fix=fix)
+        yield Finding(path="train.objective", what=what, fix=fix)
     if config.mask_token is not None and config.mask_token >= architecture.vocab_size:
         what = f"id {config.mask_token:,} is outside the vocabulary of {architecture.vocab_size:,}"
         yield Finding(path="train.mask_token", what=what, fix=f"use at most {architecture.vocab_size - 1:,}")

@@ -88,7 +88,7 @@ def test_the_softmax_of_a_late_query_keeps_the_digits_of_its_decay() -> None:
     """After 100,000 tokens a cumulative decay is large, and only differences between neighbours matter."""
     case = Case.of("causal & sliding(64)", 300, ["decay"])
     q, k, v = (case.leaves[n].detach().float() for n in "qkv")
-    c_q, c_k = (c.detach() - 4096.0 for c in case.request.decay)
+    c_q, c_k = (c.detach() - 4096.0 for c in case.request.decay or ())
     near = replace(case.request, decay=(c_q + 4096.0, c_k + 4096.0))
     exact = BACKENDS["chunked"](*(x.double() for x in (q, k, v)), near)
     ours = BACKENDS["chunked"](q, k, v, replace(case.request, decay=(c_q.float(), c_k.float())))

@@ -119,7 +119,8 @@ def _without_gradients(
 def _take(x_BGSK: Tensor, keys: tuple[slice, ...] | Tensor) -> Tensor:
     if not isinstance(keys, tuple):
         return x_BGSK.index_select(2, keys)
-    return torch.cat([x_BGSK[:, :, run] for run in keys], dim=2) if len(keys) > 1 else x_BGSK[:, :, keys[0]]
+    runs = [x_BGSK[:, :, run] for run in keys]
+    return runs[0] if len(runs) == 1 else torch.cat(runs, dim=2)
 
 
 def _with_terms(block: QueryBlock, request: Request, q_BHTK: Tensor, step: int) -> QueryBlock:

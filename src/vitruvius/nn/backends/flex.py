@@ -34,9 +34,9 @@ MOST_KERNELS = 24
 _KERNELS: set[object] = set()
 
 Index = Any
-"""A position as the kernel's programmer sees it: a tensor of no dimensions."""
+"""A row, head or position as the kernel's programmer sees it: a tensor of no dimensions."""
 ScoreMod = Callable[["Tensor", Index, Index, Index, Index], "Tensor"]
-MaskMod = Callable[[Index, Index, Index, Index], "Tensor"]
+MaskMod = Callable[[Index, Index, Index, Index], Any]
 
 
 def flex(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
@@ -140,7 +140,7 @@ def _block_mask(request: Request, length: int, device: torch.device) -> BlockMas
 
 @lru_cache(maxsize=64)
 def _plain_mask(pattern: Pattern, length: int, device: torch.device) -> BlockMask:
-    def mask_mod(b: Index, h: Index, q: Index, k: Index) -> Tensor:
+    def mask_mod(b: Index, h: Index, q: Index, k: Index) -> Index:
         del b, h
         return pattern.allows(q, k)
 
@@ -149,7 +149,7 @@ def _plain_mask(pattern: Pattern, length: int, device: torch.device) -> BlockMas
 
 
 def _prefix_mask(pattern: Pattern, length: int, prefix_B: Tensor) -> BlockMask:
-    def mask_mod(b: Index, h: Index, q: Index, k: Index) -> Tensor:
+    def mask_mod(b: Index, h: Index, q: Index, k: Index) -> Index:
         del h
         return pattern.allows(q, k) | ((q < prefix_B[b]) & (k < prefix_B[b]))
 
@@ -163,7 +163,7 @@ def _prefix_mask(pattern: Pattern, length: int, prefix_B: Tensor) -> BlockMask:
 def _packed_mask(pattern: Pattern, runs_BT: Tensor, positions_BT: Tensor, prefix_B: Tensor | None) -> BlockMask:
     length = runs_BT.shape[1]
 
-    def mask_mod(b: Index, h: Index, q: Index, k: Index) -> Tensor:
+    def mask_mod(b: Index, h: Index, q: Index, k: Index) -> Index:
         del h
         q_at, k_at = positions_BT[b, q], positions_BT[b, k]
         allowed = pattern.allows(q_at, k_at)

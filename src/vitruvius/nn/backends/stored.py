@@ -48,7 +48,7 @@ def attend_stored(q_BHTK: Tensor, readable: Readable, request: Request) -> Tenso
     if signals is not None and signals.requests is not None:
         signals.requests.append(Asked(request=request, widths=widths, stored=True))
     if request.prefix_B is not None:
-        _ensure_whole_prefix(request)
+        _ensure_whole(request.prefix_B, request.place.positions)
     if readable.of_queries:
         return attend(q_BHTK, readable.k_BGSK, readable.v_BGSK, request)
     mask = readable.mask if request.prefix_B is None else _with_prefix(readable, request.prefix_B, request)
@@ -63,8 +63,7 @@ def attend_stored(q_BHTK: Tensor, readable: Readable, request: Request) -> Tenso
     return _many_queries(q_BHTK, readable, request, mask, decay)
 
 
-def _ensure_whole_prefix(request: Request) -> None:
-    prefix_B, q = request.prefix_B, request.place.positions
+def _ensure_whole(prefix_B: Tensor, q: Tensor) -> None:
     first, last = (q[..., 0], q[..., -1]) if q.dim() == 2 else (q[:1], q[-1:])
     if bool(((first < prefix_B) & ((first > 0) | (last + 1 < prefix_B))).any()):
         what = "the tokens of a prefix came in parts, and its first tokens read its last"

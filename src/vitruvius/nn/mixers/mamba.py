@@ -51,9 +51,9 @@ class MambaModule(nn.Module):
             cache.begin()
         u_BTE, z_BTE = self.in_proj(x_BTD).chunk(2, dim=-1)
         u_BTE = self.conv(u_BTE, place, cache)  # in at least fp32, like all up to the gate
-        dt, B, C = self.x_proj(u_BTE.to(z_BTE.dtype)).split([self.rank, self.spec.state, self.spec.state], dim=-1)  # noqa: N806
+        dt, B, C = self.x_proj(u_BTE.to(z_BTE.dtype)).split([self.rank, self.spec.state, self.spec.state], dim=-1)
         if self.dt_norm is not None and self.B_norm is not None and self.C_norm is not None:
-            dt, B, C = self.dt_norm(dt), self.B_norm(B), self.C_norm(C)  # noqa: N806
+            dt, B, C = self.dt_norm(dt), self.B_norm(B), self.C_norm(C)
         dt_BTE = F.softplus(wide_linear(self.dt_proj, dt))
         y_BTE = self._scan(u_BTE, dt_BTE, B, C, place, cache)
         return self.out_proj(gated_activation(z_BTE.to(y_BTE.dtype), y_BTE).to(z_BTE.dtype))
@@ -62,21 +62,21 @@ class MambaModule(nn.Module):
         self,
         u_BTE: Tensor,
         dt_BTE: Tensor,
-        B_BTN: Tensor,  # noqa: N803
-        C_BTN: Tensor,  # noqa: N803
+        B_BTN: Tensor,
+        C_BTN: Tensor,
         place: Place,
         cache: RecurrentState | None,
     ) -> Tensor:
         """The scan in the form that the call asks for."""
         form = selective_scan_steps if place.backend == "reference" else selective_scan
-        A_EN = -self.A_log.to(wide(u_BTE.dtype)).exp()  # noqa: N806
+        A_EN = -self.A_log.to(wide(u_BTE.dtype)).exp()
         options: dict[str, Any] = {"skip_D": self.D}
         if cache is None:
             return form(u_BTE, dt_BTE, A_EN, B_BTN, C_BTN, **options, documents_BT=place.documents)[0]
         (dt_BTE,) = clear_padding(cache.real(), dt_BTE)
         options["state_BDN"] = cache["state"]
         if place.length == 1:
-            u, dt, B, C = (x[:, 0] for x in (u_BTE, dt_BTE, B_BTN, C_BTN))  # noqa: N806
+            u, dt, B, C = (x[:, 0] for x in (u_BTE, dt_BTE, B_BTN, C_BTN))
             y_BE, state = selective_scan_step(u, dt, A_EN, B, C, **options)
             y_BTE = y_BE.unsqueeze(1)
         else:

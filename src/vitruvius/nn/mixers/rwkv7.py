@@ -106,7 +106,7 @@ class RWKV7Module(nn.Module):
         return v_BTD
 
     def _low_rank(self, name: str, x_BTD: Tensor, inside: Any = None) -> Tensor:
-        """bias + up(inside(down(x))), in at least fp32."""
+        """Bias + up(inside(down(x))), in at least fp32."""
         down, up, bias = (getattr(self, f"{name}_{part}") for part in ("down", "up", "bias"))
         h = down(x_BTD)
         dtype = wide(h.dtype)

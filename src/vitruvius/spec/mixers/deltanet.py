@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.spec.costs import Start
 from vitruvius.spec.mixers.recurrent import (
-    Recurrent,
+    NormedHeads,
     conv_findings,
     conv_state,
     conv_tensor,
@@ -30,7 +30,7 @@ Eigenvalues = Literal["positive", "both"]
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatedDeltaNet(Recurrent):
+class GatedDeltaNet(NormedHeads):
     """A linear recurrence that replaces what it knew under a key, and forgets (Yang et al., 2025)."""
 
     kind: Literal["gated-deltanet"] = "gated-deltanet"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.mixers.recurrent import Recurrent, matrix_state, small, width_findings
+from vitruvius.spec.mixers.recurrent import NormedHeads, matrix_state, small, width_findings
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatedLinearAttention(Recurrent):
+class GatedLinearAttention(NormedHeads):
     """Linear attention with a data-dependent decay of each channel of the keys (Yang et al., 2024)."""
 
     kind: Literal["gla"] = "gla"

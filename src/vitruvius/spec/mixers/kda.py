@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from vitruvius.spec.costs import Start
 from vitruvius.spec.mixers.deltanet import Eigenvalues  # noqa: TC001 (pydantic reads the fields' types at run time)
 from vitruvius.spec.mixers.recurrent import (
-    Recurrent,
+    NormedHeads,
     conv_findings,
     conv_state,
     conv_tensor,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KimiDelta(Recurrent):
+class KimiDelta(NormedHeads):
     """Gated DeltaNet that forgets channel by channel (Kimi team, 2025)."""
 
     kind: Literal["kda"] = "kda"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.costs import Start
@@ -31,6 +31,17 @@ class Recurrent(Mixer):
         """The linear maps and the recurrence; there are no pairs, so that everything is useful."""
         own = self.token_flops(scope) * tokens
         return super().flops(scope, tokens) + Flops(useful=own, dense=own)
+
+
+class NormedHeads(Recurrent):
+    """Base of those that normalise what each head reads, which leaves a direction however little that was."""
+
+    __slots__ = ()
+
+    @property
+    def rounding(self) -> Literal["even", "at-zeros"]:
+        """Where little is read, rounding decides on the direction."""
+        return "at-zeros"
 
 
 def conv_tensor(channels: int, taps: int) -> TensorSpec:

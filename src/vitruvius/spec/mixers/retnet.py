@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.mixers.recurrent import Recurrent, matrix_state, small, width_findings
+from vitruvius.spec.mixers.recurrent import NormedHeads, matrix_state, small, width_findings
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ SLOWEST = 40
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetNet(Recurrent):
+class RetNet(NormedHeads):
     """Multi-scale retention: head h keeps 1 - 2^(-5 - h) of its state at each token (Sun et al., 2023)."""
 
     kind: Literal["retnet"] = "retnet"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.costs import Start
-from vitruvius.spec.mixers.recurrent import Recurrent, conv_state, matrix_state
+from vitruvius.spec.mixers.recurrent import NormedHeads, conv_state, matrix_state
 from vitruvius.spec.node import Heads, PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
 from vitruvius.spec.reporting import printable, quoted
 
@@ -22,7 +22,7 @@ SHIFTED = ("r", "w", "k", "v", "a", "g")
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RWKV7(Recurrent):
+class RWKV7(NormedHeads):
     """The time mixing of RWKV-7 "Goose": a generalised delta rule (Peng et al., 2025)."""
 
     kind: Literal["rwkv7"] = "rwkv7"

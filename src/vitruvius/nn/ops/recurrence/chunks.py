@@ -27,7 +27,7 @@ of two such factors is still a normal number, and arithmetic on smaller ones is 
 
 
 def exp_of_decay(log_decay: Tensor) -> Tensor:
-    """exp of a log decay of at most zero."""
+    """Exp of a log decay of at most zero."""
     return log_decay.clamp(min=FLOOR[log_decay.dtype]).exp()
 
 

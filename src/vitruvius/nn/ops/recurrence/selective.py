@@ -31,13 +31,13 @@ LONGEST_PIECE = 64
 def selective_scan(
     x_BTD: Tensor,
     dt_BTD: Tensor,
-    A_DN: Tensor,  # noqa: N803 (the paper's name)
-    B_BTN: Tensor,  # noqa: N803
-    C_BTN: Tensor,  # noqa: N803
+    A_DN: Tensor,
+    B_BTN: Tensor,
+    C_BTN: Tensor,
     *,
-    skip_D: Tensor | None = None,  # noqa: N803
-    state_BDN: Tensor | None = None,  # noqa: N803
-    documents_BT: Tensor | None = None,  # noqa: N803
+    skip_D: Tensor | None = None,
+    state_BDN: Tensor | None = None,
+    documents_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The outputs [B, T, D] of a selective scan and its last state [B, D, N].
 
@@ -46,7 +46,7 @@ def selective_scan(
     are fp32, or fp64 for fp64 inputs.
     """
     dtype = working_dtype(x_BTD, dt_BTD, A_DN, B_BTN, C_BTN, state_BDN)
-    x, dt, A, B, C = (t.to(dtype) for t in (x_BTD, dt_BTD, A_DN, B_BTN, C_BTN))  # noqa: N806
+    x, dt, A, B, C = (t.to(dtype) for t in (x_BTD, dt_BTD, A_DN, B_BTN, C_BTN))
     start = x.new_zeros(x.shape[0], *A.shape) if state_BDN is None else state_BDN.to(dtype)
     y, last = _scan(x * dt, dt, A, B, C, _continues(documents_BT, dtype), start)
     if skip_D is not None:
@@ -55,19 +55,19 @@ def selective_scan(
 
 
 def selective_scan_step(
-    x_BD: Tensor,  # noqa: N803
-    dt_BD: Tensor,  # noqa: N803
-    A_DN: Tensor,  # noqa: N803
-    B_BN: Tensor,  # noqa: N803
-    C_BN: Tensor,  # noqa: N803
+    x_BD: Tensor,
+    dt_BD: Tensor,
+    A_DN: Tensor,
+    B_BN: Tensor,
+    C_BN: Tensor,
     *,
-    skip_D: Tensor | None = None,  # noqa: N803
-    state_BDN: Tensor,  # noqa: N803
+    skip_D: Tensor | None = None,
+    state_BDN: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """One token of `selective_scan`: its output [B, D] and the state after it, both products written as matmuls."""
-    x, dt, A, B, C = (t.to(state_BDN.dtype) for t in (x_BD, dt_BD, A_DN, B_BN, C_BN))  # noqa: N806
-    state_BDN = state_BDN * (dt.unsqueeze(-1) * A).exp()  # noqa: N806
-    state_BDN = state_BDN + (x * dt).unsqueeze(-1) @ B.unsqueeze(-2)  # noqa: N806
+    x, dt, A, B, C = (t.to(state_BDN.dtype) for t in (x_BD, dt_BD, A_DN, B_BN, C_BN))
+    state_BDN = state_BDN * (dt.unsqueeze(-1) * A).exp()
+    state_BDN = state_BDN + (x * dt).unsqueeze(-1) @ B.unsqueeze(-2)
     y = (state_BDN @ C.unsqueeze(-1)).squeeze(-1)
     return (y if skip_D is None else y + skip_D.to(y.dtype) * x).to(x_BD.dtype), state_BDN
 
@@ -75,13 +75,13 @@ def selective_scan_step(
 def selective_scan_steps(
     x_BTD: Tensor,
     dt_BTD: Tensor,
-    A_DN: Tensor,  # noqa: N803
-    B_BTN: Tensor,  # noqa: N803
-    C_BTN: Tensor,  # noqa: N803
+    A_DN: Tensor,
+    B_BTN: Tensor,
+    C_BTN: Tensor,
     *,
-    skip_D: Tensor | None = None,  # noqa: N803
-    state_BDN: Tensor | None = None,  # noqa: N803
-    documents_BT: Tensor | None = None,  # noqa: N803
+    skip_D: Tensor | None = None,
+    state_BDN: Tensor | None = None,
+    documents_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`selective_scan` one token at a time."""
     dtype = working_dtype(x_BTD, dt_BTD, A_DN, B_BTN, C_BTN, state_BDN)
@@ -92,12 +92,12 @@ def selective_scan_steps(
         if continues is not None:
             state = state * continues[:, t, None, None]
         tokens = (x_BTD[:, t], dt_BTD[:, t], A_DN, B_BTN[:, t], C_BTN[:, t])
-        y_BD, state = selective_scan_step(*tokens, skip_D=skip_D, state_BDN=state)  # noqa: N806
+        y_BD, state = selective_scan_step(*tokens, skip_D=skip_D, state_BDN=state)
         outputs.append(y_BD)
     return torch.stack(outputs, dim=1), state
 
 
-def _continues(documents_BT: Tensor | None, dtype: torch.dtype) -> Tensor | None:  # noqa: N803
+def _continues(documents_BT: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """[B, T]: one where a token is of the same document as the one before, zero where a document starts."""
     if documents_BT is None:
         return None
