@@ -20,7 +20,8 @@ PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 
 def mixer_of(text: str):
     """Our mixer, in fp64, with weights large enough to matter."""
-    spec = f"{{name: one, vocab_size: 61, width: {WIDTH}, context: 64, blocks: {{layer: {{mixer: {text}}}}}, layers: layer}}"
+    sizes = f"name: one, vocab_size: 61, width: {WIDTH}, context: 64"
+    spec = f"{{{sizes}, blocks: {{layer: {{mixer: {text}}}}}, layers: layer}}"
     model = build(read_text(spec).architecture, dtype="fp64", seed=3)
     mixer = model.layers[0].mixer
     generator = torch.Generator().manual_seed(7)
@@ -133,8 +134,8 @@ blocks:
   local:
     norm_place: sandwich
     mixer:
-      {kind: attention, heads: 4, kv_heads: 2, head_width: 10, logit_cap: 2, score_scale: 1/sqrt(12), sees: causal & sliding(7),
-       position: rope}
+      {kind: attention, heads: 4, kv_heads: 2, head_width: 10, logit_cap: 2, score_scale: 1/sqrt(12),
+       sees: causal & sliding(7), position: rope}
     ffn: {kind: geglu, hidden: 48}
   global: {extends: local, mixer: {sees: causal}}
 layers: (local global)*2
@@ -218,9 +219,8 @@ def test_differential_attention_is_that_of_diffllama_in_every_layer():
     model = transformers.DiffLlamaForCausalLM(twin.config()).double().eval()
     state, done = model.state_dict(), set()
     for name, value in translated(ours, twin.names):
-        if name.endswith("v_proj.weight"):
-            value = value.unflatten(0, (2, 2, 4)).transpose(0, 1).flatten(0, 2)
-        state[name].copy_(value)
+        halves = value.unflatten(0, (2, 2, 4)).transpose(0, 1).flatten(0, 2) if "v_proj" in name else value
+        state[name].copy_(halves)
         done.add(name)
     assert done == set(state)
     with torch.no_grad():

@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-for _n in "mamba,mamba2,deltanet,kda,gla,retnet,short_conv,rwkv7".split(","):
-    __import__("vitruvius.spec.mixers."+_n); __import__("vitruvius.nn.mixers."+_n)
 from vitruvius.nn.cache import Step
 from vitruvius.nn.place import Place
 from vitruvius.nn.registry import make
@@ -28,15 +26,21 @@ SAME = 1e-9
 
 def mixer(text: str):
     """One of our mixers in fp64, with weights that hide nothing: no zeros, no ones."""
-    spec = read_text(
-        f"{{name: t, vocab_size: 61, width: {WIDTH}, context: 256, blocks: {{a: {{mixer: {text}}}}}, layers: a}}"
-    ).architecture.blocks["a"].mixer
+    spec = (
+        read_text(
+            f"{{name: t, vocab_size: 61, width: {WIDTH}, context: 256, blocks: {{a: {{mixer: {text}}}}}, layers: a}}"
+        )
+        .architecture.blocks["a"]
+        .mixer
+    )
     ours = make(spec, SCOPE, {"device": torch.device("cpu"), "dtype": torch.float64})
     gen = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
             drawn = torch.randn(parameter.shape, generator=gen, dtype=torch.float64)
-            parameter.copy_(drawn * (0.4 if parameter.dim() > 1 else 0.5) + (1.0 if "norm" in name or name == "D" else 0.0))
+            parameter.copy_(
+                drawn * (0.4 if parameter.dim() > 1 else 0.5) + (1.0 if "norm" in name or name == "D" else 0.0)
+            )
     return ours
 
 

@@ -21,6 +21,6 @@ def test_the_examples_on_the_page_give_what_they_show(page):
 
 def test_the_pictures_on_the_page_are_the_ones_that_are_drawn(page):
     texts = [line.split("Drawn: `")[1].split("`")[0] for line in page.splitlines() if "Drawn: `" in line]
-    assert len(texts) == 10
+    assert len(texts) == 11
     for text in texts:
         assert "\n".join(f"    {line}" for line in to_text(parse(text), 16).split("\n")) in page

@@ -12,9 +12,10 @@ from vitruvius.errors import SpecError
 from vitruvius.report import Drawing, draw, svg_of, text_of
 from vitruvius.report.canvas import Canvas, to_ascii
 from vitruvius.report.diagram import MOST_DESIGNS, Experts, diagram_of
+from vitruvius.report.diagram_svg import draw_svg
 from vitruvius.report.diagram_text import Look, draw_text
 from vitruvius.report.svg import fitted, text_width, wrapped
-from vitruvius.spec import preset, preset_names
+from vitruvius.spec import preset, preset_names, read_text, resolve
 from vitruvius.spec.model import Block
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -49,9 +50,46 @@ def test_as_many_experts_are_lit_as_a_token_passes_through():
 def test_the_parameters_of_a_drawing_add_up_to_the_whole():
     for name in preset_names():
         diagram = diagram_of(preset(name))
-        ends = [diagram.embedding, diagram.head, *([diagram.final_norm] if diagram.final_norm else [])]
+        norms = [norm for norm in (diagram.final_norm, diagram.encoder_norm) if norm is not None]
+        ends = [diagram.embedding, diagram.head, *norms]
         inside = sum(design.layers * design.parameters for design in diagram.designs)
-        assert inside + sum(box.parameters for box in ends) == diagram.parameters
+        scales = resolve(preset(name)).tensors().items()
+        streams = sum(tensor.count for tensor_name, tensor in scales if tensor_name.startswith("streams."))
+        assert inside + streams + sum(box.parameters for box in ends) == diagram.parameters
+
+
+FRAMES = """
+name: frames
+vocab_size: 97
+width: 32
+context: 64
+blocks:
+  read: {mixer: {kind: attention, heads: 4, sees: everything}, ffn: {kind: mlp, hidden: 64}}
+  write:
+    mixer: {kind: attention, heads: 4}
+    cross: {kind: attention, heads: 4}
+    ffn: {kind: mlp, hidden: 64}
+    order: parallel-one-norm
+    residual_scale: 0.5
+encoder: {layers: read*3}
+layers: write*2
+streams: {skips: unet, embedding: learned}
+"""
+
+
+@pytest.mark.parametrize("draw", [draw_text, draw_svg])
+def test_encoder_parallel_sublayers_and_streams_are_drawn(draw):
+    drawing = draw(diagram_of(read_text(FRAMES).architecture))
+    for words in (
+        "3 of 3 encoder layers",
+        "cross-attention",
+        "source [B, S]",
+        "the same rmsnorm",
+        "each branch times 0.5",
+    ):
+        assert words in drawing
+    assert "skips from the first half" in drawing
+    assert "the embedding enters every layer" in drawing
 
 
 def test_of_very_many_blocks_a_few_are_drawn_and_the_others_counted():

@@ -89,7 +89,7 @@ def _split(frame: Clause, border: int, sign: int) -> tuple[Clause | None, Clause
 
 
 def _settled(condition: Condition, sign: int) -> tuple[int, Condition]:
-    """A distance, ahead or behind, from which on some comparisons have one outcome, and what is left of the condition."""
+    """A distance, ahead or behind, from which on some comparisons are settled, and what is left of the condition."""
     border = 1
 
     def outcome(node: Comparison) -> Condition:
@@ -207,7 +207,7 @@ class _Rows:
     def _added_up(
         self, length: int, kinds: int, counter: Callable[[int], Callable[[int], int]], *, regular: bool = True
     ) -> Count | None:
-        """The sum of all rows; between `steady` and `end`, the row `length` further down has always so many more keys."""
+        """The sum of all rows; between `steady` and `end`, the row `length` further on has always as many more keys."""
         period = range(self.steady, self.steady + length)
         if not regular or self.end - self.steady <= 2 * length:
             period = range(0)

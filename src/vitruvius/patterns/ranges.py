@@ -266,7 +266,7 @@ def least_distance(line: Linear) -> int:
     query, key, constant = line.query, line.key, line.constant
     if query + key > 0:
         return -FOREVER
-    # With k = q - d the line is (query + key) q - key d + constant, with q = d + k (query + key) k + query d + constant.
+    # The line is (query + key) q - key d + constant, because k = q - d, and (query + key) k + query d + constant.
     slopes = [slope for slope in (query, -key) if slope > 0]
     return max((-(constant // slope) for slope in slopes), default=-FOREVER)
 

@@ -6,26 +6,26 @@ block: a kind says what to write (`details`), or is drawn from its fields.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from vitruvius.report.folding import Part, fold, line_of
 from vitruvius.spec.ffn.mlp import Gated, Mlp
 from vitruvius.spec.ffn.moe import Moe
+from vitruvius.spec.layer import Stack
 from vitruvius.spec.mixers.seeing import described
-from vitruvius.spec.node import Mixer
+from vitruvius.spec.node import Cross, Mixer
 from vitruvius.spec.reporting import printable
 from vitruvius.spec.rules import ensure
 from vitruvius.spec.writing import to_data
 from vitruvius.units import format_count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from vitruvius.spec.graph import Graph, Layer
-    from vitruvius.spec.model import Architecture, NormPlace
-    from vitruvius.spec.node import Component, TensorSpec
+    from vitruvius.spec.model import Architecture, NormPlace, SublayerOrder
+    from vitruvius.spec.node import Component, Norm, TensorSpec
 
 MOST_DESIGNS: Final = 12
 """The insides of at most so many blocks are drawn."""
@@ -104,6 +104,27 @@ class Design:
     norm_place: NormPlace
     boxes: tuple[Box, ...]
     """What it applies, in order."""
+    order: SublayerOrder = "in-turn"
+    stack: str = "layers"
+    """What the layers of its stack are called: `layers`, or `encoder layers`."""
+    of: int = 0
+    """How many layers its stack has."""
+    note: str = ""
+    """What else is to be said of its layers, in a few words."""
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether all its sublayers read the stream as it came in."""
+        return self.order != "in-turn" and len(self.boxes) > 1
+
+    @property
+    def place(self) -> str:
+        """How many layers it is, of how many."""
+        return f"{self.layers:,} of {self.of:,} {self.stack}"
+
+    def norm_of(self, box: int) -> str:
+        """What the norm before a sublayer is called, counted from 0."""
+        return f"the same {self.norm}" if self.order == "parallel-one-norm" and box else self.norm
 
     @property
     def norm_before(self) -> bool:
@@ -139,15 +160,23 @@ class Diagram:
     final_norm: Box | None
     head: Box
     designs: tuple[Design, ...]
-    """In the order in which the stack first shows them."""
+    """In the order in which the stacks first show them, the main one first."""
+    encoder: tuple[Part, ...] = ()
+    """The stack that reads the source, bottom first."""
+    encoder_norm: Box | None = None
+    ways: tuple[str, ...] = ()
+    """What runs from layer to layer besides the stream, and what stands on top while training."""
 
     @property
     def facts(self) -> tuple[str, ...]:
         """The line under the title."""
         total = f"{format_count(self.parameters)} parameters"
         active = (f"{format_count(self.active)} active",) if self.active != self.parameters else ()
-        sizes = (f"{self.depth:,} layers", f"width {self.width:,}", f"context {self.context:,}")
-        return (total, *active, *sizes, f"vocabulary {self.vocab_size:,}")
+        depth = f"{self.depth:,} layers"
+        if self.encoder:
+            depth += f" and {sum(part.layers for part in self.encoder):,} of the encoder"
+        sizes = (depth, f"width {self.width:,}", f"context {self.context:,}")
+        return (total, *active, *sizes, f"vocabulary {self.vocab_size:,}", *self.ways)
 
     @property
     def drawn(self) -> tuple[Design, ...]:
@@ -178,7 +207,8 @@ class Diagram:
 def diagram_of(architecture: Architecture) -> Diagram:
     """What to draw of an architecture. Raises SpecError when it does not fit together."""
     graph = ensure(architecture)
-    tensors = graph.tensors()
+    apart = graph.mtp_tensors()
+    tensors = {name: tensor for name, tensor in graph.tensors().items() if name not in apart}
     return Diagram(
         name=printable(architecture.name, _LONGEST_DETAIL),
         description=printable(" ".join(architecture.description.split()), _LONGEST_TEXT),
@@ -190,9 +220,12 @@ def diagram_of(architecture: Architecture) -> Diagram:
         vocab_size=architecture.vocab_size,
         embedding=_embedding(graph, _count(tensors, "embedding.")),
         stack=fold(graph.layers),
-        final_norm=_final_norm(graph, _count(tensors, "final_norm.")),
+        final_norm=_norm(graph.final_norm, _count(tensors, "final_norm.")),
+        encoder=fold(graph.encoder) if graph.encoder else (),
+        encoder_norm=_norm(graph.encoder_norm, _count(tensors, "encoder.final_norm.")),
+        ways=tuple(_ways(graph, sum(tensor.count for tensor in apart.values()))),
         head=_head(graph, _count(tensors, "head.")),
-        designs=tuple(_design(layer, times) for layer, times in _first_of_each(graph)),
+        designs=tuple(_design(layers) for layers in _by_block(graph)),
     )
 
 
@@ -216,8 +249,7 @@ def _embedding(graph: Graph, parameters: int) -> Box:
     return Box(title="embedding", details=tuple(details), parameters=parameters)
 
 
-def _final_norm(graph: Graph, parameters: int) -> Box | None:
-    norm = graph.final_norm
+def _norm(norm: Norm | None, parameters: int) -> Box | None:
     return None if norm is None else Box(title=norm.kind, parameters=parameters)
 
 
@@ -232,37 +264,57 @@ def _head(graph: Graph, parameters: int) -> Box:
     return Box(title=f"{head.kind} head", details=tuple(details), parameters=parameters)
 
 
+def _ways(graph: Graph, ahead: int) -> Iterator[str]:
+    streams, mtp = graph.architecture.streams, graph.architecture.mtp
+    if streams.skips != "none":
+        yield "skips from the first half to the second"
+    if streams.embedding != "none":
+        yield "the embedding enters every layer"
+    if mtp is not None:
+        yield f"{mtp.depth:,} tokens ahead in training ({format_count(ahead)} apart)"
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Blocks
 
 
-def _first_of_each(graph: Graph) -> list[tuple[Layer, int]]:
-    """The first layer of each block, and how many there are."""
-    first: dict[str, Layer] = {}
-    for layer in graph.layers:
-        first.setdefault(layer.name, layer)
-    times = Counter(layer.name for layer in graph.layers)
-    return [(layer, times[name]) for name, layer in first.items()]
+def _by_block(graph: Graph) -> list[list[Layer]]:
+    """The layers of each block of each stack, in the order in which they first appear."""
+    blocks: dict[object, list[Layer]] = {}
+    for layer in (*graph.layers, *graph.encoder):
+        blocks.setdefault((layer.stack, layer.name), []).append(layer)
+    return list(blocks.values())
 
 
-def _design(layer: Layer, times: int) -> Design:
+def _design(layers: list[Layer]) -> Design:
+    layer = layers[0]
     tensors = layer.tensors().values()
     return Design(
         name=layer.name,
-        layers=times,
+        layers=len(layers),
         parameters=sum(tensor.count for tensor in tensors),
         active=sum(tensor.active for tensor in tensors),
         norm=layer.norm.kind,
         norm_place=layer.norm_place,
-        boxes=tuple(_box(component, layer) for _, component in layer.sublayers()),
+        boxes=tuple(_box(name, component, layer) for name, component in layer.sublayers()),
+        order=layer.order,
+        stack="encoder layers" if layer.stack is Stack.ENCODER else "layers",
+        of=layer.scope.depth,
+        note=_note(layer),
     )
 
 
-def _box(component: Component, layer: Layer) -> Box:
+def _note(layer: Layer) -> str:
+    if layer.residual_scale is None:
+        return ""
+    return f"each branch times {printable(str(layer.residual_scale), 24)}"
+
+
+def _box(sublayer: str, component: Component, layer: Layer) -> Box:
     said, sees = component.details(layer.scope), getattr(component, "sees", None)
     details = _fields(component) if said is None else tuple(printable(line, _LONGEST_DETAIL) for line in said)
     return Box(
-        title=_TITLES.get(component.kind, component.kind),
+        title=_TITLES.get((sublayer, component.kind), component.kind),
         details=details,
         parameters=sum(tensor.count for tensor in component.tensors(layer.scope).values()),
         art=_art(component),
@@ -270,8 +322,8 @@ def _box(component: Component, layer: Layer) -> Box:
     )
 
 
-_TITLES = {"moe": "mixture of experts"}
-"""What boxes of a kind are called, where that is not the kind."""
+_TITLES = {("ffn", "moe"): "mixture of experts", ("cross", "attention"): "cross-attention"}
+"""What the box of a sublayer's kind is called, where that is not the kind."""
 
 
 def _art(component: Component) -> Art | None:
@@ -285,7 +337,7 @@ def _art(component: Component) -> Art | None:
             return Maps(inward=("gate", "up"), activation=component.activation, outward="down")
         case Mlp():
             return Maps(inward=("up",), activation=component.activation, outward="down")
-        case Mixer():
+        case Mixer() | Cross():
             heads = component.heads_and_groups()
             return None if heads is None else Heads(queries=heads[0], groups=heads[1])
         case _:

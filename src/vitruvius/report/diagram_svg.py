@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from vitruvius.report import boxes_svg
 from vitruvius.report.boxes_svg import SAND, STONE, box_height, draw_box, matrix
-from vitruvius.report.folding import Gap, One, Repeat
+from vitruvius.report.folding import Gap, One, Repeat, line_of
 from vitruvius.report.svg import HAIR, INK, LINE, MUTED, PAPER, Svg, fitted, text_width, wrapped
 from vitruvius.units import format_count
 
@@ -23,6 +23,8 @@ _MARGIN: Final = 30.0
 _STACK: Final = 236.0
 _PANEL: Final = boxes_svg.WIDTH + 56
 _GAP: Final = 26.0
+_ASIDE: Final = 44.0
+"""Between the encoder and the stack that reads it."""
 _PANELS_IN_A_ROW: Final = 3
 _LEAF: Final = 46.0
 _LINK: Final = 14.0
@@ -38,18 +40,21 @@ def draw_svg(diagram: Diagram) -> str:
     drawn = diagram.drawn
     across = 2 if len(drawn) == 4 else min(len(drawn), _PANELS_IN_A_ROW)
     rows = [drawn[i : i + across] for i in range(0, len(drawn), across)]
-    width = 2 * _MARGIN + _STACK + across * (_GAP + _PANEL)
+    beside = _STACK + _ASIDE if diagram.encoder else 0.0
+    width = 2 * _MARGIN + beside + _STACK + across * (_GAP + _PANEL)
     top = _title(svg, diagram, width)
     boxes = [_aligned(row) for row in rows]
     heights = [max(map(_panel_height, row, inside)) for row, inside in zip(rows, boxes, strict=True)]
     panels = sum(heights) + _GAP * (len(rows) - 1)
     stack = _stack_height(diagram)
-    body = max(panels, stack)
-    _stack(svg, diagram, _MARGIN, top + (body - stack) / 2)
+    body = max(panels, stack, _encoder_height(diagram))
+    _stack(svg, diagram, _MARGIN + beside, top + (body - stack) / 2)
+    if diagram.encoder:
+        _encoder(svg, diagram, _MARGIN, top + (body - stack) / 2 + stack)
     y = top + (body - panels) / 2
     for row, inside, height in zip(rows, boxes, heights, strict=True):
         for i, design in enumerate(row):
-            x = _MARGIN + _STACK + _GAP + i * (_PANEL + _GAP)
+            x = _MARGIN + beside + _STACK + _GAP + i * (_PANEL + _GAP)
             _panel(svg, diagram, design, inside[i], x, y, height)
         y += height + _GAP
     bottom = top + body + 24
@@ -63,7 +68,8 @@ def spoken(diagram: Diagram) -> str:
         f"{design.name}: " + ", then ".join(", ".join((box.title, *box.details)) for box in design.boxes)
         for design in diagram.drawn
     )
-    return f"{', '.join(diagram.facts)}. Layers, from the bottom: {diagram.layer_line}. {blocks}."
+    encoder = f"Encoder, from the bottom: {line_of(diagram.encoder)}. " if diagram.encoder else ""
+    return f"{', '.join(diagram.facts)}. Layers, from the bottom: {diagram.layer_line}. {encoder}{blocks}."
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -80,7 +86,9 @@ def _title(svg: Svg, diagram: Diagram, width: float) -> float:
         y += 18
     x = _MARGIN
     for i, fact in enumerate(diagram.facts):
-        if i:
+        if i and x + 16 + text_width(fact, 11.5) > width - _MARGIN:
+            x, y = _MARGIN, y + 17
+        elif i:
             svg.circle(x + 8, y - 3.5, 1.3, fill=LINE, stroke="none")
             x += 16
         svg.text(x, y, fact, size=11.5, fill=MUTED)
@@ -148,6 +156,30 @@ def _stack(svg: Svg, diagram: Diagram, x: float, y: float) -> None:
     y = _end(svg, diagram.embedding, x, y)
     svg.arrow((middle, y + 20), (middle, y + 1))
     svg.text(middle, y + 33, "tokens [B, T]", size=10.5, mono=True, anchor="middle", fill=MUTED)
+
+
+def _encoder_height(diagram: Diagram) -> float:
+    if not diagram.encoder:
+        return 0.0
+    return _parts_height(diagram.encoder) + (_NORM + _LINK if diagram.encoder_norm else 0) + 110
+
+
+def _encoder(svg: Svg, diagram: Diagram, x: float, bottom: float) -> None:
+    """Paint the stack that reads the source, its lower end at `bottom`, and the way to its reader."""
+    middle = x + _STACK / 2
+    norm = _NORM + _LINK if diagram.encoder_norm is not None else 0
+    top = bottom - 56 - norm - _parts_height(diagram.encoder)
+    y = top
+    if diagram.encoder_norm is not None:
+        y = _norm(svg, diagram.encoder_norm.title, middle, y)
+        svg.arrow((middle, y + _LINK), (middle, y))
+        y += _LINK
+    y = _parts(svg, diagram, diagram.encoder, x, y, _STACK)
+    svg.arrow((middle, y + 20), (middle, y + 1))
+    svg.text(middle, y + 33, "source [B, S]", size=10.5, mono=True, anchor="middle", fill=MUTED)
+    svg.text(middle, y + 48, "through the same embedding", size=10.5, anchor="middle", fill=MUTED)
+    svg.arrow((middle, top), (middle, top - 20), (x + _STACK + _ASIDE - 2, top - 20), bend=7)
+    svg.text(middle + 10, top - 28, f"[B, S, {diagram.width:,}]", size=9.5, mono=True, fill=MUTED)
 
 
 def _end(svg: Svg, box: Box, x: float, y: float) -> float:
@@ -256,7 +288,15 @@ def _aligned(row: Sequence[Design]) -> list[tuple[float, ...]]:
 
 
 def _panel_height(design: Design, boxes: Sequence[float]) -> float:
-    return _HEAD + 30 + sum(_sublayer_height(design, height) for height in boxes) + 24 + _FOOT
+    inside = sum(_sublayer_height(design, height) for height in boxes)
+    if design.is_parallel:
+        inside = _ADD + 8 + sum(_read_height(design, height) for height in boxes) + _BRANCH
+    return _HEAD + 30 + inside + 24 + _FOOT + (16 if design.note else 0)
+
+
+def _read_height(design: Design, box: float) -> float:
+    """Of one of several sublayers in parallel: its box, and its norm below."""
+    return box + (_NORM + 10 if design.norm_before else 0) + 18
 
 
 def _sublayer_height(design: Design, box: float) -> float:
@@ -271,21 +311,52 @@ def _panel(
     svg.rect(x, y, _PANEL, height, fill="#fcfcfd", stroke=HAIR, radius=8)
     svg.path(f"M{x} {y + _HEAD}v{8 - _HEAD}q0 -8 8 -8h{_PANEL - 16}q8 0 8 8v{_HEAD - 8}z", fill=accent, stroke="none")
     svg.text(x + 14, y + 22, fitted(design.name, _PANEL - 130, 14, bold=True), size=14, bold=True, fill=PAPER)
-    of = f"{design.layers:,} of {diagram.depth:,} layers"
-    svg.text(x + _PANEL - 14, y + 22, of, size=11, fill=PAPER, anchor="end")
+    svg.text(x + _PANEL - 14, y + 22, design.place, size=11, fill=PAPER, anchor="end")
     left = x + 40
     middle = left + boxes_svg.WIDTH / 2
     at = y + _HEAD + height - _panel_height(design, boxes)
     svg.text(middle + 9, at + 17, diagram.stream, size=9.5, mono=True, fill=MUTED)
     svg.arrow((middle, at + 30), (middle, at + 8))
     at += 30
-    for box, room in zip(reversed(design.boxes), reversed(boxes), strict=True):
-        at = _sublayer(svg, design, box, room, x + _BUS, left, at)
+    if design.is_parallel:
+        at = _parallel(svg, design, boxes, x + _BUS, left, at)
+    else:
+        for box, room in zip(reversed(design.boxes), reversed(boxes), strict=True):
+            at = _sublayer(svg, design, box, room, x + _BUS, left, at)
     svg.line((middle, at), (middle, at + 24))
     svg.text(middle + 9, at + 19, diagram.stream, size=9.5, mono=True, fill=MUTED)
     each = f"{format_count(design.parameters)} parameters a layer"
     active = f", {format_count(design.active)} active" if design.active != design.parameters else ""
     svg.text(x + _PANEL / 2, y + height - 11, each + active, size=10.5, fill=MUTED, anchor="middle")
+    if design.note:
+        svg.text(x + _PANEL / 2, y + height - 26, design.note, size=10.5, fill=MUTED, anchor="middle")
+
+
+def _parallel(svg: Svg, design: Design, boxes: Sequence[float], bus: float, left: float, y: float) -> float:
+    """Several sublayers that read the stream on the left and write to one addition by the right."""
+    middle, right = left + boxes_svg.WIDTH / 2, left + boxes_svg.WIDTH + 8
+    plus = y + 8.0
+    bottom = y + _ADD + 8 + sum(_read_height(design, room) for room in boxes) + _BRANCH
+    svg.line((middle, y), (middle, plus))
+    svg.arrow((middle, bottom - 8), (bus, bottom - 8), (bus, plus), (middle - 7, plus), bend=7)
+    svg.line((middle, bottom), (middle, bottom - 8))
+    at = plus + 20
+    for index in reversed(range(len(design.boxes))):
+        room = boxes[index]
+        draw_box(svg, design.boxes[index], left, at, room)
+        svg.arrow((left + boxes_svg.WIDTH, at + 14), (right, at + 14), (right, plus), (middle + 7, plus), bend=7)
+        under = at + room
+        if design.norm_before:
+            svg.arrow((middle, under + 10), (middle, under))
+            _norm(svg, design.norm_of(index), middle, under + 10)
+            svg.arrow((bus, under + 10 + _NORM / 2), (middle - 60, under + 10 + _NORM / 2))
+        else:
+            svg.arrow((bus, under + 9), (middle, under + 9), (middle, under), bend=4)
+        at += _read_height(design, room)
+    svg.circle(middle, plus, 7)
+    svg.path(f"M{middle - 3.6} {plus}h7.2M{middle} {plus - 3.6}v7.2", stroke=INK, weight=1.2)
+    svg.circle(middle, bottom - 8, 2, fill=LINE, stroke="none")
+    return bottom
 
 
 def _sublayer(svg: Svg, design: Design, box: Box, room: float, bus: float, left: float, y: float) -> float:

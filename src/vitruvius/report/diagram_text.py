@@ -43,7 +43,8 @@ def draw_text(diagram: Diagram, look: Look | None = None) -> str:
     look = look or Look()
     sheet = Canvas()
     _title(sheet, diagram, look)
-    sheets = [_stack(diagram), *(_panel(diagram, design, look) for design in diagram.drawn)]
+    stacks = [_stack(diagram), *((_encoder(diagram),) if diagram.encoder else ())]
+    sheets = [*stacks, *(_panel(diagram, design, look) for design in diagram.drawn)]
     row, column, tallest = sheet.height + 1, 0, 0
     for part in sheets:
         if column and column + part.width > max(look.width, NARROWEST):
@@ -113,6 +114,23 @@ def _stack(diagram: Diagram) -> Canvas:
     _end(sheet, diagram.embedding)
     sheet.put(sheet.height, middle, "▲")
     _centred(sheet, sheet.height, "tokens [B, T]")
+    return sheet
+
+
+def _encoder(diagram: Diagram) -> Canvas:
+    """The stack that reads the source, beside the one that reads it."""
+    sheet = Canvas()
+    middle = _STACK // 2
+    _centred(sheet, 0, f"to cross-attention [B, S, {diagram.width:,}]")
+    sheet.put(1, middle, "▲")
+    if diagram.encoder_norm is not None:
+        _centred(sheet, sheet.height, f"( {diagram.encoder_norm.title} )", "yellow")
+        sheet.put(sheet.height, middle, "▲")
+    _parts(sheet, diagram, diagram.encoder, 0, _STACK)
+    sheet.put(sheet.height, middle, "▲")
+    _centred(sheet, sheet.height, "the same embedding")
+    sheet.put(sheet.height, middle, "▲")
+    _centred(sheet, sheet.height, "source [B, S]")
     return sheet
 
 
@@ -187,19 +205,53 @@ def _panel(diagram: Diagram, design: Design, look: Look) -> Canvas:
     inside = Canvas()
     inside.put(0, middle, "▲")
     inside.put(0, middle + 2, diagram.stream, "dim")
-    for box in reversed(design.boxes):
+    if design.is_parallel:
+        _parallel(inside, design, middle, look)
+    for box in () if design.is_parallel else reversed(design.boxes):
         _sublayer(inside, design, box, middle, look)
     inside.put(inside.height, middle, "│")
     inside.put(inside.height - 1, middle + 2, diagram.stream, "dim")
     sheet.box(0, 0, inside.height + 2, _PANEL, style=accent)
-    of = f" {design.layers:,} of {diagram.depth:,} layers "
+    of = f" {design.place} "
     sheet.put(0, 2, f" {_cut(design.name, _PANEL - len(of) - 8)} ", accent)
     sheet.put(0, _PANEL - 2 - len(of), of, "dim")
     sheet.place(1, 1, inside)
     active = f", {format_count(design.active)} active" if design.active != design.parameters else ""
+    if design.note:
+        note = f" {design.note} "
+        sheet.put(1, max(1, _PANEL - 2 - len(note)), note, "dim")
     foot = f" {format_count(design.parameters)} a layer{active} "
     sheet.put(inside.height + 1, _PANEL - 2 - len(foot), foot, "dim")
     return sheet
+
+
+def _parallel(sheet: Canvas, design: Design, middle: int, look: Look) -> None:
+    """Every sublayer reads the stream (left) and writes to one addition (right)."""
+    top, right = sheet.height, 4 + _INNER
+    sheet.put(top, 1, "╭" + "─" * (middle - 2) + "⊕" + "─" * (right - middle - 1) + "╮")
+    reads: list[tuple[int, int]] = []
+    writes: list[int] = []
+    for index in reversed(range(len(design.boxes))):
+        writes.append(sheet.height + 1)
+        _box(sheet, design.boxes[index], 3, look)
+        if design.norm_before:
+            sheet.put(sheet.height, middle, "▲")
+            norm = f"( {design.norm_of(index)} )"
+            reads.append((sheet.height, middle - len(norm) // 2))
+            _norm(sheet, norm, middle)
+        else:
+            reads.append((sheet.height, middle))
+            sheet.put(sheet.height, middle, "▲")
+    bottom = sheet.height
+    sheet.put(bottom, 1, "╰" + "─" * (middle - 2) + "┤")
+    for row in range(top + 1, bottom):
+        sheet.put(row, 1, "│")
+    for row in range(top + 1, max(writes)):
+        sheet.put(row, right, "│")
+    for row, until in reads:
+        sheet.put(row, 1, "├" + "─" * (until - 3))
+    for row in writes:
+        sheet.put(row, right - 1, "─" + ("┤" if row < max(writes) else "╯"))
 
 
 def _sublayer(sheet: Canvas, design: Design, box: Box, middle: int, look: Look) -> None:

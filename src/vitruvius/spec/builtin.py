@@ -2,7 +2,19 @@
 
 from vitruvius.spec import cross, heads, inits, norms, parametrisations
 from vitruvius.spec.ffn import mlp, moe
-from vitruvius.spec.mixers import attention, differential, mla
+from vitruvius.spec.mixers import (
+    attention,
+    deltanet,
+    differential,
+    gla,
+    kda,
+    mamba,
+    mamba2,
+    mla,
+    retnet,
+    rwkv7,
+    short_conv,
+)
 from vitruvius.spec.positions import alibi, cope, cumulative_rope, fox, gated, path, rope, scalings, t5, tables
 from vitruvius.spec.routers import expert_choice, hashed, sigmoid, softmax
 
@@ -12,21 +24,29 @@ __all__ = [
     "cope",
     "cross",
     "cumulative_rope",
+    "deltanet",
     "differential",
     "expert_choice",
     "fox",
     "gated",
+    "gla",
     "hashed",
     "heads",
     "inits",
+    "kda",
+    "mamba",
+    "mamba2",
     "mla",
     "mlp",
     "moe",
     "norms",
     "parametrisations",
     "path",
+    "retnet",
     "rope",
+    "rwkv7",
     "scalings",
+    "short_conv",
     "sigmoid",
     "softmax",
     "t5",

@@ -40,6 +40,21 @@ class CrossAttention(Cross):
         """Channels per head."""
         return self.head_width or scope.width // self.heads
 
+    def heads_and_groups(self) -> tuple[int, int]:
+        """Query heads and key heads."""
+        return self.heads, self.groups
+
+    def details(self, scope: Scope) -> Iterator[str]:
+        """The heads, and what differs from the plain form."""
+        yield f"{self.heads:,} heads of {self.width_of_head(scope):,}"
+        if self.groups != self.heads:
+            yield f"{self.groups:,} for keys and values"
+        yield "keys and values from the encoder"
+        if self.score_scale is not None:
+            yield f"scores times {self.score_scale}"
+        if self.bias != "none":
+            yield "biases" if self.bias == "all" else f"biases on {self.bias}"
+
     def scale(self, scope: Scope) -> float:
         """What the scores are multiplied by."""
         head_width = self.width_of_head(scope)

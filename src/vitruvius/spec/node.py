@@ -166,6 +166,10 @@ class Cross(Component):
     __slots__ = ()
     family = "cross"
 
+    def heads_and_groups(self) -> tuple[int, int] | None:
+        """Query heads and key heads, for drawings; None without heads."""
+        return None
+
     def state_tensors(self, scope: Scope, source: int) -> Mapping[str, StateSpec]:
         """What is kept of a source of up to `source` tokens while decoding."""
         raise NotImplementedError

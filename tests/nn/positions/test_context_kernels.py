@@ -134,7 +134,7 @@ def test_skipped_keys_weigh_at_most_e_to_the_minus_ten_together(keys, rate, size
         mask[..., 0] |= ~mask.any(-1)
     order = torch.randperm(keys, generator=generator)
     tensors = {"k": k[:, :, order], "v": k[:, :, order], "decay": c[:, :, order].unsqueeze(-1)}
-    readable = Readable(tensors=tensors, positions=order, mask=None if mask is None else mask[..., order])
+    readable = Readable(tensors=tensors, positions=order, seen=None if mask is None else mask[..., order])
     place = Place(positions=torch.tensor([keys - 1]), signals=Signals())
     request = Request(pattern=causal, scale=0.7, place=place, decay=(c[:, :, -1:], c[:, :, -1:]))
     module = _fox(heads, groups, width)

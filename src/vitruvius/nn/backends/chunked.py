@@ -1,8 +1,7 @@
 """Exact attention over a pattern in blocks of queries: memory linear in length, forward and backward.
 
 Each block of queries takes the keys that its pattern may need (windows as runs, globals and sinks as strided runs) and
-one softmax runs over all of them, so nothing has to be merged. A pattern whose distances are all multiples of r never
-lets positions of different residue mod r meet: the residues become batch rows and the pattern a plain window.
+one softmax runs over all of them, so nothing has to be merged. Dilated patterns are folded first (`folding.py`).
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from vitruvius.nn.backends.folding import fold_time, folded_request, folding, unfold_time
 from vitruvius.nn.backends.packed import plan_packed
-from vitruvius.nn.backends.plans import indices, only_distance, plan_rows
+from vitruvius.nn.backends.plans import indices, plan_rows
 from vitruvius.nn.backends.scores import sink_share
 from vitruvius.nn.ops import QueryBlock, blockwise_attention
 from vitruvius.nn.ops.compiling import uncompiled
-from vitruvius.patterns import Pattern, fold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,42 +28,22 @@ if TYPE_CHECKING:
 @uncompiled
 def chunked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
     """Attention of a sequence to itself over any pattern, [B, H, T, K]."""
-    length, place = q_BHTK.shape[2], request.place
-    step, pattern = _folding(request)
-    if step > 1 and length > step:
-        if place.documents is None:
-            blocks = plan_rows(pattern, -(-length // step), q_BHTK.device, None)
-        else:
-            blocks = plan_packed(pattern, place.documents, None, step=step)
-        q, k, v = (_fold(x, step) for x in (q_BHTK, k_BGTK, v_BGTK))
-        decay = request.decay
-        if decay is not None:
-            c_q, c_k = (_fold(c.unsqueeze(-1), step).squeeze(-1) for c in decay)
-            decay = (c_q, c_k)
-        return _unfold(_attend(q, k, v, replace(request, decay=decay), blocks, step), step, length)
-    if place.documents is None:
-        blocks = plan_rows(request.pattern, length, q_BHTK.device, request.prefix_B)
+    batch, _, length, _ = q_BHTK.shape
+    step, pattern = folding(request, length)
+    if step == 1:
+        return _chunked(q_BHTK, k_BGTK, v_BGTK, request)
+    request = folded_request(request, step, pattern, length, batch)
+    folded = (fold_time(x, step) for x in (q_BHTK, k_BGTK, v_BGTK))
+    return unfold_time(_chunked(*folded, request), step, length)
+
+
+def _chunked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
+    if request.place.documents is None:
+        blocks = plan_rows(request.pattern, q_BHTK.shape[2], q_BHTK.device, request.prefix_B)
     else:
-        blocks = plan_packed(request.pattern, place.documents, request.prefix_B)
-    return _attend(q_BHTK, k_BGTK, v_BGTK, request, blocks, 1)
-
-
-def _folding(request: Request) -> tuple[int, Pattern]:
-    """How far apart positions that ever meet stand, and the pattern among them.
-
-    A prefix makes all of its positions meet; chunks count from the start of the document, which may stand anywhere.
-    """
-    packed = request.place.documents is not None
-    if request.prefix_B is not None or (packed and not only_distance(request.pattern)):
-        return 1, request.pattern
-    return fold(request.pattern)
-
-
-def _attend(
-    q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request, blocks: tuple[QueryBlock, ...], step: int
-) -> Tensor:
+        blocks = plan_packed(request.pattern, request.place.documents, request.prefix_B)
     if request.bias is not None or request.table is not None:
-        blocks = tuple(_with_terms(block, request, q_BHTK, step) for block in blocks)
+        blocks = tuple(_with_terms(block, request, q_BHTK) for block in blocks)
     return in_blocks(q_BHTK, k_BGTK, v_BGTK, request, blocks, request.decay)
 
 
@@ -123,28 +102,16 @@ def _take(x_BGSK: Tensor, keys: tuple[slice, ...] | Tensor) -> Tensor:
     return runs[0] if len(runs) == 1 else torch.cat(runs, dim=2)
 
 
-def _with_terms(block: QueryBlock, request: Request, q_BHTK: Tensor, step: int) -> QueryBlock:
+def _with_terms(block: QueryBlock, request: Request, q_BHTK: Tensor) -> QueryBlock:
     """The block with what the position adds; only distances matter to it, so indices serve as positions."""
     device, heads = q_BHTK.device, q_BHTK.shape[1]
     bias, table = request.bias, request.table
 
     def positions() -> tuple[Tensor, Tensor]:
-        return torch.arange(block.q_start, block.q_stop, device=device) * step, indices(block.keys, device) * step
+        return torch.arange(block.q_start, block.q_stop, device=device), indices(block.keys, device)
 
     return replace(
         block,
         bias=None if bias is None else lambda: bias(*positions(), heads),
         table_rows=None if table is None else lambda: table.index(*positions()),
     )
-
-
-def _fold(x_BHTK: Tensor, step: int) -> Tensor:
-    """Residues of time as batch rows: [B, H, T, K] to [B * step, H, ceil(T / step), K], padded at the end."""
-    batch, heads, length, width = x_BHTK.shape
-    x_BHTK = F.pad(x_BHTK, (0, 0, 0, -length % step))
-    return x_BHTK.view(batch, heads, -1, step, width).permute(0, 3, 1, 2, 4).flatten(0, 1)
-
-
-def _unfold(x: Tensor, step: int, length: int) -> Tensor:
-    x = x.unflatten(0, (-1, step)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    return x[:, :, :length]

@@ -111,12 +111,12 @@ STORED = (
         backend="sdpa",
         terms=frozenset({"bias", "table", "decay", "prefix"}),
         widths="equal",
-        why="torch's kernel over the keys in the cache, which are read once and never copied",
+        why="torch's kernel over keys that a cache or another stack holds: read once, never copied",
     ),
     Row(
         backend="matmul",
         terms=TERMS,
-        why="two matrix products over the keys in the cache: torch's kernel knows no caps, no sinks and one width only",
+        why="two matrix products over the keys in the cache: torch's kernel knows no caps and sinks, and one width only",
     ),
 )
 """The same for one query per row against the keys of a cache."""

@@ -1,7 +1,7 @@
 """Gated networks of rows in groups, one group after another: down(act(gate(x)) * up(x)) with weights of its own for each.
 
-What stands between the products of a group is computed while it is still in a core's cache, and only `gate` and `up` are
-kept for the backward pass; the whole-tensor formula writes five tensors of [rows, hidden] to memory and reads them back.
+What stands between the products of a group is computed while it is still in a core's cache. `gate`, `up` and the activated
+gate are kept for the backward pass: computing the activation again takes longer on CPUs than reading it back.
 """
 
 from __future__ import annotations
@@ -37,35 +37,34 @@ class _GroupedGated(torch.autograd.Function):
         ctx: Any, x_RD: Tensor, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor, sizes: tuple[int, ...], name: str
     ) -> Tensor:
         function, _ = GATES[name]
-        gates_RF, ups_RF = (x_RD.new_empty(x_RD.shape[0], gate_EFD.shape[1]) for _ in range(2))
         y_RD = torch.empty_like(x_RD)
+        kept: list[Tensor] = []
         for group, rows in runs(sizes):
-            gate, up = gates_RF[rows], ups_RF[rows]
-            torch.mm(x_RD[rows], gate_EFD[group].t(), out=gate)
-            torch.mm(x_RD[rows], up_EFD[group].t(), out=up)
-            torch.mm(function(gate).mul_(up), down_EDF[group].t(), out=y_RD[rows])
+            gate = torch.mm(x_RD[rows], gate_EFD[group].t())
+            activated, up = function(gate), torch.mm(x_RD[rows], up_EFD[group].t())
+            torch.mm(activated * up, down_EDF[group].t(), out=y_RD[rows])
+            kept += [gate, up, activated]
         ctx.sizes, ctx.activation = sizes, name
-        ctx.save_for_backward(x_RD, gate_EFD, up_EFD, down_EDF, gates_RF, ups_RF)
+        ctx.save_for_backward(x_RD, gate_EFD, up_EFD, down_EDF, *kept)
         return y_RD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_RD, gate_EFD, up_EFD, down_EDF, gates_RF, ups_RF = ctx.saved_tensors
-        function, function_backward = GATES[ctx.activation]
+        x_RD, gate_EFD, up_EFD, down_EDF, *kept = ctx.saved_tensors
+        _, function_backward = GATES[ctx.activation]
         wanted = [
             torch.empty_like(tensor) if want else None
             for tensor, want in zip((x_RD, gate_EFD, up_EFD, down_EDF), ctx.needs_input_grad, strict=False)
         ]
         grad_x, grad_gate, grad_up, grad_down = wanted
-        for group, rows in runs(ctx.sizes):
-            x, gate, up, grad_y = x_RD[rows], gates_RF[rows], ups_RF[rows], grads[0][rows]
-            activated = function(gate)
+        groups = zip(runs(ctx.sizes), kept[::3], kept[1::3], kept[2::3], strict=True)
+        for (group, rows), gate, up, activated in groups:
+            x, grad_y = x_RD[rows], grads[0][rows]
             if grad_down is not None:
                 torch.mm(grad_y.t(), activated * up, out=grad_down[group])
-            grad_h = grad_y @ down_EDF[group]
-            to_up = activated.mul_(grad_h)
-            to_gate = function_backward(grad_h.mul_(up), gate)
+            grad_h = torch.mm(grad_y, down_EDF[group])
+            to_up, to_gate = grad_h * activated, function_backward(grad_h.mul_(up), gate)
             if grad_gate is not None:
                 torch.mm(to_gate.t(), x, out=grad_gate[group])
             if grad_up is not None:

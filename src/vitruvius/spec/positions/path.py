@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
+from vitruvius.spec.costs import Start
 from vitruvius.spec.node import (
     Heads,
     Position,
@@ -63,8 +65,10 @@ class PathPosition(Position):
             tensors["w_down.weight"] = TensorSpec(shape=(self.rank, scope.width))
             tensors["w_up.weight"] = TensorSpec(shape=(channels, self.rank))
         if self.kernel > 1:
-            # A moving sum at first: what is normalised afterwards would make any gradient large beside small taps.
-            tensors["taps.weight"] = TensorSpec(shape=(channels, self.kernel), start=1.0)
+            # As torch draws convolutions, whatever the init: what is normalised afterwards makes small taps learn fast.
+            bound = 1 / sqrt(self.kernel)
+            start = Start(kind="uniform", low=-bound, high=bound)
+            tensors["taps.weight"] = TensorSpec(shape=(channels, self.kernel), start=start)
         tensors["beta.weight"] = TensorSpec(shape=(heads.groups, scope.width))
         tensors["beta.bias"] = TensorSpec(shape=(heads.groups,), role="bias")
         if self.forget == "fox":
