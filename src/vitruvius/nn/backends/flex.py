@@ -18,6 +18,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 
 from vitruvius.errors import UsageError
 from vitruvius.nn.backends.chunked import chunked
+from vitruvius.nn.backends.folding import fold_time, folded_request, folding, unfold_time
 from vitruvius.nn.backends.packed import batch_of, by_distance
 from vitruvius.nn.backends.plans import BLOCK, only_distance
 from vitruvius.nn.backends.scores import sink_share, wide
@@ -53,10 +54,21 @@ def flex(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Te
     if (key not in _KERNELS and len(_KERNELS) >= MOST_KERNELS) or (on_cpu and not _compiles_on_cpu(request, q_BHTK)):
         return chunked(q_BHTK, k_BGTK, v_BGTK, request)
     _KERNELS.add(key)
-    if on_cpu:
-        inputs = tuple(x.detach() for x in inputs)  # refused there even where gradients are off
+    q, k, v = (x.detach() for x in inputs) if on_cpu else inputs  # refused there even where gradients are off
+    batch, _, length, _ = q.shape
+    step, pattern = folding(request, length)
+    if step == 1:
+        return _flex(q, k, v, request)
+    request = folded_request(request, step, pattern, length, batch)
+    q, k, v = (fold_time(x, step) for x in (q, k, v))
+    return unfold_time(_flex(q, k, v, request), step, length)
+
+
+def _flex(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
     result = kernel()(
-        *inputs,
+        q_BHTK,
+        k_BGTK,
+        v_BGTK,
         score_mod=_score_mod(request, q_BHTK),
         block_mask=_block_mask(request, q_BHTK.shape[2], q_BHTK.device),
         scale=request.scale,

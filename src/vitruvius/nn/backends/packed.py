@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _TILE_COST = BLOCK * BLOCK
 """What starting a tile costs, in pairs of one head; for choosing between plans."""
-_KEPT_BATCHES = 2
-"""Batches whose plans are kept: all layers of a step share them, forward and backward."""
+_KEPT_BATCHES = 4
+"""Batches whose plans are kept, folded ones apart: all layers of a step share them, forward and backward."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,16 +58,13 @@ class _Piece:
 _BATCHES: OrderedDict[int, Batch] = OrderedDict()
 
 
-def plan_packed(
-    pattern: Pattern, documents_BT: Tensor, prefix_B: Tensor | None, *, step: int = 1
-) -> tuple[QueryBlock, ...]:
-    """Blocks for packed rows. With a `step` they are for rows folded by residue, and the pattern is one within them."""
+def plan_packed(pattern: Pattern, documents_BT: Tensor, prefix_B: Tensor | None) -> tuple[QueryBlock, ...]:
+    """Blocks for packed rows."""
     batch = batch_of(documents_BT)
     prefix = None if prefix_B is None else tuple(prefix_B.tolist())
-    key = (pattern, prefix, step)
-    if key not in batch.plans:
-        batch.plans[key] = _plan(pattern, batch, prefix, step)
-    return batch.plans[key]
+    if (pattern, prefix) not in batch.plans:
+        batch.plans[pattern, prefix] = _plan(pattern, batch, prefix)
+    return batch.plans[pattern, prefix]
 
 
 def batch_of(documents_BT: Tensor) -> Batch:
@@ -84,9 +81,8 @@ def batch_of(documents_BT: Tensor) -> Batch:
     return batch
 
 
-def _plan(pattern: Pattern, batch: Batch, prefix: tuple[int, ...] | None, step: int) -> tuple[QueryBlock, ...]:
-    if step > 1:
-        return _shared(pattern, _folded(batch.runs_BT, step), None)
+def _plan(pattern: Pattern, batch: Batch, prefix: tuple[int, ...] | None) -> tuple[QueryBlock, ...]:
+    """The cheaper of the two plans."""
     rows = [_lengths(runs_T) for runs_T in batch.runs_BT]
     own = [_Own(pattern, batch, row, lengths, prefix) for row, lengths in enumerate(rows)]
     if prefix is None:
@@ -138,11 +134,6 @@ def _shared(pattern: Pattern, runs_BT: Tensor, positions_BT: Tensor | None) -> t
         kept += pairs
         blocks.append(QueryBlock(q_start=start, q_stop=stop, keys=keys, mask=make() if kept <= KEPT_MASKS else make))
     return tuple(blocks)
-
-
-def _folded(runs_BT: Tensor, step: int) -> Tensor:
-    padded = torch.nn.functional.pad(runs_BT, (0, -runs_BT.shape[1] % step), value=-1)
-    return padded.view(runs_BT.shape[0], -1, step).transpose(1, 2).flatten(0, 1)
 
 
 # A plan for each row

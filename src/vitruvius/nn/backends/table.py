@@ -116,7 +116,7 @@ STORED = (
     Row(
         backend="matmul",
         terms=TERMS,
-        why="two matrix products over the keys in the cache: torch's kernel knows no caps and sinks, and one width only",
+        why="two matrix products over keys in the cache: torch's kernel knows no caps and sinks, and one width only",
     ),
 )
 """The same for one query per row against the keys of a cache."""
