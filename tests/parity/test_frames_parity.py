@@ -36,7 +36,8 @@ head: {kind: lm, tied: false}
 blocks:
   encode:
     mixer:
-      {kind: attention, heads: 4, head_width: 6, sees: everything, score_scale: 1.0, position: {kind: t5, direction: both}}
+      {kind: attention, heads: 4, head_width: 6, sees: everything, score_scale: 1.0,
+       position: {kind: t5, direction: both}}
     ffn: {kind: geglu, hidden: 48}
   decode:
     mixer: {kind: attention, heads: 4, head_width: 6, sees: causal, score_scale: 1.0, position: t5}

@@ -13,8 +13,12 @@ from vitruvius.cli.output import clean, emit, emit_json, next_step, wants_color
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vitruvius.nn.backends.survey import BlockBackends
     from vitruvius.report.diagram import Diagram
     from vitruvius.report.diagram_text import Look
+    from vitruvius.spec import Architecture
 
 SCHEMA = "vitruvius.show/1"
 _DRAWN = "┌─╮╌╎│⊕▲■□█▀▄·×→…"
@@ -28,16 +32,19 @@ _DRAWN = "┌─╮╌╎│⊕▲■□█▀▄·×→…"
         "vitruvius show my-arch.yaml --svg my-arch.svg",
         "vitruvius show my-arch.yaml --svg - > my-arch.svg",
         "vitruvius show longcontext --set layers='(local*3 full)*8'",
+        "vitruvius show longcontext --backends",
     ],
 )
 @spec_argument()
 @click.option("--svg", type=click.Path(path_type=Path), metavar="FILE", help="Write it there as SVG; - is stdout.")
+@click.option("--backends", is_flag=True, help="Say what computes each block's attention, and why. Needs torch.")
 @overrides_option
 @json_option
-def command(*, spec: str, svg: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(*, spec: str, svg: Path | None, backends: bool, overrides: tuple[str, ...], as_json: bool) -> None:
     """Draw SPEC, a file or a preset: the stack from tokens up to logits, and the inside of each block.
 
-    With --svg the drawing is one self-contained file, fit for a paper or a web page.
+    With --svg the drawing is one self-contained file, fit for a paper or a web page. With --backends a table says which
+    kernel each block gets to train and to infer, on CPU and CUDA, and to decode token by token.
     """
     from vitruvius.errors import UsageError
     from vitruvius.report.diagram import diagram_of
@@ -49,10 +56,14 @@ def command(*, spec: str, svg: Path | None, overrides: tuple[str, ...], as_json:
         raise UsageError("both --json and --svg - would write to standard output", fix="name a file: --svg FILE")
     if svg is not None:
         _write_svg(diagram, svg)
+    found = _survey(reading.architecture) if backends else None
     if as_json:
-        emit_json({"schema": SCHEMA, "svg": None if svg is None else str(svg), **_data(diagram)})
+        told = None if found is None else [_backend_data(block) for block in found]
+        emit_json({"schema": SCHEMA, "svg": None if svg is None else str(svg), "backends": told, **_data(diagram)})
         return
-    if svg is not None:
+    if found is not None:
+        emit(_backend_table(found))
+    elif svg is not None:
         if str(svg) != "-":
             emit(clean(str(svg)))
     else:
@@ -61,6 +72,39 @@ def command(*, spec: str, svg: Path | None, overrides: tuple[str, ...], as_json:
         emit(draw_text(diagram, _look()))
     say_findings(reading.findings)
     next_step(f"vitruvius size {clean(spec)}")
+
+
+def _survey(architecture: Architecture) -> tuple[BlockBackends, ...]:
+    from vitruvius.nn.backends.survey import survey
+
+    return survey(architecture)
+
+
+def _backend_data(block: BlockBackends) -> dict[str, Any]:
+    rows = {
+        occasion: None if row is None else {"backend": row.backend, "why": row.why}
+        for occasion, row in block.rows.items()
+    }
+    return {"block": block.block, "sublayer": block.sublayer, "sees": block.sees, "terms": list(block.terms), **rows}
+
+
+def _backend_table(blocks: Sequence[BlockBackends]) -> str:
+    """A line for each block, then why each backend is taken."""
+    occasions = list(blocks[0].rows)
+    lines = [("block", "sublayer", *(occasion.replace("_", " ") for occasion in occasions), "terms", "sees")]
+    reasons: dict[str, str] = {}
+    for block in blocks:
+        names: list[str] = []
+        for occasion in occasions:
+            row = block.rows[occasion]
+            names.append("-" if row is None else row.backend)
+            if row is not None:
+                reasons.setdefault(row.why, row.backend)
+        lines.append((block.block, block.sublayer, *names, ", ".join(block.terms) or "-", block.sees or "-"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    longest = max(map(len, reasons.values()), default=0)
+    return clean("\n".join([*table, "", *(f"{name.ljust(longest)}  {why}" for why, name in reasons.items())]))
 
 
 def _write_svg(diagram: Diagram, path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from vitruvius.patterns.arithmetic import FOREVER
-from vitruvius.patterns.expressions import Q, Truth, at, values
+from vitruvius.patterns.expressions import Q, Truth, at, cost, values
 from vitruvius.patterns.periods import COLUMN, DIAGONAL, period
 from vitruvius.patterns.sums import simplified
 
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from vitruvius.patterns.clause import Clause
 
 _TRIED_FIRST: Final = 16
+_BEGINNING: Final = 32
+"""Beginning a loop takes as long as so many of its rounds."""
 
 
 class OwnRows:
-    """Whether queries read anything through a clause with own conditions, and how many keys were tried so far."""
+    """Whether queries read anything through a clause with own conditions, and the operations that took so far."""
 
     def __init__(self, clause: Clause, n: int) -> None:
         self.clause, self.condition, self.n = clause, clause.condition, n
+        self.cost = cost(self.condition)
         self.tried = 0
 
     def reads(self, q: int) -> bool:
@@ -33,7 +36,7 @@ class OwnRows:
             if not piece:
                 continue
             held = values(self.condition, q, piece)
-            self.tried += len(piece)
+            self.tried += self.cost * (len(piece) + _BEGINNING)
             if bool(held) if isinstance(held, int) else any(held):
                 return True
         return False

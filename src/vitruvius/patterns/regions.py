@@ -25,13 +25,17 @@ VERY_FEW: Final = 2**15
 """Operations on single pairs that take less time than to think about them."""
 FEW: Final = 2**24
 """Operations on single pairs that are worth doing without a second thought, about half a second."""
-_MOST_STEPS: Final = 30_000
-"""Rectangles that one count may look at, about a second."""
+_MOST_STEPS: Final = 2**19
+"""Operations on whole rectangles that one count may do, about a second."""
+_PAIRS_A_STEP: Final = 32
+"""Operations on single pairs, in a loop along a row, that take as long as one on a rectangle."""
 _SMALL: Final = 2048
 """A rectangle of no more pairs is tried pair by pair."""
 _ROWS_FOR_COLUMNS: Final = 4
 """Rectangles are kept this much wider than high: a loop along a row costs less than one over rows."""
-_FEWEST_ROWS, _MOST_ROWS = 16, 256
+_UNPACKING: Final = 8
+"""What handling a rectangle takes besides."""
+_FEWEST_ROWS, _MOST_ROWS = 4, 256
 """Rows tried in what is left over."""
 
 _Box = tuple[int, int, int, int]
@@ -47,16 +51,17 @@ def region_pairs(frame: Clause, condition: Condition, n: int) -> Count:
     borders = granules(condition)
     order = numbers()
     boxes = [(-total, next(order), box)]
+    each = cost(condition) + _UNPACKING
     found = work = 0
     while boxes and work < _MOST_STEPS:
         size, _, box = heappop(boxes)
         verdict = known(condition, Range(box[0], box[1] - 1), Range(box[2], box[3] - 1))
-        work += 1
+        work += each
         if verdict is not None:
             found -= size * verdict
         elif _area(box) <= _SMALL:
             found += _one_by_one(frame, condition, box)
-            work += _area(box) * cost(condition) // 800
+            work += each * (box[1] - box[0] + _area(box) // _PAIRS_A_STEP)
         else:
             for part in _halves(box, borders):
                 inside = _inside(frame, part, n)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _MOST_ROWS: Final = 2**17
 """Rows that one search may look at, about a second of work."""
-_MOST_TRIED: Final = 2**23
-"""Keys that own conditions may be tried on, about a second of work too."""
+_MOST_TRIED: Final = 2**25
+"""Operations that trying own conditions on keys may take, about a second of work too."""
 
 
 def empty_rows(clauses: tuple[Clause, ...], n: int, limit: int) -> tuple[int, ...]:

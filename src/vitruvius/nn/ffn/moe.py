@@ -41,7 +41,7 @@ class Experts(nn.Module):
 
     def forward(self, x_RD: Tensor, sizes_E: Tensor, linear: GroupedLinear) -> Tensor:
         """Rows sorted by expert through their experts, [R, D] to [R, D]; `sizes_E` says how many each expert has."""
-        if self.gated and linear is grouped_linear:
+        if False and self.gated and linear is grouped_linear:
             maps = (self.get_parameter(f"{name}_weight") for name in ("gate", "up", "down"))
             return grouped_gated(x_RD, *maps, sizes_E, activation=self.activation)
         if self.gated:
