@@ -20,10 +20,9 @@ SMALL = "layers=layer"
 
 @pytest.fixture(autouse=True)
 def three_widths(monkeypatch):
-    """32 to 128 channels, one seed: half a second for each check."""
+    """64 to 256 channels, one seed: a second for each check."""
     monkeypatch.setattr("vitruvius.checks.coordinates.FACTORS", (1, 2, 4))
     monkeypatch.setattr("vitruvius.checks.coordinates.SEEDS", 1)
-    monkeypatch.setattr("vitruvius.checks.coordinates.LEAST_WIDTH", 32)
 
 
 def check(name, *overrides):
@@ -39,7 +38,7 @@ def test_mup_holds_across_width_where_the_standard_parametrisation_grows(name):
     found = check(name, MU)
     assert found.passed, to_text(found)
     (sweep,) = found.sweeps
-    assert sweep.scales == (32, 64, 128)
+    assert sweep.scales == (64, 128, 256)
     assert (sweep.own.init, sweep.beside.init) == ("mup", "normal")
     grown = {place.name: place.size_exponent for place in sweep.beside.places}
     assert min(exponent for name, exponent in grown.items() if name.endswith((".mixer", ".ffn"))) > 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vitruvius.cli.arguments import json_option, overrides_option, say_findings, spec_argument
-from vitruvius.cli.output import clean, emit, emit_json, next_step, wants_color
+from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, wants_color
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
@@ -90,21 +90,22 @@ def _backend_data(block: BlockBackends) -> dict[str, Any]:
 
 def _backend_table(blocks: Sequence[BlockBackends]) -> str:
     """A line for each block, then why each backend is taken."""
-    occasions = list(blocks[0].rows)
-    lines = [("block", "sublayer", *(occasion.replace("_", " ") for occasion in occasions), "terms", "sees")]
-    reasons: dict[str, str] = {}
+    occasions = {occasion: occasion.replace("_", " ") for occasion in blocks[0].rows}
+    lines = [("block", "sublayer", *occasions.values(), "terms", "sees")]
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
     for block in blocks:
         names: list[str] = []
-        for occasion in occasions:
-            row = block.rows[occasion]
+        for occasion, row in block.rows.items():
             names.append("-" if row is None else row.backend)
             if row is not None:
-                reasons.setdefault(row.why, row.backend)
+                reasons.setdefault((row.backend, row.why), {})[occasions[occasion]] = None
         lines.append((block.block, block.sublayer, *names, ", ".join(block.terms) or "-", block.sees or "-"))
+    lines = [tuple(clean_line(cell) for cell in line) for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    longest = max(map(len, reasons.values()), default=0)
-    return clean("\n".join([*table, "", *(f"{name.ljust(longest)}  {why}" for why, name in reasons.items())]))
+    longest = max((len(name) for name, _ in reasons), default=0)
+    said = [f"{name.ljust(longest)}  {', '.join(when)}: {why}" for (name, why), when in reasons.items()]
+    return "\n".join([*table, "", *said])
 
 
 def _write_svg(diagram: Diagram, path: Path) -> None:

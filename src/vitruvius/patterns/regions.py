@@ -25,7 +25,7 @@ VERY_FEW: Final = 2**15
 """Operations on single pairs that take less time than to think about them."""
 FEW: Final = 2**24
 """Operations on single pairs that are worth doing without a second thought, about half a second."""
-_MOST_STEPS: Final = 2**19
+_MOST_STEPS: Final = 2**18
 """Operations on whole rectangles that one count may do, about a second."""
 _PAIRS_A_STEP: Final = 32
 """Operations on single pairs, in a loop along a row, that take as long as one on a rectangle."""
