@@ -274,8 +274,8 @@ def logits_of_the_last_token_only(patch, victim):
 
 
 def a_learned_table_that_wraps_around(patch, victim):
-    def wrapping(self, x_BTD, positions):
-        return x_BTD + self.weight[positions % self.weight.shape[0]]
+    def wrapping(self, x_BTD, place):
+        return x_BTD + self.weight[place.positions % self.weight.shape[0]]
 
     patch.setattr(LearnedPositionModule, "embed", wrapping)
     return read_text(SPEC + "embedding: {position: learned}\n").architecture
@@ -311,10 +311,8 @@ def state_that_is_no_parameter(patch, victim):
 
 
 def a_model_that_cannot_listen(patch, victim):
-    honest = Model.hidden
-    patch.setattr(
-        Model, "hidden", lambda self, tokens, **rest: honest(self, tokens, **rest) * 0 + self.final_norm.weight * 0.1
-    )
+    honest = Model._stream
+    patch.setattr(Model, "_stream", lambda self, *given: honest(self, *given) * 0 + self.final_norm.weight * 0.1)
     return victim
 
 
@@ -373,4 +371,4 @@ def test_a_broken_model_turns_exactly_these_probes_red(name, victim, monkeypatch
 def test_the_victim_has_both_kinds_of_layer(victim):
     graph = ensure(victim)
     assert [layer.name for layer in graph.layers] == ["local", "full"]
-    assert isinstance(build(victim).cache(1, capacity=8).layers[0], KeyValueStore)
+    assert isinstance(build(victim).cache(1, capacity=8).layers[0].mixer, KeyValueStore)

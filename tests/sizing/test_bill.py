@@ -58,8 +58,9 @@ def test_layers_of_the_bill_add_up():
         bill, graph = size(architecture), resolve(architecture)
         assert sum(row.layers for row in bill.layers) == len(graph.layers)
         assert sum(row.layers * row.kv_cache_bytes for row in bill.layers) == bill.kv_cache_bytes
-        head = architecture.head.flops(graph.scope, bill.context).useful
-        assert sum(row.layers * row.useful_flops for row in bill.layers) + head == bill.forward_flops
+        ends = (architecture.embedding, architecture.head)
+        outside = sum(end.flops(graph.scope, bill.context).useful for end in ends)
+        assert sum(row.layers * row.useful_flops for row in bill.layers) + outside == bill.forward_flops
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from vitruvius.spec.ffn.moe import Moe
 from vitruvius.spec.heads import LanguageModelHead
 from vitruvius.spec.mixers.attention import Attention
 from vitruvius.spec.norms import RMSNorm
+from vitruvius.spec.positions.gated import GatedAdditivePosition
 from vitruvius.spec.positions.tables import LearnedPosition
 
 
@@ -109,6 +110,14 @@ def test_position_tables_count_as_embedding_and_an_untied_head_does_not():
     parameters = count_parameters(resolve(learned))
     assert parameters.embedding == 40 + 8 * 4
     assert parameters.active_without_embedding == parameters.active - parameters.embedding
+
+
+def test_the_gate_of_a_position_is_no_table():
+    gated = replace(BASE, embedding=Embedding(position=GatedAdditivePosition(table="learned")))
+    parameters = count_parameters(resolve(gated))
+    assert parameters.embedding == parameters.by_component["embedding"] == 40 + 8 * 4
+    assert parameters.by_component["positions"] == 4 * 4 + 4
+    assert sum(parameters.by_component.values()) == parameters.total
 
 
 def test_norms_within_attention_are_norms():

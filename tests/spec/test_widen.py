@@ -30,11 +30,19 @@ def test_widening_adds_heads_and_hidden_channels_and_neither_experts_nor_layers(
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_matrices_inside_layers_are_hidden_and_nothing_else_is(name):
+def test_matrices_are_hidden_and_convolutions_and_maps_to_logits_are_not(name):
     for where, weight in weights(resolve(preset(name))).items():
-        inside = weight.part == "layer" and weight.tensor.role in {"matrix", "output"}
-        assert (weight.width_class == "hidden") == inside, where
-        assert weight.is_hidden_matrix == inside, where
+        maps = weight.tensor.role in {"matrix", "output"} and "conv" not in where and where != "head.weight"
+        assert (weight.width_class == "hidden") == maps, where
+        assert weight.is_hidden_matrix == (maps and weight.part == "layer"), where
+
+
+def test_maps_through_a_rank_that_stays_are_told_from_those_through_one_that_grows():
+    for rank, down, up in (("", "readout", "vector"), (", rank: 16", "hidden", "hidden")):
+        mixer = f"blocks.layer.mixer={{kind: kda, heads: 4{rank}}}"
+        found = weights(resolve(preset("tiny-llama", overrides=[mixer])))
+        classes = [found[f"layers.0.mixer.decay_{which}.weight"].width_class for which in ("down", "up")]
+        assert classes == [down, up]
 
 
 def test_routers_and_heads_read_out_and_tables_gains_and_biases_are_vectors():

@@ -192,7 +192,8 @@ def _measure(architecture: Architecture, seed: int) -> Measured:
     """A few steps of Adam on one batch of random tokens."""
     model = build(architecture, dtype=torch.float32, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    tokens, targets = torch.randint(architecture.vocab_size, (2, BATCH, LENGTH), generator=generator)
+    shape = (2, BATCH, min(LENGTH, architecture.context))
+    tokens, targets = torch.randint(architecture.vocab_size, shape, generator=generator)
     if model.graph.encoder:
         model.standing_source = tokens
     start = _seen(model, tokens)

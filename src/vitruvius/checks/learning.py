@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from math import expm1, isfinite, log, sqrt
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from vitruvius.checks.outcome import Measure, failed, within
 from vitruvius.nn import Signals
 from vitruvius.spec.ffn.moe import Moe
 from vitruvius.spec.layer import Stack
-from vitruvius.spec.mixers.attention import Attention
+from vitruvius.spec.node import LINEAR_ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from vitruvius.checks.subject import Subject
     from vitruvius.nn import Model
-    from vitruvius.spec import Graph, Layer
+    from vitruvius.spec import Graph
 
 INIT_NATS = 0.15
 """How far the first loss may lie from ln(vocabulary) + s^2 / 2."""
@@ -40,6 +41,20 @@ The probe stops as soon as it gets there."""
 def gradients(subject: Subject) -> Measure:
     """Each parameter tensor, and each expert of a mixture, has a finite, non-zero gradient."""
     model = subject.model
+    wrong = _wrong_gradients(subject, model)
+    if wrong:
+        # Narrow first weights, multiplied many times over, may leave less than rounding does: draw them wide.
+        wrong = _wrong_gradients(subject, _roused(subject, model))
+    count = sum(1 for _ in model.parameters())
+    if wrong:
+        return failed("; ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""))
+    silent = silent_tensors(subject.graph, max(subject.length, 2) - 1)
+    note = f"; {len(silent)} cannot have one by their mathematics" if silent else ""
+    return Measure(passed=True, detail=f"{count} tensors, experts one by one{note}")
+
+
+def _wrong_gradients(subject: Subject, model: Model) -> list[str]:
+    """What is wrong with the gradients of one backward pass."""
     tokens = subject.tokens(4, max(subject.length, 2))
     seen = tokens.numel() - tokens.shape[0]
     signals = Signals(
@@ -52,12 +67,21 @@ def gradients(subject: Subject) -> Measure:
     largest = worst_of(p.grad.abs().max().item() for p in model.parameters() if p.grad is not None)
     nothing = DEAD * largest if isfinite(largest) else 0.0
     wrong = [text for name, p in model.named_parameters() if (text := _ill(name, p, subject.graph, silent, nothing))]
-    count = sum(1 for _ in model.parameters())
     model.zero_grad(set_to_none=True)
-    if wrong:
-        return failed("; ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""))
-    note = f"; {len(silent)} cannot have one by their mathematics" if silent else ""
-    return Measure(passed=True, detail=f"{count} tensors, experts one by one{note}")
+    return wrong
+
+
+def _roused(subject: Subject, model: Model) -> Model:
+    """A copy with every matrix drawn so that it keeps the size of what goes through it."""
+    model = deepcopy(model)
+    generator = torch.Generator().manual_seed(subject.seed + 2)
+    tensors = subject.graph.tensors()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in tensors and tensors[name].role in LINEAR_ROLES:
+                drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.copy_(drawn / sqrt(parameter.shape[-1]))
+    return model
 
 
 def _ill(name: str, parameter: Tensor, graph: Graph, silent: set[str], nothing: float) -> str:

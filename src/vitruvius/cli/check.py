@@ -110,8 +110,16 @@ def _coordinates(architecture: Architecture, *, seed: int, as_json: bool, spec: 
         emit_json(to_dict(found))
     else:
         emit(clean(to_text(found)))
-    next_step(f"vitruvius check {shlex.quote(spec)}")
-    return 0 if found.passed else FAILED
+    again = shlex.quote(spec)
+    if found.passed:
+        next_step(f"vitruvius train {again} --data DIR --out RUN --steps 500")
+        return 0
+    if architecture.init.kind in {"mup", "completep"}:
+        next_step(f"vitruvius show {again}")
+    else:
+        base = f"init={{kind: mup, base_width: {architecture.width}}}"
+        next_step(f"vitruvius check {again} --mup --set {shlex.quote(base)}")
+    return FAILED
 
 
 def _grow(

@@ -52,8 +52,9 @@ def command(*, spec: str, svg: Path | None, backends: bool, overrides: tuple[str
 
     reading = read_with_findings(spec, overrides=overrides)
     diagram = diagram_of(reading.architecture)
-    if svg is not None and as_json and str(svg) == "-":
-        raise UsageError("both --json and --svg - would write to standard output", fix="name a file: --svg FILE")
+    if svg is not None and (as_json or backends) and str(svg) == "-":
+        other = "--json" if as_json else "--backends"
+        raise UsageError(f"both {other} and --svg - would write to standard output", fix="name a file: --svg FILE")
     if svg is not None:
         _write_svg(diagram, svg)
     found = _survey(reading.architecture) if backends else None

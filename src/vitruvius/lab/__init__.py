@@ -13,12 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitruvius.lab.reproduce import reproduce as reproduce
+    from vitruvius.lab.arms import reproduce as reproduce
     from vitruvius.lab.reproductions import REPRODUCTIONS as REPRODUCTIONS
 
 __all__ = ["REPRODUCTIONS", "reproduce"]
 
-_HOME = {"REPRODUCTIONS": "vitruvius.lab.reproductions", "reproduce": "vitruvius.lab.reproduce"}
+_HOME = {"REPRODUCTIONS": "vitruvius.lab.reproductions", "reproduce": "vitruvius.lab.arms"}
 
 
 def __getattr__(name: str) -> Any:

@@ -33,9 +33,9 @@ WRITE, READ, IGNORE, ZERO = 0, 1, 2, 3
 def flip_flop(batch: int, generator: Generator, *, length: int, ignore: float) -> Sequences:
     """The flip-flop language FFL(ignore) of Liu et al., "Exposing Attention Glitches", 2023.
 
-    A sequence is length / 2 pairs of an instruction and a bit. The first instruction is a write and the last a read; of
-    the others a share `ignore` are ignores, and writes and reads share the rest. Bits after writes and ignores are drawn
-    evenly; after a read stands the bit written last, and that bit is all that is asked for.
+    A sequence is length / 2 pairs of an instruction and a bit. The first instruction is a write, the last a read; a
+    share `ignore` of the others are ignores, and writes and reads have half of the rest each. Bits after writes and
+    ignores are drawn evenly; after a read stands the bit written last, and that bit is all that is asked for.
     """
     pairs = length // 2
     chance = torch.rand(batch, pairs, generator=generator)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vitruvius.spec.graph import Graph
+    from vitruvius.spec.node import TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,8 @@ class Parameters:
     embedding: int
     """Token and learned-position tables; an untied head is not among them."""
     by_component: dict[str, int]
-    """Stored parameters of embedding, mixers, cross-attention, ffns, routers, norms, streams and head."""
+    """Stored parameters of embedding tables, positions (what the embedding has besides), mixers, cross-attention, ffns,
+    routers, norms, streams and head."""
     mtp: int = 0
     """Of multi-token prediction, which takes part in training alone; in no other number here."""
     buffers: int = 0
@@ -41,7 +43,7 @@ def count_parameters(graph: Graph) -> Parameters:
     active = sum(t.active for t in tensors.values())
     by_component: dict[str, int] = {}
     for name, tensor in tensors.items():
-        component = _component(name)
+        component = _component(name, tensor)
         by_component[component] = by_component.get(component, 0) + tensor.count
     return Parameters(
         total=sum(t.count for t in tensors.values()),
@@ -57,11 +59,13 @@ def count_parameters(graph: Graph) -> Parameters:
 _NAMES = {"mixer": "mixers", "cross": "cross-attention", "ffn": "ffns"}
 
 
-def _component(name: str) -> str:
+def _component(name: str, tensor: TensorSpec) -> str:
     """Which part of the bill a tensor belongs to."""
     parts = name.split(".")
     if any(part.endswith("norm") for part in parts):
         return "norms"
+    if parts[0] == "embedding" and tensor.role != "table":
+        return "positions"
     if "layers" not in parts:
         return parts[0]
     sublayer = parts[parts.index("layers") + 2]

@@ -51,6 +51,6 @@ class Weight:
     def is_hidden_matrix(self) -> bool:
         """Whether it is a matrix, or a stack of them, inside a layer: what Muon orthogonalises.
 
-        Routers are not, nor are convolutions, whose taps are no axis of a map.
+        Routers are not, nor are convolutions, nor maps from a number of channels that does not grow.
         """
         return self.part == "layer" and self.tensor.role in {"matrix", "output"} and self.width_class != "vector"

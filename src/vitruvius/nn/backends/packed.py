@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 
@@ -41,8 +42,19 @@ class Batch:
     """Documents numbered by where they change."""
     positions_BT: Tensor
     """Positions within the documents."""
+    source: ref[Tensor]
+    """The tensor that it was made of, while that lives."""
+    version: int
+    """How often that had been written to."""
     plans: dict[object, Any] = field(default_factory=dict)
     """By pattern, and whatever else a plan is made for."""
+
+    def holds(self, documents_BT: Tensor) -> bool:
+        """Whether these are its documents: by value, or without waiting for the device where there is one."""
+        if documents_BT.device.type != "cpu":
+            return self.source() is documents_BT and self.version == documents_BT._version  # noqa: SLF001
+        known = self.documents_BT
+        return known.device == documents_BT.device and torch.equal(known, documents_BT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +82,16 @@ def plan_packed(pattern: Pattern, documents_BT: Tensor, prefix_B: Tensor | None)
 def batch_of(documents_BT: Tensor) -> Batch:
     """The batch with just these documents, known or new."""
     for key, batch in reversed(_BATCHES.items()):
-        known = batch.documents_BT
-        if known.device == documents_BT.device and torch.equal(known, documents_BT):
+        if batch.holds(documents_BT):
             _BATCHES.move_to_end(key)
             return batch
-    batch = Batch(documents_BT.clone(), document_runs(documents_BT), place_packed(documents_BT))
+    batch = Batch(
+        documents_BT.clone(),
+        document_runs(documents_BT),
+        place_packed(documents_BT),
+        ref(documents_BT),
+        documents_BT._version,  # noqa: SLF001 (how often it was written to)
+    )
     _BATCHES[id(batch)] = batch
     while len(_BATCHES) > _KEPT_BATCHES:
         _BATCHES.popitem(last=False)

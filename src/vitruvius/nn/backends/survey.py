@@ -28,6 +28,8 @@ WHOLE: dict[Occasion, tuple[Work, str, str]] = {
     "infer_cuda": ("infer", "cuda", "bfloat16"),
 }
 """Attention of whole sequences: what for, on what device, in what number format."""
+_ROWS: dict[Work, frozenset[str]] = {"train": frozenset({"documents"}), "infer": frozenset()}
+"""Terms that rows bring along: training packs documents."""
 OCCASIONS: tuple[Occasion, ...] = (*WHOLE, "decode")
 _PROMPT = 8
 OWN = Row(backend="own", why="its position computes the scores itself, in blocks of queries")
@@ -123,6 +125,5 @@ def _terms(asked: Asked | None) -> tuple[str, ...]:
 
 
 def _situation(pattern: Pattern, asked: Asked, work: Work, device: str, dtype: str) -> Situation:
-    return Situation(
-        pattern=pattern, terms=asked.request.terms, device=device, dtype=dtype, work=work, widths=asked.widths
-    )
+    terms = asked.request.terms | _ROWS[work]
+    return Situation(pattern=pattern, terms=terms, device=device, dtype=dtype, work=work, widths=asked.widths)

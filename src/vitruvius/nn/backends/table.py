@@ -92,7 +92,7 @@ TABLE = (
         devices=frozenset({"cuda"}),
         dtypes=frozenset({"bfloat16", "float16", "float32"}),
         widths="equal",
-        why="torch's flash kernel, forward and backward, where the pattern is plain",
+        why="torch's flash kernel, forward and backward, for a plain pattern over unpacked rows",
     ),
     Row(
         backend="flex",

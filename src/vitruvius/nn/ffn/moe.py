@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from vitruvius.nn.ffn.mlp import activate
 from vitruvius.nn.ops import gated_activation
 from vitruvius.nn.ops.grouped import combine, dispatch, fused_linear, grouped_linear, looped_linear
-from vitruvius.nn.ops.grouped_gated import grouped_gated
 from vitruvius.nn.registry import Factory, implements, make, make_router
 from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.ffn.mlp import Gated, Mlp
@@ -41,9 +40,6 @@ class Experts(nn.Module):
 
     def forward(self, x_RD: Tensor, sizes_E: Tensor, linear: GroupedLinear) -> Tensor:
         """Rows sorted by expert through their experts, [R, D] to [R, D]; `sizes_E` says how many each expert has."""
-        if False and self.gated and linear is grouped_linear:
-            maps = (self.get_parameter(f"{name}_weight") for name in ("gate", "up", "down"))
-            return grouped_gated(x_RD, *maps, sizes_E, activation=self.activation)
         if self.gated:
             gate_RF, up_RF = linear(x_RD, [self._map("gate"), self._map("up")], sizes_E)
             h_RF = gated_activation(gate_RF, up_RF, activation=self.activation)

@@ -25,6 +25,19 @@ FASTEST = exp(-0.5)
 """The strongest log decay of a step."""
 
 
+class HeadNorm(nn.Module):
+    """LayerNorm of each head by itself, with a gain and a shift for every channel of all heads."""
+
+    def __init__(self, width: int, factory: Factory, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = (nn.Parameter(torch.empty(width, **factory)) for _ in range(2))
+
+    def forward(self, y_BTHN: Tensor) -> Tensor:
+        """[B, T, H, N] to [B, T, D]."""
+        return layer_norm(y_BTHN, eps=self.eps).flatten(2) * self.weight + self.bias
+
+
 @implements(RWKV7)
 class RWKV7Module(nn.Module):
     """Shifted inputs, the recurrence, a norm per head, a bonus for the token itself, a gate, the map back."""
@@ -46,8 +59,7 @@ class RWKV7Module(nn.Module):
         self.gate_down = nn.Linear(width, spec.gate_rank, **bare)
         self.gate_up = nn.Linear(spec.gate_rank, width, **bare)
         self.removal, self.replacement, self.bonus = (nn.Parameter(torch.empty(width, **factory)) for _ in range(3))
-        self.norm = nn.Module()
-        self.norm.weight, self.norm.bias = (nn.Parameter(torch.empty(width, **factory)) for _ in range(2))
+        self.norm = HeadNorm(width, factory, eps=spec.norm_eps)
         self.out = nn.Linear(width, width, **bare)
 
     @shaped
@@ -77,7 +89,7 @@ class RWKV7Module(nn.Module):
             a_BTHN=-kappa_BTHN,
             b_BTHN=kappa_BTHN * rate_BTHN,
         )
-        y_BTD = layer_norm(y_BTHN, eps=self.spec.norm_eps).flatten(2) * self.norm.weight + self.norm.bias
+        y_BTD = self.norm(y_BTHN)
         own_BTH1 = (r_BTHN * k_BTHN * self._split(self.bonus)).sum(-1, keepdim=True)
         y_BTD = y_BTD + (own_BTH1 * v_BTHN).flatten(2)
         gate_BTD = self.gate_up(self.gate_down(g_in).sigmoid())

@@ -62,7 +62,7 @@ def fused_linear(x_RI: Tensor, maps: Sequence[tuple[Tensor, Tensor | None]], siz
     return tuple(results)
 
 
-def runs(sizes: Sequence[int]) -> Iterator[tuple[int, slice]]:
+def _runs(sizes: Sequence[int]) -> Iterator[tuple[int, slice]]:
     """(group, its rows) of the groups that have any."""
     start = 0
     for group, size in enumerate(sizes):
@@ -81,7 +81,7 @@ class _Grouped(torch.autograd.Function):
         ctx.sizes = sizes
         ctx.save_for_backward(x_RI, *weights)
         results = tuple(x_RI.new_empty(x_RI.shape[0], weight.shape[1]) for weight in weights)
-        for group, rows in runs(sizes):
+        for group, rows in _runs(sizes):
             for y_RO, weight, bias in zip(results, weights, biases, strict=True):
                 if bias is None:
                     torch.mm(x_RI[rows], weight[group].t(), out=y_RO[rows])
@@ -97,7 +97,7 @@ class _Grouped(torch.autograd.Function):
         wants_x, _, _, *wants = ctx.needs_input_grad
         grad_x = torch.empty_like(x_RI) if wants_x else None
         grad_weights = [torch.empty_like(w) if want else None for w, want in zip(weights, wants[:count], strict=True)]
-        for group, rows in runs(sizes):
+        for group, rows in _runs(sizes):
             for index, (grad_RO, weight, grad_weight) in enumerate(zip(grads, weights, grad_weights, strict=True)):
                 if grad_x is not None and index == 0:
                     torch.mm(grad_RO[rows], weight[group], out=grad_x[rows])
@@ -116,7 +116,7 @@ class _Grouped(torch.autograd.Function):
 def _summed(grad_RO: Tensor, sizes: Sequence[int]) -> Tensor:
     """The sum over the rows of each group, [E, O]."""
     sums_EO = grad_RO.new_zeros(len(sizes), grad_RO.shape[1])
-    for group, rows in runs(sizes):
+    for group, rows in _runs(sizes):
         sums_EO[group] = grad_RO[rows].sum(0, dtype=statistics_dtype(grad_RO.dtype))
     return sums_EO
 

@@ -139,7 +139,7 @@ class _Corrections(torch.autograd.Function):
         )
         u_grads, read_grad, flow = grads[0], grads[1].contiguous(), grads[2].contiguous()
         for i in reversed(range(len(answer))):
-            if more_key is not None and more_key_grad is not None:
+            if more_key_grad is not None and more_value_grad is not None:
                 _gradients_of_write(more_key[i], more_value[i], flow, more_key_grad[i], more_value_grad[i])
             u_i = u[i].transpose(1, 2)
             written_grad = torch.empty_like(answer[i])

@@ -32,8 +32,8 @@ def exp_of_decay(log_decay: Tensor) -> Tensor:
 
 
 def chunk_length(length: int, chunk: int) -> int:
-    """`chunk`, or the least power of two that holds a sequence shorter than that."""
-    return min(chunk, 1 << (length - 1).bit_length())
+    """`chunk`, or for a short sequence a power of two that cuts it in two: no form of a call goes without a border."""
+    return min(chunk, 1 << max(0, (length - 1).bit_length() - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

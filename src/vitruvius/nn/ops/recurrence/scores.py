@@ -61,7 +61,7 @@ def scores_by_channel(rows: list[Rows], columns: list[Tensor], g: Tensor) -> lis
 class _ByToken(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, g: Tensor, pairs: Tensor | None, itself: list[bool], *inputs: Tensor | None
+        ctx: Any, y: Tensor, g: Tensor, pairs: Tensor | None, itself: list[bool], *inputs: Any
     ) -> tuple[Tensor, ...]:
         kept = _kept(g)
         results = []
@@ -152,10 +152,12 @@ class _ByChannel(torch.autograd.Function):
             half //= 2
         # The decay between two tokens depends on both ends only, so each end's gradient is that of its own factor.
         to_grads = [x * x_grad for x, x_grad in zip(rows, row_grads, strict=True)]
-        g_grad = -sum(y * y_grad for y, y_grad in zip(columns, column_grads, strict=True))
+        g_grad = torch.zeros_like(g, memory_format=torch.contiguous_format)
+        for y, y_grad in zip(columns, column_grads, strict=True):
+            g_grad.addcmul_(y, y_grad, value=-1)
         for i, (itself, has_to) in enumerate(ctx.shape):
             if not has_to:
-                g_grad = g_grad + to_grads[i]
+                g_grad += to_grads[i]
             if itself:
                 for j, y in enumerate(columns):
                     met = grads[i * len(columns) + j].diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
