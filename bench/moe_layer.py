@@ -64,7 +64,7 @@ def their_layer(ours: MoeModule, asked: argparse.Namespace, implementation: str,
     )
     config._experts_implementation = implementation  # noqa: SLF001 (from_pretrained's argument sets this)
     module = MixtralSparseMoeBlock(config).to(dtype)
-    own = ours.experts
+    own: Any = ours.experts
     state = {
         "gate.weight": ours.router.weight,
         "experts.gate_up_proj": torch.cat([own.gate_weight, own.up_weight], dim=1),
@@ -140,10 +140,8 @@ def summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     config = result["config"]
-    lines = [
-        f"{config['experts']} experts, top {config['top_k']}, {config['tokens']:,} tokens, width {config['width']}, "
-        f"hidden {config['hidden']}, {config['threads']} threads, {config['rounds']} rounds"
-    ]
+    sizes = f"{config['experts']} experts, top {config['top_k']}, width {config['width']}, hidden {config['hidden']}"
+    lines = [f"{sizes}, {config['tokens']:,} tokens, {config['threads']} threads, {config['rounds']} rounds"]
     for dtype, contestants in result["dtypes"].items():
         lines.append(
             f"{dtype:11}  {'forward ms':>10}  {'both ms':>8}  {'ours/this':>9}  {'quartiles':>11}  {'CPU time':>8}  "

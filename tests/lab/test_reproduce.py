@@ -85,7 +85,12 @@ def test_what_is_done_is_kept_and_another_setting_is_refused(tmp_path):
 def test_a_seed_gives_the_same_numbers_and_another_one_others(tmp_path):
     one, two = (reproduce(_short(arms=1), out=tmp_path / name, seeds=2, steps=5) for name in ("a", "b"))
     assert one.arms == two.arms
-    assert one.arms[0].values[0] != one.arms[0].values[1]
+
+    def loss(folder: str, seed: int) -> float:
+        return RunReader(tmp_path / folder / "path" / f"seed-{seed}").metrics()[0]["loss"]
+
+    assert loss("a", 0) == loss("b", 0)
+    assert loss("a", 0) != loss("a", 1)
 
 
 def test_measures_count_what_a_model_gets_wrong():

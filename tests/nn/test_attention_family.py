@@ -11,7 +11,9 @@ from torch import nn
 from vitruvius.checks import check
 from vitruvius.nn import Signals, build
 from vitruvius.nn.place import Place
-from vitruvius.sizing import count_parameters, kv_cache_bytes
+from vitruvius.report.diagram import Heads, diagram_of
+from vitruvius.report.formulas import explain
+from vitruvius.sizing import count_parameters, kv_cache_bytes, size
 from vitruvius.spec import read_text, resolve
 
 WIDTH, LENGTH = 32, 24
@@ -185,6 +187,19 @@ def test_the_cache_of_a_lender_holds_what_its_farthest_reader_needs():
     wide = architecture(*blocks, layers="a b")
     assert resolve(narrow).states(40)[0]["mixer.k"].shape[1] == 4
     assert resolve(wide).states(40)[0]["mixer.k"].shape[1] == 9
+
+
+def test_the_bill_tells_lenders_from_other_layers_of_their_block():
+    blocks = attention(sees="causal & sliding(4)"), attention("kv_from: a")
+    tiny = architecture(*blocks, layers="a b a")
+    bill = size(tiny)
+    assert [(row.name, row.layers, row.kv_cache_bytes) for row in bill.layers] == [
+        ("a", 1, 48 * 2 * 16 * 2),
+        ("b", 1, 0),
+        ("a", 1, 4 * 2 * 16 * 2),
+    ]
+    (cache,) = (amount for amount in explain(tiny, bill) if "cache" in amount.name)
+    assert cache.value == bill.kv_cache_bytes == sum(row.layers * row.kv_cache_bytes for row in bill.layers)
 
 
 def test_a_reader_of_a_reader_reads_from_whom_has_the_keys():
@@ -400,3 +415,20 @@ def test_every_form_keeps_every_contract(name):
     blocks = [f"{text[:-1]}, ffn: {{kind: swiglu, hidden: 48}}}}" for text in VARIANTS[name]]
     report = check(architecture(*blocks, layers="(a b)*2" if len(blocks) > 1 else "a*2"))
     assert report.passed, str(report)
+
+
+# Drawings
+
+
+def test_a_drawing_says_what_sets_an_attention_apart():
+    blocks = attention("gate: headwise, sinks: learned, logit_cap: 50"), attention("kv_from: a, prefix: open")
+    first, second = (design.boxes[0] for design in diagram_of(architecture(*blocks, layers="a b")).designs)
+    assert {"scores capped at 50", "a learned sink per head", "headwise output gate"} <= set(first.details)
+    assert {"keys and values of a", "open prefix"} <= set(second.details)
+    assert first.art == Heads(queries=4, groups=2)
+
+
+def test_a_drawing_of_latents_shows_one_of_them_under_all_heads():
+    (design,) = diagram_of(architecture(latent(), layers="a")).designs
+    assert design.boxes[0].art == Heads(queries=4, groups=1)
+    assert "keys and values from 16" in design.boxes[0].details

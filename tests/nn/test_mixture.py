@@ -76,6 +76,7 @@ def test_the_shared_expert_adds_its_output_and_its_gate_scales_it() -> None:
         shared = _module(torch.float64, shared_expert=SwiGLU(hidden=8), shared_gate=gate)
         shared.load_state_dict(plain.state_dict(), strict=False)
         added = shared(x, _place(x)) - plain(x, _place(x))
+        assert shared.shared_expert is not None
         expected = shared.shared_expert(x)
         if gate == "sigmoid":
             expected = expected * (x @ shared.shared_gate.weight.T).sigmoid()

@@ -1,4 +1,4 @@
-"""Whole mixtures against Hugging Face's: DeepSeek-V3's sigmoid router with groups and bias, Qwen2-MoE's gated expert."""
+"""Whole mixtures against Hugging Face's: the sigmoid router of DeepSeek-V3, the gated shared expert of Qwen2-MoE."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ def place() -> Place:
 
 
 def fill(module: MoeModule, theirs, shared: str) -> None:
+    maps = {name: getattr(module.shared_expert, name).weight for name in ("gate", "up", "down")}
     state = {
         "gate.weight": module.router.weight,
         "experts.gate_up_proj": torch.cat([module.experts.gate_weight, module.experts.up_weight], dim=1),
         "experts.down_proj": module.experts.down_weight,
-        **{f"{shared}.{name}_proj.weight": getattr(module.shared_expert, name).weight for name in ("gate", "up", "down")},
+        **{f"{shared}.{name}_proj.weight": weight for name, weight in maps.items()},
     }
     if module.shared_gate is not None:
         state["shared_expert_gate.weight"] = module.shared_gate.weight

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -277,6 +278,37 @@ def test_taking_a_pattern_back_forgets_what_was_read():
         parse("causal & mine")
     register_predicate("mine", lambda q, k: q - k < 3)
     assert parse("causal & mine") == sliding(3)
+
+
+def test_a_notebook_may_run_a_cell_again_and_nobody_else_takes_the_name():
+    for size in (3, 5):
+
+        def mine(q, k, size=size):
+            return (q >= k) & (q - k < size)
+
+        register_predicate("mine", mine)
+        assert parse("mine") == sliding(size)
+    with pytest.raises(PatternError, match="registered already"):
+        register_predicate("mine", tree)
+    assert parse("mine") == sliding(5)
+
+
+def test_anything_that_can_be_called_will_do():
+    class Window:
+        def __call__(self, q, k, size):
+            return (q >= k) & (q - k < size)
+
+    register_predicate("window", Window())
+    register_predicate("four", partial(Window(), size=4))
+    assert parse("window(4)") == sliding(4)
+    assert parse("four(size=6)") == sliding(6)
+
+
+def test_only_own_patterns_can_be_taken_back():
+    for name in ("causal", "nobodys"):
+        with pytest.raises(PatternError, match="no pattern of your own"):
+            unregister(name)
+    assert parse("causal") == causal
 
 
 class _Point:

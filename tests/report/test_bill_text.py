@@ -11,7 +11,7 @@ from vitruvius.report.bill import RIGHT, WRONG, bill_text, format_flops
 from vitruvius.report.formulas import Amount, explain, lines
 from vitruvius.report.tables import columns, markdown
 from vitruvius.sizing import size
-from vitruvius.spec import preset, preset_names
+from vitruvius.spec import preset, preset_names, resolve
 
 
 def _value(formula: str) -> Fraction:
@@ -55,8 +55,10 @@ def test_the_arithmetic_ends_in_the_numbers_of_the_bill(name, request):
 def test_the_parts_of_a_repeated_block_are_those_of_one_layer(name):
     architecture = preset(name)
     total = explain(architecture, size(architecture))[0]
-    blocks = [part for part in total.parts if part.name in architecture.blocks]
-    assert {block.name for block in blocks} == set(architecture.blocks)
+    graph = resolve(architecture)
+    names = {layer.name for layer in (*graph.encoder, *graph.layers)}
+    blocks = [part for part in total.parts if part.name in names]
+    assert {block.name for block in blocks} == names
     for block in blocks:
         layers, one = block.formula.split(" x ")
         assert sum(part.value for part in block.parts) == int(one.replace(",", ""))

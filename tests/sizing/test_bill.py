@@ -56,7 +56,7 @@ def test_layers_of_the_bill_add_up():
     for name in preset_names():
         architecture = preset(name)
         bill, graph = size(architecture), resolve(architecture)
-        assert sum(row.layers for row in bill.layers) == len(graph.layers)
+        assert sum(row.layers for row in bill.layers) == len(graph.encoder) + len(graph.layers)
         assert sum(row.layers * row.kv_cache_bytes for row in bill.layers) == bill.kv_cache_bytes
         ends = (architecture.embedding, architecture.head)
         outside = sum(end.flops(graph.scope, bill.context).useful for end in ends)

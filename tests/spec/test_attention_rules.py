@@ -21,7 +21,9 @@ layers: LAYERS
 """
 
 
-def finding(b: str = "qk_norm: rmsnorm", *, m: str = "{kind: attention, heads: 2, position: rope}", layers: str = "a b f m"):
+def finding(
+    b: str = "qk_norm: rmsnorm", *, m: str = "{kind: attention, heads: 2, position: rope}", layers: str = "a b f m"
+):
     """The one error of the spec."""
     text = SPEC.replace("B}}", f"{b}}}}}").replace("M}", f"{m}}}").replace("LAYERS", layers)
     with pytest.raises(SpecError) as refused:
@@ -97,6 +99,12 @@ def test_positions_made_of_what_keys_are_made_of_stay_with_their_keys(position):
     found = finding(m=mixer, layers="b m")
     assert found.path == "blocks.m.mixer.position"
     assert "made of" in found.what
+
+
+def test_a_reader_that_sees_one_key_would_not_depend_on_its_input():
+    assert finding("kv_from: a, sees: causal & sliding(1)", layers="a b").path == "blocks.b.mixer.sees"
+    text = SPEC.replace("B}}", "kv_from: a, gate: headwise, sees: causal & sliding(1)}}").replace("LAYERS", "a b")
+    assert read_text(text.replace("M}", "{kind: attention, heads: 2}}")).architecture
 
 
 @pytest.mark.parametrize(("field", "name"), [("sinks: learned", "sinks"), ("logit_cap: 5", "logit_cap")])

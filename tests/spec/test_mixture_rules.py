@@ -10,7 +10,6 @@ from vitruvius.errors import SpecError
 from vitruvius.spec import Scope, read_text, resolve, shrink
 from vitruvius.spec.ffn.mlp import Mlp, SwiGLU
 from vitruvius.spec.ffn.moe import Moe
-from vitruvius.spec.node import Router
 from vitruvius.spec.routers.expert_choice import ExpertChoiceRouter
 from vitruvius.spec.routers.hashed import HashRouter
 from vitruvius.spec.routers.sigmoid import SigmoidRouter
@@ -124,7 +123,7 @@ ROUTERS = [SoftmaxRouter(), SigmoidRouter(groups=4, top_groups=2), HashRouter(),
 
 @pytest.mark.parametrize("router", ROUTERS, ids=lambda r: r.kind)
 @pytest.mark.parametrize("shared", [None, Mlp(hidden=8)], ids=["alone", "shared"])
-def test_flops_are_those_of_the_maps_that_run(router: Router, shared):
+def test_flops_are_those_of_the_maps_that_run(router, shared):
     moe = replace(MOE, router=router, shared_expert=shared, shared_gate="sigmoid" if shared else "none", experts=12)
     tokens, expert = 7, 2 * 3 * 32 * 16
     pairs = 12 * 2 if router.chooses == "tokens" else 7 * 2  # ceil(7 * 2 / 12) = 2 tokens for each expert

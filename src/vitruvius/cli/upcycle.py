@@ -96,7 +96,8 @@ def _inherited(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _recorded_data(record: dict[str, Any]) -> str | None:
-    path = (record["data"] or {}).get("path")
+    recorded: dict[str, Any] = record["data"] or {}
+    path = recorded.get("path")
     return None if path is None else str(path)
 
 

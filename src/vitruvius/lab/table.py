@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from vitruvius.report.tables import markdown
 
 if TYPE_CHECKING:
-    from vitruvius.lab.intervals import Interval
     from vitruvius.lab.arms import Report
+    from vitruvius.lab.intervals import Interval
     from vitruvius.lab.reproductions import Measure
 
 _DIGITS = {"error %": 2, "accuracy": 4}

@@ -71,7 +71,7 @@ class Pattern:
 
     @property
     def is_causal(self) -> bool:
-        """Whether no query reads a key after itself."""
+        """Whether no query reads a key after itself, as far as bounds show; own conditions are taken at their worst."""
         return all(clause.distance_low >= 0 for clause in self.clauses)
 
     @property
@@ -93,11 +93,17 @@ class Pattern:
         return max(spans, default=None)
 
     def last_reader(self, k: int) -> int:
-        """The last query that reads key k: `NEVER` when none does, `FOREVER` when there is no last one."""
+        """The last query that reads key k: `NEVER` when none does, `FOREVER` when there is no last one.
+
+        With own conditions a bound: no later query reads it.
+        """
         return max((clause.last_reader(k) for clause in self.clauses), default=NEVER)
 
     def live(self, t: int) -> int:
-        """The number of keys k <= t that some query q >= t may read: what a cache must hold to compute query t."""
+        """The number of keys k <= t that some query q >= t may read: what a cache must hold to compute query t.
+
+        With own conditions a bound: no more than that.
+        """
         return counting.live(self.clauses, t)
 
     def reads(self, q: int, n: int) -> int:
@@ -116,7 +122,10 @@ class Pattern:
         return pairs.pairs(self.clauses, n)
 
     def blocks(self, n: int, size: int = 128) -> int:
-        """The number of size x size tiles of the n x n score matrix that hold at least one allowed pair."""
+        """The number of size x size tiles of the n x n score matrix that hold at least one allowed pair.
+
+        With own conditions those that the bounds around them touch, which is what a kernel visits.
+        """
         return tiles.blocks(self.clauses, n, size)
 
     def empty_rows(self, n: int, limit: int = 3) -> tuple[int, ...]:

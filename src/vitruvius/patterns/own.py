@@ -34,6 +34,8 @@ _EXAMPLE: Final = 4
 _SAMPLED: Final = 64
 """Keys at which a function for last readers is tried."""
 
+_OWN: Final[dict[str, tuple[str, str]]] = {}
+"""Names registered here, and the module and name of their functions."""
 _READERS: Final[dict[str, Callable[..., int]]] = {}
 """Functions for last readers, by the name of the predicate."""
 
@@ -98,7 +100,8 @@ def register_predicate(
     by default those on which its reach depends. `last_reader(k, **arguments)` may say after which query a key is not
     read any more; without it, a key is kept as long as the clause around the condition reaches.
 
-    Raises PatternError when the name is taken or the arguments do not fit; what the function does is found out when a
+    Registering the same function again, as a notebook does, replaces it. Raises PatternError when the name is taken by
+    another or the arguments do not fit; what the function does is found out when a
     text first uses it.
     """
     if function is None:
@@ -131,26 +134,27 @@ def register_predicate(
         complete = {argument.name: values.get(argument.name, argument.default) for argument in arguments}
         return _pattern(name, function, tuple(complete.items()))
 
+    origin = (getattr(function, "__module__", ""), getattr(function, "__qualname__", f"object {id(function)}"))
+    if _OWN.get(name) == origin:
+        unregister(name)  # a cell of a notebook that is run again
     # The table reads the arguments off the signature.
     make.__signature__ = signature(function).replace(parameters=arguments)  # type: ignore[attr-defined]
     scaled = smaller or _by_trial(make, least)
     register(name, make, meaning=meaning, example=example, least=least, smaller=scaled)
+    _OWN[name] = origin
     if last_reader is not None:
         _READERS[name] = last_reader
     return function
 
 
 def unregister(name: str) -> None:
-    """Take an own pattern out of the table again; for notebooks that define it anew, and for tests."""
-    NAMED.pop(name, None)
-    _READERS.pop(name, None)
-    forget()
-
-
-def forget() -> None:
-    """Drop what is remembered of texts and functions."""
+    """Take an own pattern out of the table again. Raises PatternError for any other name."""
     from vitruvius.patterns import text
 
+    if name not in _OWN:
+        raise PatternError(f"{name!r} is no pattern of your own", fix=f"yours are {', '.join(_OWN) or 'none yet'}")
+    del NAMED[name], _OWN[name]
+    _READERS.pop(name, None)
     _pattern.cache_clear()
     text.clear()
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from vitruvius.sizing import Bill
     from vitruvius.spec.model import Architecture
+    from vitruvius.spec.node import StateSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,23 +104,30 @@ def _weights(bill: Bill) -> Amount:
     return Amount(value=bill.weights_bytes, name=f"bytes of weights in {bill.dtype}", formula=formula)
 
 
+def _kept(state: dict[str, StateSpec], bill: Bill, role: str) -> Iterator[Amount]:
+    """The tensors of one layer's keys or recurrent state, for one sequence."""
+    for name, spec in state.items():
+        if spec.role == role:
+            value = state_tensor_bytes(spec, bill.dtype)
+            yield Amount(value=value, name=name, formula=_times(*spec.shape, value // spec.count))
+
+
 def _cache(graph: Graph, bill: Bill, role: str) -> Amount:
     """Keys or recurrent state: a row for each block, its tensors below."""
     parts: list[Amount] = []
     states = dict(zip(graph.every_layer(), graph.states(bill.context), strict=True))
     kept = bill.kv_cache_bytes if role == "keys" else bill.state_bytes
     for block, layers in _blocks(graph).items() if kept else ():
-        each: list[Amount] = []
-        for name, spec in states[layers[0]].items():
-            if spec.role == role:
-                value = state_tensor_bytes(spec, bill.dtype)
-                each.append(Amount(value=value, name=name, formula=_times(*spec.shape, value // spec.count)))
-        one = sum(part.value for part in each)
-        total = len(layers) * bill.batch * one
-        if total:
-            parts.append(
-                Amount(value=total, name=block, formula=_times(len(layers), bill.batch, one), parts=tuple(each))
-            )
+        # Layers of one block differ in what they keep where others read the keys of some of them.
+        for readers in dict.fromkeys(layer.scope.readers for layer in layers):
+            alike = [layer for layer in layers if layer.scope.readers == readers]
+            each = tuple(_kept(states[alike[0]], bill, role))
+            one = sum(part.value for part in each)
+            total = len(alike) * bill.batch * one
+            if total:
+                label = f"{block}, whose keys others read too" if readers else block
+                formula = _times(len(alike), bill.batch, one)
+                parts.append(Amount(value=total, name=label, formula=formula, parts=each))
     what = f"cache for {bill.context:,} tokens" if role == "keys" else "recurrent state"
     name = f"bytes of {what}, batch {bill.batch:,}, {bill.dtype}"
     return Amount(value=sum(part.value for part in parts), name=name, parts=tuple(parts))

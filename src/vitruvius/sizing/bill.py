@@ -168,19 +168,21 @@ def _check_positions(graph: Graph, tokens: int) -> None:
 def _by_block(graph: Graph, tokens: int, batch: int, dtype: str) -> tuple[LayerBill, ...]:
     layers = [*graph.encoder, *graph.layers]
     states = graph.states(tokens)[: len(layers)]
-    counts = Counter(layer.name for layer in layers)
-    rows: dict[str, LayerBill] = {}
+    # Layers of one block differ in what they keep where others read the keys of some of them.
+    counts = Counter((layer.name, layer.scope.readers) for layer in layers)
+    rows: dict[object, LayerBill] = {}
     for layer, state in zip(layers, states, strict=True):
-        if layer.name in rows:
+        key = (layer.name, layer.scope.readers)
+        if key in rows:
             continue
         tensors = layer.tensors().values()
         kept = {
             role: batch * sum(state_tensor_bytes(spec, dtype) for spec in state.values() if spec.role == role)
             for role in ("keys", "state")
         }
-        rows[layer.name] = LayerBill(
+        rows[key] = LayerBill(
             name=layer.name,
-            layers=counts[layer.name],
+            layers=counts[key],
             parameters=sum(t.count for t in tensors),
             active=sum(t.active for t in tensors),
             kv_cache_bytes=kept["keys"],

@@ -42,9 +42,10 @@ def upcycle(model: Model, target: Architecture, *, seed: int = 0) -> Model:
     if found:
         raise SpecError(found)
     new = build(target, dtype=model.dtype, device=model.device, seed=seed)
+    old_weights = weights_of(model)
     for name, table in tables_that_grow(new).items():
-        table.grow(model.get_submodule(name).weight.shape[0])
-    old_weights, new_weights = weights_of(model), weights_of(new)
+        table.grow(old_weights[f"{name}.weight"].shape[0])
+    new_weights = weights_of(new)
     for name in old_weights.keys() & new_weights.keys():
         new_weights[name].copy_(old_weights[name])
     for old_layer, new_layer in zip(model.graph.every_layer(), graph.every_layer(), strict=True):

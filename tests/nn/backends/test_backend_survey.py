@@ -26,9 +26,10 @@ def test_a_layout_of_three_patterns_gets_three_answers() -> None:
     assert backends(parts["full", "mixer"]) == {
         "train_cpu": "chunked",
         "infer_cpu": "sdpa",
+        "decode_cpu": "sdpa",
         "train_cuda": "flex",
         "infer_cuda": "sdpa",
-        "decode": "sdpa",
+        "decode_cuda": "sdpa",
     }
     assert backends(parts["dilated", "mixer"])["infer_cpu"] == "chunked"
     assert all(set(part.rows) == set(OCCASIONS) for part in parts.values())
@@ -49,13 +50,14 @@ def test_what_joins_the_scores_is_named_and_weighs_in_the_choice(change, terms, 
     (part,) = survey(preset("tiny-llama", overrides=[f"blocks.layer.mixer.{change}"]))
     assert part.terms == terms
     assert backends(part)["train_cuda"] == train_cuda
-    assert backends(part)["decode"] == decode
+    assert backends(part)["decode_cpu"] == ("sdpa" if terms == ("sink",) else decode)
+    assert backends(part)["decode_cuda"] == decode
 
 
 def test_an_encoder_never_decodes_and_cross_attention_is_listed_apart() -> None:
     parts = named(preset("seq2seq-small"))
-    assert backends(parts["encoder: encode", "mixer"])["decode"] is None
-    assert backends(parts["decode", "cross"])["decode"] == "sdpa"
+    assert backends(parts["encoder: encode", "mixer"])["decode_cpu"] is None
+    assert backends(parts["decode", "cross"])["decode_cpu"] == "sdpa"
 
 
 @pytest.mark.parametrize("name", ["tiny-longcontext", "tiny-llama"])

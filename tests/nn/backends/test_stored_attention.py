@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from vitruvius.errors import UsageError
 from vitruvius.nn.backends import BACKENDS, attend_stored
-from vitruvius.nn.mixers.keyvalue import Readable
+from vitruvius.nn.cache import Step
+from vitruvius.nn.mixers.keyvalue import KeyValueStore, Readable
 from vitruvius.nn.place import Place
+from vitruvius.patterns import parse, plan
 
 WITHOUT_PREFIX = st.sets(st.sampled_from([name for name in NAMES if name != "prefix"]))
 
@@ -48,6 +50,8 @@ def test_queries_over_stored_keys_equal_the_rows_of_the_whole_forward_and_backwa
     for backend in ("auto", "reference"):
         found = stored(case, first, hidden=hidden, backend=backend)
         assert torch.allclose(found, expected, rtol=0, atol=1e-9)
+        with torch.no_grad():
+            assert torch.allclose(stored(case, first, hidden=hidden, backend=backend), expected, rtol=0, atol=1e-9)
     seed = torch.randn(expected.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     leaves = list(case.leaves.values())
     true = torch.autograd.grad(expected, leaves, seed, retain_graph=True)
@@ -81,6 +85,18 @@ def test_a_prefix_read_in_one_call_equals_the_whole_sequence(names, length) -> N
     case.request.prefix_B.clamp_(max=length)
     expected = BACKENDS["reference"](*(case.leaves[n] for n in "qkv"), case.request)
     assert torch.allclose(stored(case, 0), expected, rtol=0, atol=1e-9)
+
+
+def test_a_prefill_of_whole_sequences_never_asks_for_a_mask_of_all_pairs() -> None:
+    pattern, length = parse("causal & (sliding(20) | sinks(2))"), 50
+    kept = {name: torch.zeros(2, 2, length, 8, dtype=torch.float64) for name in "kv"}
+    store = KeyValueStore(plan(pattern, length), kept)
+    store.step = Step(starts=[0, 0], counts=[length, 40], length=length)
+    case = Case.of("causal & (sliding(20) | sinks(2))", length, value_width=8)
+    readable = store.extend({"k": case.leaves["k"], "v": case.leaves["v"]}, torch.arange(length), pattern)
+    readable = replace(readable, seen=lambda: pytest.fail("nobody needs all pairs"))
+    found = attend_stored(case.leaves["q"], readable, case.request)
+    assert torch.allclose(found, case.results("reference")["out"], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("first", "prefix"), [(0, 41), (3, 30)])

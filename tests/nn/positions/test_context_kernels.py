@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vitruvius.errors import SpecError
 from vitruvius.nn import Signals, build
 from vitruvius.nn.backends import Request
 from vitruvius.nn.backends.scores import document_runs
@@ -215,3 +216,31 @@ def test_rows_that_start_over_forget_the_longest_key_of_the_old_ones() -> None:
     model(tokens[:, :1], cache=cache)
     assert store.running["longest_key"][0].min() == 1e9
     assert store.running["longest_key"][1].max() < 1e3
+
+
+@torch.inference_mode()
+def test_differential_attention_skips_what_both_of_its_maps_have_forgotten() -> None:
+    tokens = torch.randint(0, 31, (1, 160), generator=torch.Generator().manual_seed(1))
+    logits = []
+    for evict in ("never", "negligible"):
+        mixer = f"{{kind: differential, heads: 2, sees: causal, position: {{kind: fox, horizon: 2, evict: {evict}}}}}"
+        text = SPEC.format(sees="causal", position="fox").replace(
+            '{kind: attention, heads: 4, kv_heads: 2, sees: "causal", position: fox}', mixer
+        )
+        model = build(read_text(text).architecture, dtype=FP64, seed=5).eval()
+        cache, signals = model.cache(1, capacity=160), Signals()
+        parts = [model(tokens[:, :100], cache=cache)]
+        parts += [model(tokens[:, t : t + 1], cache=cache, signals=signals) for t in range(100, 160)]
+        logits.append(torch.cat(parts, dim=1))
+    assert max(signals.metrics["live_keys"]) < 100
+    assert 0 < (logits[0] - logits[1]).abs().max() < 10 * exp(-10) * logits[0].abs().max()
+
+
+def test_latent_attention_keeps_no_keys_whose_norms_could_bound_anything() -> None:
+    position = "{kind: fox, evict: negligible}"
+    mixer = f"{{kind: mla, heads: 2, kv_rank: 4, nope_width: 4, rope_width: 0, value_width: 4, position: {position}}}"
+    text = SPEC.format(sees="causal", position="fox").replace(
+        '{kind: attention, heads: 4, kv_heads: 2, sees: "causal", position: fox}', mixer
+    )
+    with pytest.raises(SpecError, match="norms of the keys"):
+        read_text(text)

@@ -15,7 +15,7 @@ from vitruvius.nn.backends.plans import BLOCK
 from vitruvius.nn.backends.reference import dense
 from vitruvius.nn.backends.request import Asked
 from vitruvius.nn.backends.scores import added, sink_share, softcapped, wide
-from vitruvius.nn.backends.table import STORED, Row, Situation, lookup
+from vitruvius.nn.backends.table import STORED, Row, Situation, Work, lookup
 from vitruvius.nn.ops import QueryBlock
 from vitruvius.patterns import causal
 
@@ -30,12 +30,10 @@ _IN_BLOCKS = {"softcap", "bias", "table", "decay", "sink"}
 """Terms that torch's attention does not know, or only as a tensor of all pairs."""
 
 
-@lru_cache(maxsize=64)
-def stored_row(terms: frozenset[str], widths: tuple[int, int]) -> Row:
+@lru_cache(maxsize=256)
+def stored_row(terms: frozenset[str], widths: tuple[int, int], device: str, work: Work) -> Row:
     """The row of the table for one query per row against the keys of a cache."""
-    return lookup(
-        STORED, Situation(pattern=causal, terms=terms, device="any", dtype="any", work="infer", widths=widths)
-    )
+    return lookup(STORED, Situation(pattern=causal, terms=terms, device=device, dtype="any", work=work, widths=widths))
 
 
 def attend_stored(q_BHTK: Tensor, readable: Readable, request: Request) -> Tensor:
@@ -89,24 +87,51 @@ def _one_query(
     terms = added(request, request.place.positions, readable.positions, heads=q_BH1K.shape[1], decay=decay)
     if terms is not None:
         terms = terms.unflatten(-3, (groups, -1)).squeeze(-2)
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BGRK, k_BGSK, v_BGSK))
     widths = (k_BGSK.shape[-1], v_BGSK.shape[-1])
-    if stored_row(request.terms, widths).backend == "sdpa":
-        if terms is not None:
-            terms = terms if mask is None else terms.masked_fill(~mask, -torch.inf)
-            mask = terms.to(q_BGRK.dtype).expand(q_BGRK.shape[0], *terms.shape[-3:])
+    row = stored_row(request.terms, widths, q_BGRK.device.type, "train" if wanted else "infer")
+    if row.backend == "matmul":
+        return _in_the_open(q_BGRK, readable, request, mask, terms)
+    if terms is not None:
+        terms = terms if mask is None else terms.masked_fill(~mask, -torch.inf)
+        mask = terms.to(q_BGRK.dtype).expand(q_BGRK.shape[0], *terms.shape[-3:])
+    if request.sink_H is None:
         out_BGRK = F.scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, attn_mask=mask, scale=request.scale)
         return out_BGRK.flatten(1, 2).unsqueeze(2)
-    scores_BGRS = torch.matmul(q_BGRK, k_BGSK.transpose(-1, -2)).to(wide(q_BGRK.dtype)) * request.scale
-    scores_BGRS = softcapped(scores_BGRS, request.softcap)
+    return _with_sink(q_BGRK, readable, request, mask, request.sink_H)
+
+
+def _with_sink(q_BGRK: Tensor, readable: Readable, request: Request, mask: Tensor | None, sink_H: Tensor) -> Tensor:
+    """Torch's kernel for CPUs, called by the name under which it returns the log-sum-exp too."""
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=q_BGRK.dtype).masked_fill_(~mask, -torch.inf)
+    out_BGRK, lse_BGR = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001
+        q_BGRK, readable.k_BGSK, readable.v_BGSK, attn_mask=mask, scale=request.scale
+    )
+    share_BH1 = sink_share(lse_BGR.flatten(1).unsqueeze(-1), sink_H)
+    return (out_BGRK.flatten(1, 2) * share_BH1.to(out_BGRK.dtype)).unsqueeze(2)
+
+
+def _in_the_open(
+    q_BGRK: Tensor, readable: Readable, request: Request, mask: Tensor | None, terms: Tensor | None
+) -> Tensor:
+    k_BGSK, v_BGSK = readable.k_BGSK, readable.v_BGSK
+    scores_BGRS = softcapped(_product(q_BGRK, k_BGSK.transpose(-1, -2)) * request.scale, request.softcap)
     if terms is not None:
         scores_BGRS = scores_BGRS + terms
     if mask is not None:
         scores_BGRS = scores_BGRS.masked_fill(~mask, -torch.inf)
-    out_BHP = torch.matmul(scores_BGRS.softmax(-1).to(v_BGSK.dtype), v_BGSK).flatten(1, 2)
+    out_BHP = _product(scores_BGRS.softmax(-1), v_BGSK).flatten(1, 2)
     if request.sink_H is not None:
         lse_BH1 = scores_BGRS.logsumexp(-1).flatten(1).unsqueeze(-1)
-        out_BHP = out_BHP * sink_share(lse_BH1, request.sink_H).to(out_BHP.dtype)
-    return out_BHP.unsqueeze(2)
+        out_BHP = out_BHP * sink_share(lse_BH1, request.sink_H)
+    return out_BHP.to(q_BGRK.dtype).unsqueeze(2)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The product in at least fp32: on a CPU one of a few rows in bf16 is far slower."""
+    dtype = wide(b.dtype)
+    return torch.matmul(a.to(dtype), b.to(dtype))
 
 
 def _many_queries(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vitruvius.patterns import Pattern
     from vitruvius.spec import Architecture, Layer
 
-Occasion = Literal["train_cpu", "infer_cpu", "train_cuda", "infer_cuda", "decode"]
+Occasion = Literal["train_cpu", "infer_cpu", "decode_cpu", "train_cuda", "infer_cuda", "decode_cuda"]
 WHOLE: dict[Occasion, tuple[Work, str, str]] = {
     "train_cpu": ("train", "cpu", "float32"),
     "infer_cpu": ("infer", "cpu", "float32"),
@@ -30,7 +30,9 @@ WHOLE: dict[Occasion, tuple[Work, str, str]] = {
 """Attention of whole sequences: what for, on what device, in what number format."""
 _ROWS: dict[Work, frozenset[str]] = {"train": frozenset({"documents"}), "infer": frozenset()}
 """Terms that rows bring along: training packs documents."""
-OCCASIONS: tuple[Occasion, ...] = (*WHOLE, "decode")
+STEP: dict[Occasion, str] = {"decode_cpu": "cpu", "decode_cuda": "cuda"}
+"""Attention of one new token per row to a cache, and on what device."""
+OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
 _PROMPT = 8
 OWN = Row(backend="own", why="its position computes the scores itself, in blocks of queries")
 NONE = Row(backend="none", why="it keeps a state of one size and compares no query with any key")
@@ -109,15 +111,23 @@ def _parts(layer: Layer, whole: dict[_Key, Asked], decoding: dict[_Key, Asked]) 
             other = NONE if pattern is None else OWN
             rows: dict[Occasion, Row | None] = dict.fromkeys(OCCASIONS, other)
         else:
-            rows = {occasion: lookup(TABLE, _situation(pattern, asked, *WHOLE[occasion])) for occasion in WHOLE}
-            rows["decode"] = None if step is None else stored_row(step.request.terms, step.widths)
+            rows = {
+                occasion: lookup(TABLE, _situation(pattern, asked, *WHOLE[occasion]))
+                if occasion in WHOLE
+                else _stored(step, STEP[occasion])
+                for occasion in OCCASIONS
+            }
         yield BlockBackends(block=name, sublayer="mixer", sees=sees, terms=_terms(asked), rows=rows)
     crossed = whole.get((*at, "cross"))
     if crossed is not None:
-        row = stored_row(crossed.request.terms, crossed.widths)
+        row = _stored(crossed, "cpu")
         yield BlockBackends(
             block=name, sublayer="cross", sees="everything", terms=_terms(crossed), rows=dict.fromkeys(OCCASIONS, row)
         )
+
+
+def _stored(asked: Asked | None, device: str) -> Row | None:
+    return None if asked is None else stored_row(asked.request.terms, asked.widths, device, "infer")
 
 
 def _terms(asked: Asked | None) -> tuple[str, ...]:

@@ -114,6 +114,14 @@ STORED = (
         why="torch's kernel over keys that a cache or another stack holds: read once, never copied",
     ),
     Row(
+        backend="sdpa",
+        terms=frozenset({"bias", "table", "decay", "prefix", "sink"}),
+        devices=frozenset({"cpu"}),
+        work=frozenset({"infer"}),
+        widths="equal",
+        why="torch's flash kernel for CPUs, whose log-sum-exp says what a sink takes",
+    ),
+    Row(
         backend="matmul",
         terms=TERMS,
         why="two matrix products over keys in the cache: torch's kernel knows no caps and sinks, and one width only",

@@ -101,8 +101,8 @@ class MoeModule(nn.Module):
         """Sort the (token, expert) pairs by expert, run each expert on its run, add up per token."""
         widths = {x_ND.shape[1], *(weight.shape[-1] for weight in self.experts.parameters())}
         linear = _choose(x_ND, backend, widths)
-        in_bulk = linear is grouped_linear and x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16
-        multiple = ROWS if in_bulk else 1
+        rounded = linear is not looped_linear and x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16
+        multiple = ROWS if rounded else 1
         if routing.kept_NK is not None:
             return self._mix_kept(x_ND, routing, routing.kept_NK, linear, multiple)
         runs = _Runs.of(routing.chosen_NK.flatten(), self.count, multiple=multiple)
@@ -124,7 +124,7 @@ class MoeModule(nn.Module):
         return torch.zeros_like(x_ND).index_add(0, token_P, y_PD * weights_P1)
 
 
-ROWS = 64
+ROWS = 32
 """On CPUs, bf16 products are compiled for each number of rows; rounding runs up to this lets them be reused."""
 
 
@@ -156,12 +156,13 @@ class _Runs:
 
 _ALIGNMENT = 16
 """Bytes that torch's grouped product wants rows to be a multiple of."""
+_FUSED = {("cpu", torch.float32), ("cpu", torch.bfloat16), ("cuda", torch.bfloat16)}
+"""Where torch has a grouped product that is worth its name: elsewhere it takes no such numbers, or waits as we do."""
 
 
 def _choose(x_ND: Tensor, backend: str, widths: set[int]) -> GroupedLinear:
-    """The loop when it is asked for, torch's grouped product where it is one kernel, else our own."""
+    """The loop when it is asked for, torch's grouped product where it has one, else our own."""
     if backend == "reference":
         return looped_linear
-    one_kernel = x_ND.device.type == "cuda" and x_ND.dtype == torch.bfloat16
     aligned = all(width * x_ND.element_size() % _ALIGNMENT == 0 for width in widths)
-    return fused_linear if one_kernel and aligned else grouped_linear
+    return fused_linear if aligned and (x_ND.device.type, x_ND.dtype) in _FUSED else grouped_linear

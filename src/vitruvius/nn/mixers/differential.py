@@ -93,6 +93,8 @@ class DifferentialAttentionModule(nn.Module):
         if cache is None:
             return attend(q_BHTK, k_BGTK, _twice(v_BVTP), request)
         readable = cache.extend(new, place.positions, self.pattern)
+        if hooks.prune is not None:
+            readable = hooks.prune(q_BHTK, k_BGTK, readable, request, cache)
         tensors = {**readable.tensors, "v": _twice(readable.v_BGSK)}
         return attend_stored(q_BHTK, replace(readable, tensors=tensors), request)
 

@@ -146,43 +146,51 @@ class KeyValueStore:
 
     def _select(self, q_positions: Tensor, pattern: Pattern) -> _Selection:
         """Slots to read: a slice without a mask where all of it is seen, few slots by index, else a mask."""
-        everything = slice(0, self.plan.slots)
+        after = [start + 1 for start in self.step.starts]
+        used = self._used(max(after))
+        everything = slice(0, used)
         if not self.step.aligned:
-            after = [start + 1 for start in self.step.starts]
             positions = self._slot_positions(after)
             mask = pattern.allows(q_positions.unsqueeze(-1), positions.unsqueeze(-2))
             mask = mask & self._once(positions).unsqueeze(-2)
             return _Selection(everything, positions, mask.unsqueeze(1))
         t = self.step.starts[0]
-        positions = self._slot_positions([t + 1])[0]
+        positions = self._slot_positions(after[:1])[0]
+        if not self.plan.archives and _sees_the_last(pattern, used):
+            return _Selection(everything, positions, None)
         seen = pattern.allows(t, positions) & self._once(positions)
         index = seen.nonzero().squeeze(1)
         count = index.numel()
         if count == int(index[-1]) + 1:
             return _Selection(slice(0, count), positions[:count], None)
-        if 2 * count <= self.plan.slots:
+        if 2 * count <= used:
             return _Selection(index, positions[index], None)
         return _Selection(everything, positions, seen.unsqueeze(0))
+
+    def _used(self, longest: int) -> int:
+        """How many of the first slots rows of at most `longest` tokens have written to."""
+        return self.plan.slots if self.plan.archives else min(longest, self.plan.ring)
 
     def _put_beside(self, new: Mapping[str, Tensor]) -> _Beside:
         step, device = self.step, self.device
         if not any(step.starts):
             return _Beside(dict(new), torch.arange(step.length, device=device), None)
-        old = self._slot_positions(step.starts)
+        old, used = self._slot_positions(step.starts), self._used(max(step.starts))
         usable = self._once(old)
         ahead = torch.tensor(step.starts, device=device).unsqueeze(1) + torch.arange(step.length, device=device)
         if step.aligned:
             old, usable, ahead = old[0], usable[0], ahead[0]
         else:
             old, usable = old.expand(len(ahead), -1), usable.expand(len(ahead), -1)
+        kept = {name: tensor[:, :, :used] for name, tensor in self.slots.items()}
         return _Beside(
-            {name: torch.cat([tensor, new[name].to(tensor.dtype)], dim=2) for name, tensor in self.slots.items()},
+            {name: torch.cat([tensor, new[name].to(tensor.dtype)], dim=2) for name, tensor in kept.items()},
             torch.cat([old, ahead], dim=-1),
             torch.cat([usable, torch.ones_like(ahead, dtype=torch.bool)], dim=-1),
         )
 
     def _slot_positions(self, lengths: list[int]) -> Tensor:
-        """Position held by each slot when rows hold `lengths` tokens: [B, slots], negative where empty.
+        """Position held by each slot in use when rows hold `lengths` tokens: [B, slots], negative where empty.
 
         One row is enough when all lengths agree.
         """
@@ -191,7 +199,8 @@ class KeyValueStore:
         last = torch.tensor(distinct, device=device).unsqueeze(1) - 1
         parts = []
         if plan.ring:
-            parts.append(plan.ring_position(torch.arange(plan.ring, device=device), last))
+            used = min(self._used(max(lengths)), plan.ring)
+            parts.append(plan.ring_position(torch.arange(used, device=device), last))
         parts += [a.position(torch.arange(a.slots, device=device), last, plan.ring) for a in plan.archives]
         return torch.cat([part.expand(len(distinct), -1) for part in parts], dim=1)
 
@@ -228,13 +237,13 @@ class KeyValueStore:
         first = max(start, stop - ring)
         if first >= stop:
             return
-        slots = torch.arange(first, stop, device=self.device) % ring
+        at, count = first % ring, stop - first
         for name, store in self.slots.items():
-            if stop - first == 1:
-                at = first % ring
-                store[rows, :, at : at + 1] = new[name][:, :, first - start :]
-            else:
-                store[rows].index_copy_(2, slots, new[name][:, :, first - start :].to(store.dtype))
+            coming = new[name][:, :, first - start :]
+            before = min(count, ring - at)
+            store[rows, :, at : at + before] = coming[:, :, :before]
+            if before < count:
+                store[rows, :, : count - before] = coming[:, :, before:]
 
     def _archive(
         self, archive: Archive, offset: int, rows: slice, new: Mapping[str, Tensor], start: int, stop: int
@@ -260,3 +269,14 @@ class KeyValueStore:
                 taken = new[name].index_select(2, torch.tensor([k - start for k in coming], device=device))
                 to = torch.tensor([offset + archive.slot(k) for k in coming], device=device)
                 target.index_copy_(2, to, taken.to(store.dtype))
+
+
+def _sees_the_last(pattern: Pattern, count: int) -> bool:
+    """Whether every query surely sees the last `count` keys, its own included."""
+    return any(
+        clause.distance_low <= 0
+        and clause.distance_high >= count - 1
+        and clause.distance_multiple == 1
+        and not (clause.restricts_keys or clause.restricts_queries or clause.chunks or clause.predicates)
+        for clause in pattern.clauses
+    )

@@ -50,9 +50,10 @@ def looped_linear(x_RI: Tensor, maps: Sequence[tuple[Tensor, Tensor | None]], si
 
 
 def fused_linear(x_RI: Tensor, maps: Sequence[tuple[Tensor, Tensor | None]], sizes_E: Tensor) -> tuple[Tensor, ...]:
-    """The same in torch's grouped matrix product: one kernel on CUDA, which never waits for the sizes.
+    """The same in torch's grouped product: one kernel on CUDA, which never waits for the sizes; a loop in C++ on CPUs.
 
-    Takes bf16 rows whose bytes are a multiple of 16.
+    For rows whose bytes are a multiple of 16: bf16, and on CPUs fp32 too. Gradients must be dense: one that is expanded
+    (of a plain sum) raises.
     """
     ends_E = sizes_E.cumsum(0).to(torch.int32)
     results: list[Tensor] = []

@@ -88,8 +88,9 @@ def _live(q_BH1K: Tensor, readable: Readable, request: Request, longest_BG: Tens
     """Which slots some head of some row still reads, bool [S]."""
     assert request.decay is not None
     left_BHS = request.decay[0] - readable.tensors["decay"].squeeze(-1)
-    if readable.mask is not None:
-        visible = readable.mask if readable.mask.dim() == 2 else readable.mask.squeeze(1)
+    mask = readable.mask
+    if mask is not None:
+        visible = mask if mask.dim() == 2 else mask.squeeze(1)
         left_BHS = left_BHS.masked_fill(~visible, -torch.inf)
     heads_per_group = q_BH1K.shape[1] // longest_BG.shape[1]
     norms_BH = q_BH1K.squeeze(2).to(longest_BG.dtype).norm(dim=-1)
@@ -102,7 +103,7 @@ def _live(q_BH1K: Tensor, readable: Readable, request: Request, longest_BG: Tens
 
 def _only(readable: Readable, live_S: Tensor) -> Readable:
     """The readable without dead slots: a view where those left lie side by side."""
-    index = live_S.nonzero().squeeze(1)
+    index, mask = live_S.nonzero().squeeze(1), readable.mask
     count = index.numel()
     if count == live_S.numel() or count == 0:
         return readable
@@ -112,5 +113,5 @@ def _only(readable: Readable, live_S: Tensor) -> Readable:
         readable,
         tensors={name: tensor[:, :, chosen] for name, tensor in readable.tensors.items()},
         positions=readable.positions[..., chosen],
-        seen=None if readable.mask is None else readable.mask[..., chosen],
+        seen=None if mask is None else mask[..., chosen],
     )

@@ -215,13 +215,14 @@ def _steps(inputs: _Inputs, cache: KeyValueStore) -> Tensor:
     cache.slots["k"].copy_(torch.matmul(before_BGSK, total_BGKK.detach().transpose(-1, -2)))
     request = inputs.request
     readable = cache.extend(_kept(inputs, k_end_BGTK), request.place.positions, request.pattern)
+    mask = readable.mask
     old = readable.v_BGSK.shape[2] - inputs.length  # the step's own keys stand at the end
 
     def mask_of(start: int, stop: int, keys: slice) -> Tensor | None:
-        if readable.mask is None:
+        if mask is None:
             return None
         columns = slice(0, old) if keys.start >= inputs.length else slice(keys.start + old, keys.stop + old)
-        return readable.mask[..., start:stop, columns]
+        return mask[..., start:stop, columns]
 
     stored = None
     if old:

@@ -48,7 +48,7 @@ class Moe(FeedForward):
     shared_gate: Literal["none", "sigmoid"] = "none"
     """What the shared expert's output is multiplied by: nothing, or the sigmoid of a map of the token (Qwen2-MoE)."""
     capacity: PositiveFloat | None = None
-    """While training, tokens that an expert takes at most, in multiples of an even share; without it none is dropped."""
+    """While training, the most tokens that an expert takes, in even shares; without it no token is dropped."""
 
     @property
     def hidden_width(self) -> int:

@@ -157,7 +157,7 @@ class Attention(Seeing):
         """
         if not self.is_rotated and self.sinks == "none":
             yield "k.bias" if self.qk_norm is None else "k_norm.bias"
-        if self.sinks == "none" and self.pattern().pairs(length) == length:
+        if self.sinks == "none" and self.sees_one_key(length):
             unread = all(pattern.pairs(length) == length for pattern in scope.readers)
             parts = {"q", "q_norm", "position"} | ({"k", "k_norm"} if unread else set[str]())
             yield from (name for name in self.tensors(scope) if name.partition(".")[0] in parts)
@@ -244,6 +244,9 @@ class Attention(Seeing):
         if self.value_from is not None:
             what = f"the values are those of {source}, and there are none of its own to mix with {self.value_from}'s"
             yield Finding(path="value_from", what=what, fix="leave out kv_from or value_from")
+        if self.gate == self.sinks == "none" and self.sees_one_key(scope.context):
+            what = f"each query sees a single key, which is {source}'s: nothing here would depend on this layer's input"
+            yield Finding(path="sees", what=what, fix="let queries see more keys, or give the layer keys of its own")
         position = self.position
         if position is None:
             return

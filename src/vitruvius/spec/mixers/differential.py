@@ -108,7 +108,7 @@ class DifferentialAttention(Seeing):
         """A bias on unrotated keys adds the same to all scores of a query; one key per query has weight one."""
         if not self.is_rotated:
             yield "k.bias"
-        if self.pattern().pairs(length) == length:
+        if self.sees_one_key(length):
             parts = {"q", "k", "position"}
             yield from (name for name in self.tensors(scope) if name.partition(".")[0] in parts)
 

@@ -23,6 +23,7 @@ from vitruvius.spec.node import (
     under,
 )
 from vitruvius.spec.norms import RMSNorm
+from vitruvius.spec.positions.fox import ForgettingPosition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -111,7 +112,7 @@ class LatentAttention(Seeing):
 
     def silent(self, scope: Scope, length: int) -> Iterator[str]:
         """Nothing of a query matters where one key has all the weight."""
-        if self.pattern().pairs(length) == length:
+        if self.sees_one_key(length):
             parts = {"q", "q_down", "q_norm", "q_up", "position"}
             yield from (name for name in self.tensors(scope) if name.partition(".")[0] in parts)
 
@@ -158,6 +159,9 @@ class LatentAttention(Seeing):
             yield Finding(path="rope_width", what=what, fix="use rope_width: 64, or position: none")
         else:
             yield from self.score_findings(scope)
+        if isinstance(self.position, ForgettingPosition) and self.position.evict != "never":
+            what = "eviction needs the norms of the keys, and the cache holds what they are made of"
+            yield Finding(path="position.evict", what=what, fix="use evict: never")
         if self.position is not None and self.position.has_kernel:
             what = f"{self.position.kind} computes attention by itself, and reads keys that are cached as they are"
             yield Finding(path="position", what=what, fix="use rope, alibi, t5 or none")

@@ -81,6 +81,13 @@ class Seeing(Mixer):
         placed = {name: replace(spec, shape=(spec.shape[0], slots, spec.shape[1])) for name, spec in kept.items()}
         return {**placed, **running}
 
+    def sees_one_key(self, length: int) -> bool:
+        """Whether each query of a sequence of `length` tokens has a single key: its weight is one whatever it asks."""
+        try:
+            return self.pattern().pairs(length) == length
+        except PatternError:
+            return False
+
     @property
     def is_rotated(self) -> bool:
         """Whether the position turns queries and keys, so that a vector added to all keys is not the same for all."""
