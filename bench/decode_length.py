@@ -3,9 +3,9 @@
     python bench/decode_length.py
     python bench/decode_length.py --shrink 8 --rounds 9 --threads 1 --json
 
-The model is the preset `longcontext` with its width divided by `--shrink`, and heads and their width too: weights and
-keys shrink by the same factor, and a step reads both in the proportion of the 5.8 B original. Contestants take turns
-step by step; the slowdown is taken per round. The bar: at most 1.15x for the layout.
+The model is the preset `longcontext` with its width divided by `--shrink` and its keys by the square of that: weights
+and keys shrink by the same factor, and a step reads both in the proportion of the 5.8 B original. Contestants take
+turns step by step; the slowdown is taken per round. The bar: at most 1.15x for the layout.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import torch
 import vitruvius as vt
 
 BAR = 1.15
+GROUPS = {1: 8, 2: 2, 4: 1, 8: 1}
+"""By how much the model is shrunk -> heads of keys: their width, all together, is 1,024 over its square."""
 LAYOUTS = {"layout": "local*16 dilated*12 full*4", "full attention": "full*32"}
 
 
@@ -36,13 +38,15 @@ class Contestant:
     """A model and a cache for the longest context; what the cache holds does not change what a step costs."""
 
     def __init__(self, layers: str, *, shrink: int, capacity: int, dtype: str) -> None:
+        width, groups = 4096 // shrink, GROUPS[shrink]
+        head_width = 1024 // shrink**2 // groups
         sizes: dict[str, Any] = {
-            "width": 4096 // shrink,
-            "vocab_size": 32000 // shrink**2,
+            "width": width,
+            "vocab_size": 32000 // shrink,
             "context": capacity,
-            "blocks.local.mixer.heads": 32 // shrink,
-            "blocks.local.mixer.kv_heads": 8 // shrink,
-            "blocks.local.mixer.head_width": 128 // shrink,
+            "blocks.local.mixer.heads": width // head_width,
+            "blocks.local.mixer.kv_heads": groups,
+            "blocks.local.mixer.head_width": head_width,
             "blocks.local.ffn.hidden": 11008 // shrink,
         }
         overrides = [*(f"{key}={value}" for key, value in sizes.items()), f"layers='{layers}'"]
@@ -94,10 +98,10 @@ def measure(contestants: dict[str, Contestant], lengths: list[int], rounds: int,
 def table(result: dict[str, Any]) -> str:
     short, long = result["config"]["lengths"]
     config = result["config"]
+    names = ("weights", "cache", f"ms at {short:,}", f"ms at {long:,}")
     lines = [
         f"bf16, {config['threads']} threads, {config['rounds']} rounds; the bar for the layout is {BAR}x",
-        f"{'':15}  {'weights':>9}  {'cache':>9}  {f'ms at {short:,}':>12}  {f'ms at {long:,}':>13}  "
-        "slowdown  quartiles  by CPU time",
+        f"{'':15}  {names[0]:>9}  {names[1]:>9}  {names[2]:>12}  {names[3]:>13}  slowdown  quartiles  by CPU time",
     ]
     for name, row in result["contestants"].items():
         slow, ms = row["slowdown"], row["milliseconds"]
@@ -112,7 +116,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shrink", type=int, choices=(1, 2, 4, 8), default=4, help="divides every width")
+    parser.add_argument("--shrink", type=int, choices=tuple(GROUPS), default=4, help="divides every width")
     parser.add_argument("--lengths", type=int, nargs=2, default=[4096, 102_400], metavar=("SHORT", "LONG"))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmups", type=int, default=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp
 
 import pytest
@@ -113,10 +114,8 @@ def test_the_probe_goes_red_where_a_declared_sink_takes_nothing(monkeypatch):
 
     honest = AttentionModule._request
 
-    def forgetful(self, place):
-        from dataclasses import replace
-
-        return replace(honest(self, place), sink_H=None)
+    def forgetful(self, *given):
+        return replace(honest(self, *given), sink_H=None)
 
     monkeypatch.setattr(AttentionModule, "_request", forgetful)
     report = check(architecture(attention("sinks: learned")), only=["attention-pattern"])

@@ -32,7 +32,8 @@ def added(
 ) -> Tensor | None:
     """Bias, table and decay together, [..., H, T, S] in at least fp32; None when there is nothing of them."""
     terms: list[Tensor] = []
-    k_positions = k_positions.clamp(min=0)  # empty slots of a cache; the mask hides them
+    if request.bias is not None or request.table is not None:
+        k_positions = k_positions.clamp(min=0)  # empty slots of a cache; the mask hides them
     if request.bias is not None:
         terms.append(request.bias(q_positions, k_positions, heads))
     if request.table is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitruvius.nn.backends import Request, attend, attend_stored
 from vitruvius.nn.mixers.keyvalue import KeyValueStore
 from vitruvius.nn.mixers.seeing import empty_store, position_inside
-from vitruvius.nn.positions.hooks import hooks_of
+from vitruvius.nn.positions.hooks import Hooks, hooks_of
 from vitruvius.nn.projection import project
 from vitruvius.nn.registry import Factory, implements, make
 from vitruvius.nn.shapes import Float, shaped
@@ -81,7 +81,7 @@ class AttentionModule(nn.Module):
         if hooks.turn is not None:
             q_BHTK, k_BGTK = hooks.turn(q_BHTK, k_BGTK, x_BTD, place, cache)
         self._lend(k_BGTK, v_BGTK, place, cache)
-        request = self._request(place)
+        request = self._request(place, hooks)
         if hooks.attend is not None:
             return hooks.attend(q_BHTK, k_BGTK, v_BGTK, x_BTD, request, cache)
         new = {"k": k_BGTK, "v": v_BGTK}
@@ -103,13 +103,12 @@ class AttentionModule(nn.Module):
             q_BHTK, _ = hooks.rotate(q_BHTK, q_BHTK[:, :1], place.positions)
         lent = place.passed.keys[_lender(place, "keys")]
         if isinstance(lent, KeyValueStore):
-            return attend_stored(q_BHTK, lent.read(place.positions, self.pattern), self._request(place))
+            return attend_stored(q_BHTK, lent.read(place.positions, self.pattern), self._request(place, hooks))
         k_BGTK, v_BGTK = lent
-        return attend(q_BHTK, k_BGTK, v_BGTK, self._request(place))
+        return attend(q_BHTK, k_BGTK, v_BGTK, self._request(place, hooks))
 
-    def _request(self, place: Place) -> Request:
-        hooks = hooks_of(self.position)
-        sinks = {"none": None, "learned": self.sinks, "off-by-one": self.out.weight.new_zeros(self.heads)}
+    def _request(self, place: Place, hooks: Hooks) -> Request:
+        off_by_one = self.spec.sinks == "off-by-one"
         return Request(
             pattern=self.pattern,
             scale=self.scale,
@@ -117,7 +116,7 @@ class AttentionModule(nn.Module):
             softcap=self.spec.logit_cap,
             bias=hooks.bias,
             table=None if hooks.table_bias is None else hooks.table_bias(),
-            sink_H=sinks[self.spec.sinks],
+            sink_H=self.out.weight.new_zeros(self.heads) if off_by_one else self.sinks,
             prefix_B=place.prefix if self.spec.prefix == "open" else None,
         )
 

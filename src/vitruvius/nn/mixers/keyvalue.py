@@ -72,14 +72,21 @@ class KeyValueStore:
     Attributes:
         slots: what is kept for each key, by name; `k` and `v`, and what the position adds.
         running: what is kept once for each row, by name, [B, ...]; zero where a sequence starts.
+        is_lent: whether later layers read the keys too (`read`), for which a step's are held until the next.
     """
 
     def __init__(
-        self, plan: StorePlan, slots: Mapping[str, Tensor], running: Mapping[str, Tensor] | None = None
+        self,
+        plan: StorePlan,
+        slots: Mapping[str, Tensor],
+        running: Mapping[str, Tensor] | None = None,
+        *,
+        is_lent: bool = False,
     ) -> None:
         self.plan = plan
         self.slots = dict(slots)
         self.running = dict(running or {})
+        self.is_lent = is_lent
         self.step: Step
         self._beside: _Beside | None = None
 
@@ -100,6 +107,11 @@ class KeyValueStore:
             for tensor in self.running.values():
                 tensor[fresh] = 0
 
+    @property
+    def held(self) -> int:
+        """How many of the first slots may hold keys of earlier steps."""
+        return self._used(max(self.step.starts))
+
     def extend(self, new: Mapping[str, Tensor], q_positions: Tensor, pattern: Pattern) -> Readable:
         """Take in what the step's tokens leave, [B, rows, T, width] by name, and return what its queries may read.
 
@@ -107,19 +119,20 @@ class KeyValueStore:
         slots as they were beside the new keys, and are written afterwards, since the first of them may still need
         what the last of them evicts.
         """
-        self._beside = None
-        if self.step.length == 1 and all(self.step.counts):
-            self._write(new)
-        else:
-            self._beside = self._put_beside(new)
-            self._write(new)
-        return self.read(q_positions, pattern)
+        in_place = self.step.length == 1 and all(self.step.counts)
+        beside = None if in_place else self._put_beside(new)
+        self._write(new)
+        self._beside = beside if self.is_lent else None
+        return self._readable(beside, q_positions, pattern)
 
     def read(self, q_positions: Tensor, pattern: Pattern) -> Readable:
         """What queries of a pattern may read in the step that was extended last; for layers that share these keys."""
-        if self._beside is None:
+        assert self.is_lent
+        return self._readable(self._beside, q_positions, pattern)
+
+    def _readable(self, beside: _Beside | None, q_positions: Tensor, pattern: Pattern) -> Readable:
+        if beside is None:
             return self._read_one(q_positions, pattern)
-        beside = self._beside
 
         def seen() -> Tensor:
             mask = pattern.allows(q_positions.unsqueeze(-1), beside.positions.unsqueeze(-2))
@@ -155,9 +168,9 @@ class KeyValueStore:
             mask = mask & self._once(positions).unsqueeze(-2)
             return _Selection(everything, positions, mask.unsqueeze(1))
         t = self.step.starts[0]
+        if not self.plan.archives and t < self.plan.ring and _sees_the_last(pattern, used):
+            return _Selection(everything, torch.arange(used, device=self.device), None)
         positions = self._slot_positions(after[:1])[0]
-        if not self.plan.archives and _sees_the_last(pattern, used):
-            return _Selection(everything, positions, None)
         seen = pattern.allows(t, positions) & self._once(positions)
         index = seen.nonzero().squeeze(1)
         count = index.numel()

@@ -39,4 +39,4 @@ def empty_store(spec: Seeing, scope: Scope, *, batch: int, capacity: int, like: 
     made = empty_state(specs, batch, device=like.device, dtype=like.dtype)
     slots = {name: tensor for name, tensor in made.items() if specs[name].role == "keys"}
     running = {name: tensor for name, tensor in made.items() if specs[name].role == "state"}
-    return KeyValueStore(spec.stores(scope, capacity), slots, running)
+    return KeyValueStore(spec.stores(scope, capacity), slots, running, is_lent=bool(scope.readers))

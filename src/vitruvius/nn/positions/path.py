@@ -192,7 +192,7 @@ def _kept(inputs: _Inputs, k_BGTK: Tensor) -> dict[str, Tensor]:
 
 def _one_step(inputs: _Inputs, cache: KeyValueStore) -> Tensor:
     """One token per row: it maps the keys in the cache where they lie, then its query reads them."""
-    keys_NSK = cache.slots["k"].flatten(0, 1)
+    keys_NSK = cache.slots["k"][:, :, : cache.held].flatten(0, 1)  # a view: rows and heads lie side by side
     w_N1K, beta_N11 = inputs.w_BGTK.detach().flatten(0, 1), inputs.beta_BGT.detach().reshape(-1, 1, 1)
     along_NS1 = torch.bmm(keys_NSK, w_N1K.transpose(1, 2)) * beta_N11
     torch.baddbmm(keys_NSK, along_NS1, w_N1K, alpha=-1, out=keys_NSK)
@@ -211,8 +211,9 @@ def _steps(inputs: _Inputs, cache: KeyValueStore) -> Tensor:
     """Several tokens per row, beside what the cache holds; it then holds all keys as the last token has mapped them."""
     chunks = Chunks.of(inputs.k_BGTK, inputs.w_BGTK, inputs.beta_BGT)
     k_end_BGTK, total_BGKK = chunks.at_end()
-    before_BGSK = cache.slots["k"].clone()
-    cache.slots["k"].copy_(torch.matmul(before_BGSK, total_BGKK.detach().transpose(-1, -2)))
+    kept_BGSK = cache.slots["k"][:, :, : cache.held]
+    before_BGSK = kept_BGSK.clone()
+    kept_BGSK.copy_(torch.matmul(before_BGSK, total_BGKK.detach().transpose(-1, -2)))
     request = inputs.request
     readable = cache.extend(_kept(inputs, k_end_BGTK), request.place.positions, request.pattern)
     mask = readable.mask
@@ -228,7 +229,7 @@ def _steps(inputs: _Inputs, cache: KeyValueStore) -> Tensor:
     if old:
         decay = readable.tensors.get("decay")
         stored = Stored(
-            k_BGSK=before_BGSK,
+            k_BGSK=before_BGSK[:, :, :old],
             v_BGSK=readable.v_BGSK[:, :, :old],
             decay_BHS=None if decay is None else decay[:, :, :old].squeeze(-1),
         )
