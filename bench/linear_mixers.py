@@ -57,18 +57,17 @@ def ssd(tokens: int) -> Pair:
     """Mamba-2's recurrence with the step sizes and decays of a fresh model."""
     from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
 
-    A = -torch.arange(1.0, HEADS + 1)
+    rates = -torch.arange(1.0, HEADS + 1)
 
     def draw(gen: torch.Generator) -> Inputs:
-        x, B, C = (
-            torch.randn(1, tokens, *shape, generator=gen) for shape in ((HEADS, HEAD_WIDTH), (1, STATE), (1, STATE))
-        )
-        return [x, 10 ** (-3 + 2 * torch.rand(1, tokens, HEADS, generator=gen)), B, C]
+        x = torch.randn(1, tokens, HEADS, HEAD_WIDTH, generator=gen)
+        b, c = (torch.randn(1, tokens, 1, STATE, generator=gen) for _ in range(2))
+        return [x, 10 ** (-3 + 2 * torch.rand(1, tokens, HEADS, generator=gen)), b, c]
 
-    def ours(x: torch.Tensor, dt: torch.Tensor, B: torch.Tensor, C: torch.Tensor) -> torch.Tensor:
-        return gated_delta(C, B, x * dt.unsqueeze(-1), log_decay=A * dt)[0]
+    def ours(x: torch.Tensor, dt: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return gated_delta(c, b, x * dt.unsqueeze(-1), log_decay=rates * dt)[0]
 
-    return draw, {OURS: ours, THEIRS: lambda x, dt, B, C: mamba2_chunk_scan(x, dt, A, B, C, 256)}
+    return draw, {OURS: ours, THEIRS: lambda x, dt, b, c: mamba2_chunk_scan(x, dt, rates, b, c, 256)}
 
 
 def delta(tokens: int) -> Pair:
@@ -92,18 +91,18 @@ def scan(tokens: int) -> Pair:
     """Mamba's selective scan with the step sizes and decays of a fresh model."""
     from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
-    A = -torch.arange(1.0, SCAN_STATE + 1).expand(CHANNELS, -1)
+    rates = -torch.arange(1.0, SCAN_STATE + 1).expand(CHANNELS, -1)
 
     def draw(gen: torch.Generator) -> Inputs:
         x = torch.randn(1, tokens, CHANNELS, generator=gen)
         dt = 10 ** (-3 + 2 * torch.rand(1, tokens, CHANNELS, generator=gen))
         return [x, dt, *(torch.randn(1, tokens, SCAN_STATE, generator=gen) for _ in range(2))]
 
-    def theirs(x: torch.Tensor, dt: torch.Tensor, B: torch.Tensor, C: torch.Tensor) -> torch.Tensor:
+    def theirs(x: torch.Tensor, dt: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         turned = (part.transpose(1, 2) for part in (x, dt))
-        return mamba_selective_scan(*turned, A, B.transpose(1, 2), C.transpose(1, 2)).transpose(1, 2)
+        return mamba_selective_scan(*turned, rates, b.transpose(1, 2), c.transpose(1, 2)).transpose(1, 2)
 
-    return draw, {OURS: lambda x, dt, B, C: selective_scan(x, dt, A, B, C)[0], THEIRS: theirs}
+    return draw, {OURS: lambda x, dt, b, c: selective_scan(x, dt, rates, b, c)[0], THEIRS: theirs}
 
 
 def mamba2_layer(tokens: int) -> Pair:
@@ -241,15 +240,16 @@ def table(result: dict[str, Any]) -> str:
     config = result["config"]
     lines = [
         f"{config['tokens']:,} tokens, fp32, {config['threads']} threads, {config['rounds']} rounds",
-        f"{'':28}  {'ours ms':>8}  {'hf ms':>8}  {'times as fast':>13}  {'quartiles':>12}  {'CPU time':>8}  forward alone",
+        f"{'':28}  {'ours ms':>8}  {'hf ms':>8}  {'times as fast':>13}  {'quartiles':>12}  {'CPU time':>8}  forward",
     ]
     for case, parts in result["cases"].items():
         for part, row in parts.items():
             ratio = row["times_as_fast"]
+            ours, theirs = (row[name]["both_ms"]["median"] for name in (OURS, THEIRS))
             lines.append(
-                f"{case + ', ' + part:28}  {row[OURS]['both_ms']['median']:8,.0f}  {row[THEIRS]['both_ms']['median']:8,.0f}  "
-                f"{ratio['both']['median']:12.2f}x  {ratio['both']['q1']:5.2f}-{ratio['both']['q3']:<6.2f}  "
-                f"{ratio['cpu']['median']:7.2f}x  {ratio['forward']['median']:6.2f}x"
+                f"{case + ', ' + part:28}  {ours:8,.0f}  {theirs:8,.0f}  {ratio['both']['median']:12.2f}x  "
+                f"{ratio['both']['q1']:5.2f}-{ratio['both']['q3']:<6.2f}  {ratio['cpu']['median']:7.2f}x  "
+                f"{ratio['forward']['median']:6.2f}x"
             )
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """Does the best learning rate stay where it is when the model grows? A sweep at two sizes, with muP and without.
 
-    python bench/mup_transfer.py                    # width 32 and 256, `normal` and `mup`
-    python bench/mup_transfer.py --axis depth       # 2 and 16 layers, `normal` and `completep`
+    python bench/mup_transfer.py                    # width 32 and 128, `normal` and `mup`
+    python bench/mup_transfer.py --axis depth       # 2 and 8 layers, `normal` and `completep`
 
 The task is the next byte of the source of Python's standard library, which is on every machine. Each run draws its own
 weights and sees the same batches; the loss is that on held-out bytes after the last step. What counts is how far the
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ from vitruvius.training.schedules import learning_rate
 
 HEAD_WIDTH, LENGTH, BATCH = 16, 64, 16
 SMALL = {"width": 32, "depth": 2}
-LARGE = {"width": {"width": 256, "depth": 2}, "depth": {"width": 32, "depth": 16}}
+LARGE = {"width": {"width": 128, "depth": 2}, "depth": {"width": 32, "depth": 8}}
 PARAMETRISED = {"width": "mup", "depth": "completep"}
 HELD_OUT = 64
 """Batches that the loss is taken over."""
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--axis", choices=list(LARGE), default="width")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--powers", type=int, nargs=2, default=(-10, -3), help="learning rates 2^A to 2^B")
+    parser.add_argument("--powers", type=int, nargs=2, default=(-10, -4), help="learning rates 2^A to 2^B")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -145,6 +146,9 @@ def main() -> None:
                 for lr in rates
             ]
             found.setdefault(init, {})[name] = losses
+            print(
+                f"{arm.architecture.name}: {', '.join(f'{loss:.3f}' for loss in losses)}", file=sys.stderr, flush=True
+            )
     seconds = time.process_time() - began
     if options.json:
         print(json.dumps({"axis": options.axis, "rates": rates, "losses": found, "cpu_seconds": seconds}))

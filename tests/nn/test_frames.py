@@ -181,6 +181,7 @@ def test_a_residual_scale_of_zero_leaves_the_stream_alone():
     model = build(spec, dtype="fp64")
     with torch.no_grad():
         tokens = ids(1, 6)
+        assert model.final_norm is not None
         torch.testing.assert_close(
             model.hidden(tokens), model.final_norm(model.embedding.tokens(tokens)), rtol=0, atol=1e-12
         )

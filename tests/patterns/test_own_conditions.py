@@ -247,7 +247,7 @@ def test_a_mistake_in_a_condition_is_shown_where_it_stands(text, character, what
     error = caught.value
     assert what in error.what
     assert fix in error.fix
-    assert error.position + 1 == character
+    assert error.position == character - 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
     from io import BufferedReader
-
     from pathlib import Path
 
     from vitruvius.data import Tokenizer

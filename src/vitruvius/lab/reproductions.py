@@ -128,6 +128,18 @@ layers: layer*{layers}
     )
 
 
+_PARITY_SPEC: Final = """name: {name}
+vocab_size: 2
+width: 64
+context: 128
+blocks:
+  layer:
+    mixer: {mixer}
+    ffn: {{kind: mlp, hidden: 256}}
+layers: layer*{layers}
+"""
+
+
 def _parity() -> Reproduction:
     def drawn(length: int) -> Drawn:
         return Drawn(task="parity", settings={"length": length})
@@ -138,16 +150,7 @@ def _parity() -> Reproduction:
         title="Counting modulo two: one layer of Gated DeltaNet",
         source="Grazzi et al., Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues, 2025; "
         "Yang et al., Gated Delta Networks, 2025",
-        spec="""name: {name}
-vocab_size: 2
-width: 64
-context: 128
-blocks:
-  layer:
-    mixer: {mixer}
-    ffn: {{kind: mlp, hidden: 256}}
-layers: layer*{layers}
-""",
+        spec=_PARITY_SPEC,
         train_on=drawn(32),
         batch=64,
         train={"lr": 3e-3, "schedule": "constant", "warmup": 0, "dtype": "fp32"},

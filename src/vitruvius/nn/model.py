@@ -43,7 +43,7 @@ class Model(nn.Module):
         self.streams = StreamsModule(architecture.streams, scope, factory)
         self.encoder = EncoderModule(graph, factory) if graph.encoder else None
         self.standing_source: Tensor | None = None
-        """Source ids [1, S] that every row reads when a call brings none; for probes and for prompts that never change."""
+        """Source ids [1, S] that every row reads when a call brings none; for probes, and prompts that never change."""
         self.final_norm = None if graph.final_norm is None else make(graph.final_norm, scope.width, factory)
         self.head = make(architecture.head, scope, factory)
         self.mtp = build_mtp(graph, factory)

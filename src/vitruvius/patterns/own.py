@@ -13,7 +13,7 @@ From then on `causal & tree(depth=3)` is a pattern like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import Parameter as Argument
@@ -55,6 +55,12 @@ class _Reader:
                 fix="return an int: the last query that may read the key, or FOREVER",
             )
         return max(NEVER, min(last, FOREVER))
+
+
+def _example(name: str, arguments: Sequence[Argument], least: Mapping[str, int]) -> str:
+    """A text that uses the pattern, with small numbers where it has no defaults."""
+    needed = (argument.name for argument in arguments if argument.default is Argument.empty)
+    return _written(name, {argument: max(_EXAMPLE, least.get(argument, 1)) for argument in needed})
 
 
 @overload
@@ -122,13 +128,7 @@ def register_predicate(
     least = dict(least or {})
     if meaning is None:
         meaning = (getdoc(function) or "an own pattern").splitlines()[0].rstrip(".")
-    if example is None:
-        given = {
-            argument.name: max(_EXAMPLE, least.get(argument.name, 1))
-            for argument in arguments
-            if argument.default is Argument.empty
-        }
-        example = _written(name, given)
+    example = example or _example(name, arguments, least)
 
     def make(**values: int) -> Pattern:
         complete = {argument.name: values.get(argument.name, argument.default) for argument in arguments}

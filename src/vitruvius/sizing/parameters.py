@@ -1,7 +1,7 @@
 """How many parameters, where, and how many of them one token uses.
 
-Counting rules: tied weights once; weights that layers share once; `active` counts the embedding tables whole and is also
-given without them; router-balance buffers are no parameters; multi-token prediction is counted apart.
+Counting rules: tied weights once; weights that layers share once; `active` counts the embedding tables whole and is
+also given without them; router-balance buffers are no parameters; multi-token prediction is counted apart.
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ class Report:
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """By their places; what several blocks inherit from one line is said once."""
     distinct = {(f.file, f.line, f.column, f.what): f for f in reversed(list(findings))}
-    return sorted(reversed(distinct.values()), key=lambda f: (f.file, f.line or 0, f.column or 0))
+    as_noted = [*distinct.values()][::-1]
+    return sorted(as_noted, key=lambda f: (f.file, f.line or 0, f.column or 0))
 
 
 def refusal(findings: Iterable[Finding], *, unshown: int = 0) -> SpecError:
