@@ -26,7 +26,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from vitruvius.nn.ops import keep_freed_memory
 from vitruvius.nn.ops.recurrence import gated_delta, selective_scan
@@ -79,7 +79,13 @@ def delta(tokens: int) -> Pair:
         v = torch.randn(1, tokens, VALUE_HEADS, DELTA_WIDTH, generator=gen)
         dt = 10 ** (-3 + 2 * torch.rand(1, tokens, VALUE_HEADS, generator=gen))
         g = -dt * 16 * torch.rand(VALUE_HEADS, generator=gen)
-        return [F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, g, torch.rand(g.shape, generator=gen)]
+        return [
+            functional.normalize(q, dim=-1),
+            functional.normalize(k, dim=-1),
+            v,
+            g,
+            torch.rand(g.shape, generator=gen),
+        ]
 
     def ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
         return gated_delta(q * DELTA_WIDTH**-0.5, k, v, log_decay=g, beta_BTH=beta)[0]

@@ -22,6 +22,7 @@ from vitruvius.spec.embeddings import Embedding
 from vitruvius.spec.mixers.attention import Attention
 from vitruvius.spec.model import Encoder, MultiToken, NormPlace, Streams, SublayerOrder
 from vitruvius.spec.node import Component, Mixer, Position
+from vitruvius.spec.positions.scalings import LongRopeScaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,7 +297,17 @@ def node_of(draw, node: type, around: Around):
             chosen[field.name] = hint(draw, inside, chosen)
         elif (strategy := _by_type(types[field.name], field, inside)) is not None:
             chosen[field.name] = draw(strategy)
-    return node(**chosen)
+    return _fitted(node(**chosen), around)
+
+
+def _fitted(made: Component, around: Around) -> Component:
+    """LongRoPE's lists, which must be as long as half of the channels that turn, made to fit drawn heads."""
+    scaling = getattr(getattr(made, "position", None), "scaling", None)
+    if not isinstance(made, Attention) or not isinstance(scaling, LongRopeScaling) or around.width % made.heads:
+        return made
+    pairs = int((made.head_width or around.width // made.heads) * made.position.fraction) // 2
+    lists = {name: (getattr(scaling, name) * pairs)[:pairs] for name in ("short_factor", "long_factor")}
+    return replace(made, position=replace(made.position, scaling=replace(scaling, **lists)))
 
 
 @cache

@@ -63,3 +63,36 @@ def test_replayed_routing_gives_the_same_logits():
         assert torch.equal(model(tokens, signals=Signals(replay=iter(heard))), free)
         moved = [(chosen + 1) % 5 for chosen in heard]
         assert not torch.equal(model(tokens, signals=Signals(replay=iter(moved))), free)
+
+
+FRAME = """
+name: mixture
+vocab_size: 61
+width: 16
+context: 32
+blocks:
+  layer:
+    mixer: {kind: attention, heads: 2, sees: SEES}
+    ffn: {kind: moe, experts: 6, top_k: 2, expert: {kind: swiglu, hidden: 16}, MORE}
+layers: layer*2
+"""
+WHOLE = {
+    "top-k then softmax": ("router: {kind: softmax, order: top-k-then-softmax, z_loss: 1e-3}", ""),
+    "groups and a bias": ("router: {kind: sigmoid, groups: 3, top_groups: 2, scale: 2.5, balance_loss: 1e-3}", ""),
+    "hash": ("router: {kind: hash, salt: 3}", ""),
+    "capacity and a gated shared expert": (
+        "capacity: 1.0, shared_expert: {kind: mlp, hidden: 8, bias: true}, shared_gate: sigmoid",
+        "",
+    ),
+    "experts that choose": ("router: expert-choice", "head: mlm"),
+    "hash in multi-token prediction": ("router: hash", "mtp: {block: layer, depth: 2}"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_router_keeps_every_contract(name):
+    more, rest = WHOLE[name]
+    sees = "everything" if rest == "head: mlm" else "causal"
+    report = check(read_text(FRAME.replace("MORE", more).replace("SEES", sees) + rest).architecture)
+    assert report.passed, str(report)
+    assert report["experts"].applies

@@ -142,7 +142,7 @@ def _flops(graph: Graph, bill: Bill) -> Amount:
         formula = _times(len(layers), one)
         parts.append(Amount(value=len(layers) * one, name=block, formula=formula, parts=each))
     parts += _work(graph.architecture.head, graph, tokens)
-    embedding = graph.architecture.embedding.flops(graph.scope, tokens).useful
+    embedding = graph.architecture.embedding.flops(graph.scope, tokens).useful * (2 if graph.encoder else 1)
     ahead = graph.mtp_flops(tokens).useful if bill.mode == "train" else 0
     apart = (("embedding", embedding), ("multi-token prediction", ahead))
     parts += (Amount(value=value, name=name) for name, value in apart if value)

@@ -50,7 +50,8 @@ class Graph:
     def is_causal(self) -> bool:
         """Whether no layer under the head sees later tokens, so that decoding can go token by token."""
         patterns = (layer.mixer.pattern() for layer in self.layers if layer.mixer is not None)
-        return all(pattern is None or pattern.is_causal for pattern in patterns)
+        alone = all(layer.ffn is None or layer.ffn.is_causal for layer in self.layers)
+        return alone and all(pattern is None or pattern.is_causal for pattern in patterns)
 
     @property
     def opens_prefix(self) -> bool:
@@ -108,9 +109,9 @@ class Graph:
         Of an encoder-decoder: over a source and a target of `tokens` tokens each. Multi-token prediction is not in it.
         """
         costs = _by_name((*self.encoder, *self.layers), lambda layer: layer.flops(tokens))
-        return sum(costs, self.architecture.embedding.flops(self.scope, tokens)) + self.architecture.head.flops(
-            self.scope, tokens
-        )
+        embedding, head = self.architecture.embedding.flops(self.scope, tokens), self.architecture.head
+        texts = [embedding, embedding] if self.encoder else [embedding]
+        return sum((*costs, *texts), head.flops(self.scope, tokens))
 
     def mtp_flops(self, tokens: int) -> Flops:
         """What multi-token prediction adds to a forward pass while training: joins, blocks and logits."""

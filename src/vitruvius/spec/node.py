@@ -182,6 +182,11 @@ class FeedForward(Component):
     family = "ffn"
 
     @property
+    def is_causal(self) -> bool:
+        """Whether what it makes of a token depends on no later one."""
+        return True
+
+    @property
     def hidden_width(self) -> int:
         """Width of the widest inner activation per token (for drawings)."""
         raise NotImplementedError

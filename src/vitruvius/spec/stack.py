@@ -48,7 +48,7 @@ def unroll(architecture: Architecture, stack: Stack, lines: str | list[str]) -> 
     for index, row in enumerate(rows):
         name = "/".join(item.name for item in row)
         block = known.get(name) or known.setdefault(name, _stacked(row, architecture))
-        shared = block.weights == "shared"
+        shared = block.weights == "shared" and stack is not Stack.MTP
         key = name if shared else tuple((item.name, item.weights) for item in row)
         layers.append(
             Layer(

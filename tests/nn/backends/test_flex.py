@@ -12,7 +12,11 @@ from torch.nn.attention import flex_attention as torchs
 import vitruvius.nn.backends.flex as module
 from vitruvius.errors import UsageError
 from vitruvius.nn.backends import BACKENDS
-from vitruvius.patterns import full_tile, parse
+from vitruvius.nn.backends.flex_masks import keys_of
+
+FAR_APART = st.tuples(st.integers(1, 60), st.integers(8, 70)).map(
+    lambda t: f"causal & (sliding({t[0]}) | global(every={t[1]}))"
+)
 
 
 @pytest.fixture
@@ -26,7 +30,12 @@ def in_the_open(monkeypatch):
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(data=st.data(), pattern=PATTERNS, length=st.integers(1, 300), names=st.sets(st.sampled_from(NAMES)))
+@given(
+    data=st.data(),
+    pattern=st.one_of(PATTERNS, FAR_APART),
+    length=st.integers(1, 300),
+    names=st.sets(st.sampled_from(NAMES)),
+)
 def test_masks_and_scores_for_flex_attention_equal_the_reference(in_the_open, data, pattern, length, names) -> None:
     documents = data.draw(st.none() | document_rows(length))
     case = Case.of(pattern, length, names, documents=documents)
@@ -36,29 +45,49 @@ def test_masks_and_scores_for_flex_attention_equal_the_reference(in_the_open, da
     assert torch.allclose(found, expected, rtol=0, atol=1e-9)
 
 
-@given(pattern=PATTERNS, length=st.integers(1, 600))
-def test_tiles_are_listed_where_a_pair_is_allowed_and_full_only_where_all_are(pattern, length) -> None:
-    pattern = parse(pattern)
-    live, full = module._tiles(pattern, length, torch.device("cpu"))
-    positions = torch.arange(length)
-    allowed = pattern.allows(positions.unsqueeze(1), positions)
-    for i in range(live.shape[0]):
-        for j in range(live.shape[1]):
-            tile = allowed[i * 128 : (i + 1) * 128, j * 128 : (j + 1) * 128]
-            assert bool(live[i, j]) >= bool(tile.any())
-            assert bool(full[i, j]) <= bool(tile.all())
+def unmasked(mask):
+    """The tiles whose pairs a kernel takes to be allowed, [B, tiles of queries, tiles of keys]."""
+    rows = mask.full_kv_num_blocks.shape[0]
+    found = torch.zeros(rows, *mask.full_kv_indices.shape[-2:], dtype=torch.bool)
+    for b in range(rows):
+        for i, count in enumerate(mask.full_kv_num_blocks[b, 0].tolist()):
+            found[b, i, mask.full_kv_indices[b, 0, i, :count].long()] = True
+    return found.expand(2, -1, -1)
 
 
-def test_the_tiles_of_a_window_do_not_grow_with_the_length() -> None:
-    pattern = parse("causal & sliding(256)")
-    short, long = (module._plain_mask(pattern, n, torch.device("cpu")).kv_num_blocks for n in (2048, 8192))
-    assert long.sum() <= 4.5 * short.sum()
-    assert full_tile(pattern, 1024, 1025, 900, 1025)
+@settings(max_examples=30)
+@given(data=st.data(), pattern=st.one_of(PATTERNS, FAR_APART), length=st.integers(1, 400))
+def test_tiles_are_visited_where_a_pair_is_allowed_and_unmasked_only_where_all_are(data, pattern, length) -> None:
+    documents = data.draw(st.none() | document_rows(length))
+    names = data.draw(st.sampled_from([[], ["prefix"]]))
+    request = Case.of(pattern, length, names, documents=documents).request
+    mask = keys_of(request, length, torch.device("cpu")).mask
+    queries, keys = mask.seq_lengths
+    b, q, k = torch.arange(2).view(2, 1, 1), torch.arange(queries).view(-1, 1), torch.arange(keys)
+    allowed = mask.mask_mod(b, 0, q, k).expand(2, queries, keys)
+    visited = mask.to_dense().expand(2, 1, -1, -1)[:, 0].bool()
+    free = unmasked(mask)
+    for i in range(visited.shape[1]):
+        for j in range(visited.shape[2]):
+            tile = allowed[:, i * 128 : (i + 1) * 128, j * 128 : (j + 1) * 128].flatten(1)
+            assert bool((visited[:, i, j] >= tile.any(1)).all())
+            assert bool((free[:, i, j] <= tile.all(1)).all())
+
+
+@pytest.mark.parametrize("pattern", ["causal & sliding(256)", "causal & (sliding(256) | global(every=128))"])
+def test_the_tiles_of_windows_and_globals_do_not_grow_faster_than_the_length(pattern) -> None:
+    counts = []
+    for length in (2048, 8192):
+        keys = keys_of(Case.of(pattern, length, width=1, value_width=1).request, length, torch.device("cpu"))
+        assert (keys.ahead is not None) == ("global" in pattern)
+        counts.append(int(keys.mask.kv_num_blocks.sum() + keys.mask.full_kv_num_blocks.sum()))
+    assert counts[1] <= 4.5 * counts[0]
 
 
 def test_block_masks_are_kept_by_pattern_and_length() -> None:
-    pattern, device = parse("causal & sliding(9)"), torch.device("cpu")
-    assert module._plain_mask(pattern, 300, device) is module._plain_mask(parse("sliding(9)"), 300, device)
+    one, other = (Case.of(text, 300).request for text in ("causal & sliding(9)", "sliding(9)"))
+    device = torch.device("cpu")
+    assert keys_of(one, 300, device) is keys_of(other, 300, device)
 
 
 def test_training_on_a_cpu_is_refused_with_the_way_out() -> None:
@@ -83,7 +112,8 @@ def test_past_the_most_kernels_blocks_take_over(monkeypatch) -> None:
 )
 def test_compiled_for_a_cpu_it_equals_the_reference(names, packed) -> None:
     documents = torch.arange(300).div(70, rounding_mode="floor").expand(2, -1) if packed else None
-    case = Case.of("causal & (sliding(40) | sinks(3))", 300, names, documents=documents, value_width=8)
+    pattern = "causal & (sliding(40) | sinks(3) | global(every=16))"
+    case = Case.of(pattern, 300, names, documents=documents, value_width=8)
     with torch.no_grad():
         inputs = [case.leaves[n].float() for n in "qkv"]
         found, expected = (BACKENDS[name](*inputs, case.request) for name in ("flex", "reference"))

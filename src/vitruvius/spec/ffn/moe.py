@@ -51,6 +51,11 @@ class Moe(FeedForward):
     """While training, the most tokens that an expert takes, in even shares; without it no token is dropped."""
 
     @property
+    def is_causal(self) -> bool:
+        """Experts that choose among the tokens of a text look at all of them."""
+        return self.router.chooses == "experts"
+
+    @property
     def hidden_width(self) -> int:
         """Width of the inner activations of the experts that one token passes through."""
         shared = self.shared_expert.hidden_width if self.shared_expert else 0
@@ -91,7 +96,10 @@ class Moe(FeedForward):
         yield f"{self.top_k:,} of {self.experts:,} experts"
         yield f"each {self.expert.kind}, {scope.width:,} → {self.expert.hidden_width:,}"
         if self.shared_expert is not None:
-            yield f"shared {self.shared_expert.kind}, {scope.width:,} → {self.shared_expert.hidden_width:,}"
+            gated = ", gated" if self.shared_gate != "none" else ""
+            yield f"shared {self.shared_expert.kind}, {scope.width:,} → {self.shared_expert.hidden_width:,}{gated}"
+        if self.capacity is not None:
+            yield f"capacity {self.capacity:g} while training"
 
     def findings(self, scope: Scope) -> Iterator[Finding]:
         """More chosen than there are, mixtures within mixtures, and experts that cannot be stacked."""
