@@ -34,8 +34,9 @@ def _resolved(name):
     groups = {}
     for layer in graph.every_layer():
         content = {
-            "mixer": to_data(layer.mixer, defaults="keep"),
-            "ffn": to_data(layer.ffn, defaults="keep"),
+            "mixer": to_data(layer.mixer, defaults="keep") if layer.mixer else None,
+            "ffn": to_data(layer.ffn, defaults="keep") if layer.ffn else None,
+            **({"cross": to_data(layer.cross, defaults="keep")} if layer.cross else {}),
             "norm": to_data(layer.norm, defaults="keep"),
             "norm_place": layer.norm_place,
             "tensors": {name: list(tensor.shape) for name, tensor in layer.tensors().items()},

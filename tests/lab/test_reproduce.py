@@ -11,12 +11,12 @@ from click.testing import CliRunner
 
 from vitruvius.cli.lab import NAMES
 from vitruvius.cli.lab import command as lab
-from vitruvius.errors import RunError
+from vitruvius.errors import RunError, RunLockedError
 from vitruvius.lab import REPRODUCTIONS, reproduce
 from vitruvius.lab.arms import ArmReport, Report, _measured
 from vitruvius.lab.table import to_text
 from vitruvius.lab.tasks import draw
-from vitruvius.runs import RunReader
+from vitruvius.runs import RunFolder, RunReader
 from vitruvius.spec import read_text
 
 FLIP_FLOP = REPRODUCTIONS["flip-flop"]
@@ -80,6 +80,17 @@ def test_what_is_done_is_kept_and_another_setting_is_refused(tmp_path):
     assert not (tmp_path / "path" / "seed-0" / "metrics.jsonl").exists()
     with pytest.raises(RunError, match="other settings"):
         reproduce(_short(arms=1), out=tmp_path, seeds=1, steps=4)
+
+
+def test_a_model_whose_training_was_interrupted_is_trained_anew(tmp_path):
+    first = reproduce(_short(arms=1), out=tmp_path, seeds=1, steps=3)
+    folder = tmp_path / "path" / "seed-0"
+    with RunFolder.open(folder) as run:
+        run.update(status="running", finished=None, result={})
+        with pytest.raises(RunLockedError):
+            reproduce(_short(arms=1), out=tmp_path, seeds=1, steps=3)
+    assert reproduce(_short(arms=1), out=tmp_path, seeds=1, steps=3).arms == first.arms
+    assert RunReader(folder).record()["status"] == "finished"
 
 
 def test_a_seed_gives_the_same_numbers_and_another_one_others(tmp_path):

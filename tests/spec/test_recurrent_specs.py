@@ -113,6 +113,8 @@ def test_a_page_states_the_size_of_its_mixer(name):
         ("{kind: retnet, heads: 48}", "heads", "which is never"),
         ("{kind: rwkv7}", "head_width", "64 does not divide width=96"),
         ("{kind: mamba2, heads: 6, groups: 4}", "groups", "4 does not divide heads=6"),
+        ("{kind: mamba, state: 1, inner_norm: rmsnorm}", "state", "a single number"),
+        ("{kind: mamba, dt_rank: 1, inner_norm: layernorm}", "dt_rank", "a single number"),
         ("{kind: mamba, conv: 1}", "conv", "1 taps are no short convolution"),
         ("{kind: short-conv, conv: 9}", "conv", "9 taps are no short convolution"),
         ("{kind: rwkv7, head_width: 8, value_from: a}", "value_from", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def reproduce(
 
     `out/ARM/seed-N` is the run folder of one model, with its losses, its result and `record.md`; models that are done
     there already, in the same way, are not trained again. `steps` trains all arms for as long, and is for trying out.
-    Raises RunError when a folder holds another run.
+    Raises RunError when a folder holds another run, RunLockedError while another process writes to it.
     """
     found: list[ArmReport] = []
     for arm in reproduction.arms:
@@ -194,17 +195,19 @@ def _plan(reproduction: Reproduction) -> dict[str, Any]:
 
 
 def _done(folder: Path, plan: Mapping[str, Any], architecture: Architecture) -> Mapping[str, Any] | None:
-    """The result of a finished run of the same plan; None where there is no run yet."""
+    """The result of a finished run of the same plan; None where there is none, or half of one, which is removed."""
     if not (folder / "run.json").is_file():
         return None
     record = RunReader(folder).record()
     if record["config"] != plan or record["spec"]["data"] != to_data(architecture):
         what = "this folder holds a run with other settings"
         raise RunError(what, where=str(folder), fix="choose another --out, or delete the folder")
-    if record["status"] != "finished":
-        what = f"this folder holds a run that did not finish (status {record['status']})"
-        raise RunError(what, where=str(folder), fix=f"delete {folder} and start again: finished ones are kept")
-    return record["result"]
+    if record["status"] == "finished":
+        return record["result"]
+    # Begun by a command that was interrupted. Holding it makes sure that nobody is at work on it now.
+    with RunFolder.open(folder):
+        shutil.rmtree(folder)
+    return None
 
 
 def _trained(

@@ -154,3 +154,15 @@ def _pairs(pattern: str, length: int, document: int) -> int:
 @pytest.mark.parametrize("document", [40, 700])
 def test_packed_rows_with_sinks_or_globals_take_time_linear_in_the_length(pattern, document) -> None:
     assert _pairs(pattern, 8192, document) <= 4.5 * _pairs(pattern, 2048, document)
+
+
+@pytest.mark.parametrize("document", [None, 90, 700])
+def test_blocks_of_ever_more_keys_come_in_few_shapes(document) -> None:
+    pattern, length = parse("causal & (sliding(500) | global(every=16))"), 1 << 15
+    if document is None:
+        blocks = plans.plan_rows(pattern, length, torch.device("cpu"), None)
+    else:
+        lengths = torch.arange(length).div(document, rounding_mode="floor").unsqueeze(0)
+        blocks = packed.plan_packed(pattern, lengths, None)
+    counts = [sum(len(range(run.start, run.stop, run.step or 1)) for run in block.keys) for block in blocks]
+    assert len({(block.q_stop - block.q_start, count) for block, count in zip(blocks, counts, strict=True)}) <= 40

@@ -10,12 +10,23 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import torch
 
-from vitruvius.nn.backends.plans import BLOCK, KEPT_MASKS, Keys, Tiler, indices, only_distance, open_prefix
+from vitruvius.nn.backends.plans import (
+    BLOCK,
+    KEPT_MASKS,
+    Keys,
+    Rounder,
+    Tiler,
+    indices,
+    joined,
+    only_distance,
+    open_prefix,
+)
 from vitruvius.nn.backends.scores import document_runs
 from vitruvius.nn.ops import QueryBlock
 from vitruvius.nn.place import place_packed
@@ -134,7 +145,7 @@ def _shared(pattern: Pattern, runs_BT: Tensor, positions_BT: Tensor | None) -> t
     (rows, length), device = runs_BT.shape, runs_BT.device
     reach = by_distance(pattern)
     blocks: list[QueryBlock] = []
-    kept = 0
+    rounder, kept = Rounder(length), 0
     for start in range(0, length, BLOCK):
         stop = min(start + BLOCK, length)
         keys = tuple(s.slice for s in segments(reach, start, stop, length))
@@ -149,7 +160,8 @@ def _shared(pattern: Pattern, runs_BT: Tensor, positions_BT: Tensor | None) -> t
 
         pairs = rows * (stop - start) * sum(len(range(s.start, s.stop, s.step)) for s in keys)
         kept += pairs
-        blocks.append(QueryBlock(q_start=start, q_stop=stop, keys=keys, mask=make() if kept <= KEPT_MASKS else make))
+        mask = make() if kept <= KEPT_MASKS else make
+        blocks.append(rounder(QueryBlock(q_start=start, q_stop=stop, keys=keys, mask=mask)))
     return tuple(blocks)
 
 
@@ -179,37 +191,37 @@ class _Own:
     def cost(self) -> int:
         """Of all its tiles, in pairs of one head."""
         total = 0
-        for group in self._groups():
-            keys = sum(self._of(piece).count for piece in group)
-            total += (group[-1].offset + group[-1].stop - group[0].offset - group[0].start) * keys + _TILE_COST
+        for start, stop, pieces in self._spans():
+            total += (stop - start) * sum(self._of(piece).count for piece in pieces) + _TILE_COST
         return total
 
     def blocks(self) -> Iterator[QueryBlock]:
         """In order."""
-        for group in self._groups():
-            if len(group) == 1:
-                piece = group[0]
-                yield self.tiler.block(piece.start, piece.stop, piece.length, offset=piece.offset, batch_row=self.row)
+        rounder = Rounder(len(self.runs_T))
+        for start, stop, pieces in self._spans():
+            if len(pieces) == 1:
+                piece = pieces[0]
+                block = self.tiler.block(piece.start, piece.stop, piece.length, offset=piece.offset, batch_row=self.row)
             else:
-                yield self._joint(group)
+                block = self._joint(start, stop, pieces)
+            yield rounder(block)
 
-    def _groups(self) -> Iterator[list[_Piece]]:
-        """The queries of each block: a part of a long document, or whole short documents side by side."""
-        offset, group, size = 0, list[_Piece](), 0
-        for length in self.lengths:
-            if group and size + length > BLOCK:
-                yield group
-                group, size = [], 0
-            starts = range(0, length, BLOCK)
-            if len(starts) > 1:
-                for start in starts:
-                    yield [_Piece(offset=offset, length=length, start=start, stop=min(start + BLOCK, length))]
-            else:
-                group.append(_Piece(offset=offset, length=length, start=0, stop=length))
-                size += length
-            offset += length
-        if group:
-            yield group
+    def _spans(self) -> Iterator[tuple[int, int, list[_Piece]]]:
+        """The queries of each block, and the documents that they are of."""
+        ends = list(accumulate(self.lengths))
+        first = 0
+        for start in range(0, ends[-1], BLOCK):
+            stop = min(start + BLOCK, ends[-1])
+            while ends[first] <= start:
+                first += 1
+            pieces: list[_Piece] = []
+            for length, end in zip(self.lengths[first:], ends[first:], strict=True):
+                offset = end - length
+                if offset >= stop:
+                    break
+                low, high = max(start, offset) - offset, min(stop, end) - offset
+                pieces.append(_Piece(offset=offset, length=length, start=low, stop=high))
+            yield start, stop, pieces
 
     def _of(self, piece: _Piece) -> Keys:
         at = (piece.start, piece.stop, piece.length)
@@ -217,27 +229,15 @@ class _Own:
             self._keys[at] = self.tiler.keys(*at)
         return self._keys[at]
 
-    def _joint(self, group: list[_Piece]) -> QueryBlock:
-        """Documents side by side in one block, kept apart by its mask."""
+    def _joint(self, start: int, stop: int, pieces: list[_Piece]) -> QueryBlock:
+        """A block of several documents, kept apart by its mask."""
         device = self.runs_T.device
-        keys = _joined([_moved(run, piece.offset) for piece in group for run in self._of(piece).runs])
-        q_start, q_stop = group[0].offset, group[-1].offset + group[-1].stop
-        q, k = torch.arange(q_start, q_stop, device=device), indices(keys, device)
+        keys = joined([_moved(run, piece.offset) for piece in pieces for run in self._of(piece).runs])
+        q, k = torch.arange(start, stop, device=device), indices(keys, device)
         same = self.runs_T[q].unsqueeze(1) == self.runs_T[k]
         allowed = self.pattern.allows(self.positions_T[q].unsqueeze(1), self.positions_T[k])
-        return QueryBlock(q_start=q_start, q_stop=q_stop, keys=keys, batch_row=self.row, mask=same & allowed)
+        return QueryBlock(q_start=start, q_stop=stop, keys=keys, batch_row=self.row, mask=same & allowed)
 
 
 def _moved(run: Segment, offset: int) -> slice:
     return slice(run.start + offset, run.stop + offset, run.step)
-
-
-def _joined(runs: list[slice]) -> tuple[slice, ...]:
-    """Runs that touch as one, so that their keys need not be copied together."""
-    joined: list[slice] = []
-    for run in runs:
-        if joined and joined[-1].step == run.step == 1 and joined[-1].stop == run.start:
-            joined[-1] = slice(joined[-1].start, run.stop, 1)
-        else:
-            joined.append(run)
-    return tuple(joined)

@@ -7,12 +7,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
 from vitruvius.nn.ops import QueryBlock
 from vitruvius.patterns import Clause, Pattern, Segment, segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -36,8 +37,9 @@ def plan_rows(pattern: Pattern, length: int, device: torch.device, prefix_B: Ten
 
 @lru_cache(maxsize=64)
 def _plan(pattern: Pattern, length: int, device: torch.device) -> tuple[QueryBlock, ...]:
-    tiler = Tiler(pattern, device)
-    return tuple(tiler.block(start, min(start + BLOCK, length), length) for start in range(0, length, BLOCK))
+    tiler, rounder = Tiler(pattern, device), Rounder(length)
+    starts = range(0, length, BLOCK)
+    return tuple(rounder(tiler.block(start, min(start + BLOCK, length), length)) for start in starts)
 
 
 def open_prefix(pattern: Pattern, prefix: int) -> Pattern:
@@ -75,6 +77,49 @@ class Keys:
     def mask_start(self) -> int:
         """How many of the first keys need no mask."""
         return self.count - sum(run.size for run in self.masked)
+
+
+class Rounder:
+    """Adds idle keys, which no query sees, until a block's count is one of a few.
+
+    On CPUs matrix products in bf16 are compiled for every shape that comes, and some thousand of them are kept: blocks
+    of ever more keys would be compiled again and again. The idle keys are at most a sixteenth, or 63.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self._padded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, block: QueryBlock) -> QueryBlock:
+        """The block of a row of `length` keys, with idle ones at its end."""
+        assert isinstance(block.keys, tuple)
+        count = sum(len(range(run.start, run.stop, run.step or 1)) for run in block.keys)
+        idle = -count % max(64, 1 << max(0, count.bit_length() - 5))
+        if not idle or idle > self.length or block.mask is None:
+            return block
+        last = block.keys[-1]
+        start = last.stop if last.step == 1 and last.stop + idle <= self.length else 0
+        keys = joined([*block.keys, slice(start, start + idle, 1)])
+        return replace(block, keys=keys, mask=self._with_idle(block.mask, idle))
+
+    def _with_idle(self, mask: Tensor | Callable[[], Tensor], idle: int) -> Tensor | Callable[[], Tensor]:
+        if callable(mask):
+            return lambda: F.pad(mask(), (0, idle), value=False)
+        at = (id(mask), idle)
+        if at not in self._padded:
+            self._padded[at] = (mask, F.pad(mask, (0, idle), value=False))
+        return self._padded[at][1]
+
+
+def joined(runs: Sequence[slice]) -> tuple[slice, ...]:
+    """Runs that touch as one, so that their keys need not be copied together."""
+    found: list[slice] = []
+    for run in runs:
+        if found and found[-1].step == run.step == 1 and found[-1].stop == run.start:
+            found[-1] = slice(found[-1].start, run.stop, 1)
+        else:
+            found.append(run)
+    return tuple(found)
 
 
 class Tiler:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vitruvius.errors import Finding
 from vitruvius.spec.costs import Start
 from vitruvius.spec.mixers.recurrent import Recurrent, conv_findings, conv_state, conv_tensor, small, step_bias
 from vitruvius.spec.node import Norm, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register, under
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from vitruvius.errors import Finding
 
 
 @register
@@ -86,6 +85,8 @@ class Mamba(Recurrent):
     def shrunk(self, twin: Twin) -> Mapping[str, object]:
         """A smaller state; the channels follow the width."""
         rank = None if self.dt_rank is None else twin.in_width(self.dt_rank, 1)
+        if self.inner_norm is not None and (rank or -(-twin.width // 16)) < 2:
+            rank = 2
         return {"state": small(self.state), "expand": min(self.expand, twin.most), "dt_rank": rank}
 
     def details(self, scope: Scope) -> Iterator[str]:
@@ -101,3 +102,7 @@ class Mamba(Recurrent):
         yield from conv_findings(self.conv)
         if self.inner_norm is not None:
             yield from under("inner_norm", self.inner_norm.findings(scope))
+            for path, wide in (("state", self.state), ("dt_rank", self.rank(scope))):
+                if wide == 1:
+                    what = "inner_norm would leave nothing of a single number but its sign"
+                    yield Finding(path=path, what=what, fix=f"use {path}: 2 or more, or leave inner_norm out")
