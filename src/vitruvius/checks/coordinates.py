@@ -41,9 +41,9 @@ LEAST_WIDTH = 64
 MOST_PARAMETERS = 2**24
 """The largest factors are left out where they would make a model of more."""
 GROWTH, READOUT_GROWTH = 0.25, 0.1
-"""Exponents of the width (or depth) up to which sizes and changes count as constant. Measured over presets: muP and
-CompleteP stay within 0.15, `normal` lies at 0.8 and above, and half a power is the least that theory knows."""
-FADING, FRESH_FADING = -0.25, -0.75
+"""Exponents of the width (or depth) up to which sizes and changes count as constant. Measured over presets and mixers,
+muP and CompleteP lie between -0.25 and 0.2, `normal` at 0.5 and above; half a power is the least that theory knows."""
+FADING, FRESH_FADING = -0.35, -0.75
 """Exponents of changes from which they count as constant. What is drawn and not yet learned fades with a half power by
 design: what readouts give (logits, routers) with the width, sums of sublayers with the depth. It is part of the first
 steps' change there. For the same reason readouts, which start with a fall, may grow less than others."""

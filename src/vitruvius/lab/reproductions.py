@@ -1,7 +1,7 @@
 """Known results that a correct library gives again: what is trained, on what, and what came out elsewhere.
 
-The targets were measured for this project with another implementation of the same tasks (one seed, two CPU cores), and
-agree in kind with what the papers publish for larger models and longer training.
+The targets were measured for this project with another implementation of the same tasks, on two CPU cores, and agree in
+kind with what the papers publish.
 """
 
 from __future__ import annotations
