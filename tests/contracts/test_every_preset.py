@@ -6,7 +6,7 @@ import pytest
 
 from vitruvius.checks import check
 from vitruvius.nn import build
-from vitruvius.sizing import count_parameters, kv_cache_bytes
+from vitruvius.sizing import count_parameters, kv_cache_bytes, state_bytes
 from vitruvius.spec import preset, preset_names, resolve, shrink
 
 
@@ -21,9 +21,11 @@ def test_parameters_and_cache_at_full_size_are_what_the_bill_says(name):
     architecture = preset(name)
     graph = resolve(architecture)
     model = build(architecture, device="meta", dtype="bf16")
-    assert sum(p.numel() for p in model.parameters()) == count_parameters(graph).total
-    for capacity in (1, 4096, architecture.context):
-        assert model.cache(2, capacity=capacity).nbytes == kv_cache_bytes(graph, capacity, 2, "bf16")
+    counts = count_parameters(graph)
+    assert sum(p.numel() for p in model.parameters()) == counts.total + counts.mtp
+    for capacity in (1, 4096, architecture.context) if graph.is_causal else ():
+        said = kv_cache_bytes(graph, capacity, 2, "bf16") + state_bytes(graph, capacity, 2, "bf16")
+        assert model.cache(2, capacity=capacity).nbytes == said
 
 
 def test_a_big_preset_is_checked_through_its_twin_and_the_report_says_so():

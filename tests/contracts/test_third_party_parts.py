@@ -238,7 +238,7 @@ def test_a_shared_expert_counts_its_own_flops(monkeypatch):
 
 @pytest.mark.parametrize(
     ("hooks", "says"),
-    [((), "neither"), (("embed",), "neither"), (("logits",), "logits"), (("rotate", "logits"), "logits")],
+    [((), "none of the hooks"), (("embed",), "none of the hooks"), (("logits",), "none of the hooks")],
 )
 def test_a_position_that_attention_would_pass_over_is_refused_when_it_is_built(hooks, says):
     _with_position(*hooks)

@@ -95,6 +95,11 @@ class DifferentialAttention(Seeing):
             tensors |= {f"position.{name}": tensor for name, tensor in inside.items()}
         return tensors
 
+    @property
+    def rounding(self) -> Literal["even", "at-zeros"]:
+        """Where the two maps agree, rounding decides on the direction of what their difference read."""
+        return "at-zeros"
+
     def pair_flops(self, scope: Scope) -> int:
         """Per head two scores of 2 x head_width, and two weighted sums of 4 x head_width; what the position adds."""
         return 12 * self.width_of_head(scope) * self.heads + self.position_flops(scope)
