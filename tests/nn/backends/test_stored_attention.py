@@ -94,7 +94,7 @@ def test_a_prefill_of_whole_sequences_never_asks_for_a_mask_of_all_pairs() -> No
     store.step = Step(starts=[0, 0], counts=[length, 40], length=length)
     case = Case.of("causal & (sliding(20) | sinks(2))", length, value_width=8)
     readable = store.extend({"k": case.leaves["k"], "v": case.leaves["v"]}, torch.arange(length), pattern)
-    readable = replace(readable, seen=lambda: pytest.fail("nobody needs all pairs"))
+    readable = replace(readable, seen=lambda _: pytest.fail("nobody needs all pairs"))
     found = attend_stored(case.leaves["q"], readable, case.request)
     assert torch.allclose(found, case.results("reference")["out"], rtol=0, atol=1e-9)
 

@@ -244,3 +244,32 @@ def test_latent_attention_keeps_no_keys_whose_norms_could_bound_anything() -> No
     )
     with pytest.raises(SpecError, match="norms of the keys"):
         read_text(text)
+
+
+@pytest.mark.parametrize("kind", ["cope", "path"])
+def test_a_long_prompt_never_needs_the_mask_of_all_pairs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"""
+name: long
+vocab_size: 13
+width: 16
+context: 400
+blocks:
+  a: {{mixer: {{kind: attention, heads: 2, sees: causal & sliding(90), position: {kind}}}}}
+layers: a
+"""
+    model = build(read_text(text).architecture, dtype="fp64")
+    tokens = torch.randint(13, (1, 400), generator=torch.Generator().manual_seed(0))
+    rows: list[int] = []
+    honest = Readable.mask_of
+
+    def heard(self: Readable, queries: slice) -> torch.Tensor | None:
+        mask = honest(self, queries)
+        rows.append(0 if mask is None else mask.shape[-2])
+        return mask
+
+    monkeypatch.setattr(Readable, "mask_of", heard)
+    with torch.no_grad():
+        cache = model.cache(1, capacity=400)
+        found = model(tokens, cache=cache)
+        torch.testing.assert_close(found, model(tokens), rtol=0, atol=1e-9)
+    assert 0 < max(rows) <= 128

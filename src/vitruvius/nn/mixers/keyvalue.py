@@ -25,16 +25,22 @@ class Readable:
     """What is kept for each key, by name, [B, rows, S, width]; `k` and `v` among them."""
     positions: Tensor
     """Positions of the keys: [S], or [B, S] when rows differ; negative where a slot is empty."""
-    seen: Tensor | Callable[[], Tensor] | None
-    """Which keys each query sees, [T, S] or [B, 1, T, S]; None when it is all of them. A function makes it where it is
-    large and seldom asked for."""
+    seen: Tensor | Callable[[slice], Tensor] | None
+    """Which keys each query sees, [T, S] or [B, 1, T, S]; None when it is all of them. Where that is large, a function
+    makes the rows of some queries."""
     of_queries: bool = False
     """Whether the keys are just those of the queries, from the start of each row: a sequence attends to itself."""
 
     @property
     def mask(self) -> Tensor | None:
         """[T, S] or [B, 1, T, S], True = attend; None when every query attends to all."""
-        return self.seen() if callable(self.seen) else self.seen
+        return self.mask_of(slice(None))
+
+    def mask_of(self, queries: slice) -> Tensor | None:
+        """The mask of some of the queries."""
+        if callable(self.seen):
+            return self.seen(queries)
+        return None if self.seen is None else self.seen[..., queries, :]
 
     @property
     def k_BGSK(self) -> Tensor:  # noqa: N802 (shape suffix)
@@ -134,8 +140,8 @@ class KeyValueStore:
         if beside is None:
             return self._read_one(q_positions, pattern)
 
-        def seen() -> Tensor:
-            mask = pattern.allows(q_positions.unsqueeze(-1), beside.positions.unsqueeze(-2))
+        def seen(queries: slice) -> Tensor:
+            mask = pattern.allows(q_positions[..., queries].unsqueeze(-1), beside.positions.unsqueeze(-2))
             if beside.usable is not None:
                 mask = mask & beside.usable.unsqueeze(-2)
             return mask if beside.positions.dim() == 1 else mask.unsqueeze(1)

@@ -104,11 +104,11 @@ class ContextualPositionModule(nn.Module):
     ) -> Tensor:
         """New queries over keys in a cache, which stand there in any order."""
         readable = cache.extend({"k": k_BGTK, "v": v_BGTK}, request.place.positions, request.pattern)
-        order, seen = _order(readable, request, cache), readable.mask
+        order = _order(readable, request, cache)
         parts: list[Tensor] = []
         for start in range(0, q_BHTK.shape[2], BLOCK):
             q = q_BHTK[:, :, start : start + BLOCK]
-            mask = None if seen is None else seen[..., start : start + BLOCK, :]
+            mask = readable.mask_of(slice(start, start + BLOCK))
             weights_BHTS, gates_BHTS = _weights(q, readable.k_BGSK, self.weight, mask, order, request.scale)
             gates.add(gates.tally(gates_BHTS, mask))
             parts.append(weighted_sum(weights_BHTS, readable.v_BGSK))

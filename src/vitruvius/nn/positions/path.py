@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -216,14 +217,16 @@ def _steps(inputs: _Inputs, cache: KeyValueStore) -> Tensor:
     kept_BGSK.copy_(torch.matmul(before_BGSK, total_BGKK.detach().transpose(-1, -2)))
     request = inputs.request
     readable = cache.extend(_kept(inputs, k_end_BGTK), request.place.positions, request.pattern)
-    mask = readable.mask
     old = readable.v_BGSK.shape[2] - inputs.length  # the step's own keys stand at the end
 
+    rows_of = lru_cache(maxsize=1)(lambda start, stop: readable.mask_of(slice(start, stop)))
+
     def mask_of(start: int, stop: int, keys: slice) -> Tensor | None:
+        mask = rows_of(start, stop)
         if mask is None:
             return None
         columns = slice(0, old) if keys.start >= inputs.length else slice(keys.start + old, keys.stop + old)
-        return mask[..., start:stop, columns]
+        return mask[..., columns]
 
     stored = None
     if old:
