@@ -28,7 +28,8 @@ def kinds_of(value) -> set[str]:
 def test_the_twin_is_small_and_sound(name):
     twin = shrink(PRESETS[name])
     assert not [finding for finding in findings(twin) if finding.severity == "error"]
-    assert sum(t.count for t in resolve(twin).tensors().values()) < 8_000_000  # 71 query heads to one key head (Falcon) need their width
+    # 71 query heads to one key head (Falcon) need their width
+    assert sum(t.count for t in resolve(twin).tensors().values()) < 8_000_000
     assert twin.context <= 96
 
 

@@ -127,7 +127,8 @@ def test_a_continuation_covers_the_second_half_and_its_source_the_first():
 
 
 @pytest.mark.parametrize(
-    ("text", "name"), [(CAUSAL, "causal-lm"), (PREFIXED, "prefix-lm"), (MASKED, "masked-lm"), (SEQUENCE, "continuation")]
+    ("text", "name"),
+    [(CAUSAL, "causal-lm"), (PREFIXED, "prefix-lm"), (MASKED, "masked-lm"), (SEQUENCE, "continuation")],
 )
 def test_every_objective_can_be_learned_by_heart_and_scores_what_it_trains(text, name):
     goal, _ = objective(text, objective=name)

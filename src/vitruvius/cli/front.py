@@ -19,6 +19,7 @@ VERBS = (
     Verb(stage="Run", name="train", help="Pretrain; resume bit for bit."),
     Verb(stage="Run", name="upcycle", help="Make a mixture of experts of a trained dense model."),
     Verb(stage="Run", name="generate", help="Write text with a trained model."),
+    Verb(stage="Run", name="embed", help="Turn texts into vectors with a trained model."),
     Verb(stage="Compare", name="lab", help="Many runs that answer one question: known results, reproduced."),
     Verb(stage="Help", name="demo", help="Take one small file through all of it, in about five minutes."),
     Verb(stage="Help", name="completion", help="Print the completion script for your shell."),

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vitruvius.nn import build
 from vitruvius.nn.backends import BACKENDS, packed, plans
 from vitruvius.patterns import causal, everything, parse
+from vitruvius.spec import read_text
 
 
 @given(pattern=PATTERNS, length=st.integers(1, 300), seed=st.integers(0, 99))
@@ -166,3 +168,15 @@ def test_blocks_of_ever_more_keys_come_in_few_shapes(document) -> None:
         blocks = packed.plan_packed(pattern, lengths, None)
     counts = [sum(len(range(run.start, run.stop, run.step or 1)) for run in block.keys) for block in blocks]
     assert len({(block.q_stop - block.q_start, count) for block, count in zip(blocks, counts, strict=True)}) <= 40
+
+
+def test_packed_rows_can_be_read_in_inference_mode():
+    text = "name: packed\nvocab_size: 31\nwidth: 16\ncontext: 12\nlayers: a\n"
+    text += "blocks: {a: {mixer: {kind: attention, heads: 2}}}\n"
+    model = build(read_text(text).architecture, dtype="fp64")
+    tokens = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        expected = model(tokens, documents=torch.arange(12).expand(2, -1) // 5)
+    with torch.inference_mode():
+        documents = torch.arange(12).expand(2, -1) // 5
+        torch.testing.assert_close(model(tokens, documents=documents), expected, rtol=0, atol=1e-12)

@@ -55,15 +55,15 @@ class Batch:
     """Positions within the documents."""
     source: ref[Tensor]
     """The tensor that it was made of, while that lives."""
-    version: int
-    """How often that had been written to."""
+    version: int | None
+    """How often that had been written to; None where nobody counts."""
     plans: dict[object, Any] = field(default_factory=dict)
     """By pattern, and whatever else a plan is made for."""
 
     def holds(self, documents_BT: Tensor) -> bool:
         """Whether these are its documents: by value, or without waiting for the device where there is one."""
         if documents_BT.device.type != "cpu":
-            return self.source() is documents_BT and self.version == documents_BT._version  # noqa: SLF001
+            return self.source() is documents_BT and self.version is not None and self.version == _writes(documents_BT)
         known = self.documents_BT
         return known.device == documents_BT.device and torch.equal(known, documents_BT)
 
@@ -101,12 +101,17 @@ def batch_of(documents_BT: Tensor) -> Batch:
         document_runs(documents_BT),
         place_packed(documents_BT),
         ref(documents_BT),
-        documents_BT._version,  # noqa: SLF001 (how often it was written to)
+        _writes(documents_BT),
     )
     _BATCHES[id(batch)] = batch
     while len(_BATCHES) > _KEPT_BATCHES:
         _BATCHES.popitem(last=False)
     return batch
+
+
+def _writes(tensor: Tensor) -> int | None:
+    """How often a tensor was written to, by torch's own count; in inference mode there is none."""
+    return None if tensor.is_inference() else tensor._version  # noqa: SLF001 (public nowhere)
 
 
 def _plan(pattern: Pattern, batch: Batch, prefix: tuple[int, ...] | None) -> tuple[QueryBlock, ...]:
