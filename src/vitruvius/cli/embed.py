@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
@@ -71,11 +71,9 @@ def _nearness(vectors: Tensor) -> list[str]:
     if not 2 <= len(vectors) <= 12:
         return []
     products = vectors @ vectors.T
-    return ["nearness, from -1 to 1:"] + [
-        "  " + " ".join(f"{value:6.3f}" for value in row) for row in _lists(products)
-    ]
+    return ["nearness, from -1 to 1:"] + ["  " + " ".join(f"{value:6.3f}" for value in row) for row in _lists(products)]
 
 
 def _lists(matrix: Tensor) -> list[list[float]]:
-    rows: list[list[float]] = matrix.tolist()  # pyright: ignore[reportUnknownMemberType]
+    rows: list[list[float]] = cast("Any", matrix).tolist()
     return rows

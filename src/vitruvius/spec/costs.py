@@ -115,3 +115,53 @@ class Flops:
         return Flops(
             useful=self.useful + other.useful, dense=self.dense + other.dense, unsure=self.unsure + other.unsure
         )
+
+
+AttentionKernel = Literal["auto", "full"]
+"""`auto` is what the table of backends chooses, linear in memory; `full` holds the whole matrix of scores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One micro-batch of training, as far as activations depend on it."""
+
+    batch: int
+    """Sequences."""
+    tokens: int
+    """Tokens of each."""
+    value_bytes: int = 2
+    """Bytes of a number of the model's format."""
+    attention: AttentionKernel = "auto"
+
+    @property
+    def positions(self) -> int:
+        """Tokens in all."""
+        return self.batch * self.tokens
+
+    @property
+    def wide_bytes(self) -> int:
+        """Bytes of a number that is kept in at least fp32."""
+        return max(4, self.value_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activations:
+    """Bytes that training holds because of one component, besides weights and their gradients."""
+
+    saved: int = 0
+    """Kept from its forward pass to its backward pass, its input where it keeps that."""
+    forward: int = 0
+    """The most that exists besides at any moment of its forward pass, its output included."""
+    backward: int = 0
+    """The most that exists besides at any moment of its backward pass, the gradients of input and output included."""
+    unsure: int = 0
+    """How far `saved` may be off: above 0 for kinds without an account of their own."""
+
+    def then(self, other: Activations) -> Activations:
+        """Both, one after the other."""
+        return Activations(
+            saved=self.saved + other.saved,
+            forward=max(self.forward, other.forward),
+            backward=max(self.backward, other.backward),
+            unsure=self.unsure + other.unsure,
+        )

@@ -17,7 +17,8 @@ from annotated_types import Ge, Gt, Le
 
 from vitruvius.errors import UsageError
 from vitruvius.spec.choosing import Chooser
-from vitruvius.spec.costs import LINEAR_ROLES, Flops, LearnedTable, Role, StateSpec, TensorSpec
+from vitruvius.spec.costing import Costing
+from vitruvius.spec.costs import LINEAR_ROLES, Activations, Flops, LearnedTable, Role, StateSpec, TensorSpec, Work
 from vitruvius.spec.mixing import Mixing
 from vitruvius.spec.scope import Heads, Scope, Twin
 
@@ -31,6 +32,7 @@ __all__ = [
     "FAMILIES",
     "LARGEST",
     "LINEAR_ROLES",
+    "Activations",
     "Component",
     "Cross",
     "FeedForward",
@@ -54,6 +56,7 @@ __all__ = [
     "StateSpec",
     "TensorSpec",
     "Twin",
+    "Work",
     "all_kinds",
     "kinds",
     "load_installed",
@@ -84,7 +87,7 @@ WIDTHS = frozenset({"heads", "kv_heads", "key_heads", "value_heads", "hidden", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Component(Node):
+class Component(Costing, Node):
     """Base of the families. Subclasses of a family are kinds."""
 
     family: ClassVar[str] = ""
@@ -104,19 +107,6 @@ class Component(Node):
 
         choices = {name: handler.generate_schema(node) for name, node in kinds(cls.family).items()}
         return core_schema.tagged_union_schema(choices, discriminator="kind")
-
-    def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:  # noqa: ARG002 (kinds without parameters)
-        """Parameter tensors by name, exactly as the built module has them."""
-        return {}
-
-    def buffers(self, scope: Scope) -> Mapping[str, TensorSpec]:  # noqa: ARG002 (most keep nothing)
-        """What is saved with the parameters and is none, by name: kept in at least fp32, and counted apart."""
-        return {}
-
-    def flops(self, scope: Scope, tokens: int) -> Flops:
-        """Cost of a forward pass over one sequence of `tokens` tokens; by default that of the linear maps."""
-        per_token = sum(2 * t.active for t in self.tensors(scope).values() if t.role in LINEAR_ROLES)
-        return Flops(useful=per_token * tokens, dense=per_token * tokens)
 
     def findings(self, scope: Scope) -> Iterable[Finding]:  # noqa: ARG002 (kinds that always fit)
         """What does not fit together inside this component; paths start at its own fields."""
