@@ -4,6 +4,7 @@ A page of documentation holds marked places, and `refresh` fills them:
 
     <!-- fields of position rope -->    the fields of a kind, or of `architecture`, `block`, `embedding`, `claim`
     <!-- kinds of position -->          the kinds of a family, with links to their pages
+    <!-- costs of position rope -->     what a kind costs, as formulas
     <!-- presets -->                    the presets, with their sizes
     <!-- end -->                        closes each of them
 """
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PLACE: Final = re.compile(
-    r"<!-- (?P<what>fields of|kinds of|presets)(?P<names>[^>]*?) -->\n.*?<!-- end -->", re.DOTALL
+    r"<!-- (?P<what>fields of|kinds of|costs of|presets)(?P<names>[^>]*?) -->\n.*?<!-- end -->", re.DOTALL
 )
 _PARTS: Final[dict[str, type[Node]]] = {
     "architecture": Architecture,
@@ -65,6 +66,8 @@ def _filled(place: re.Match[str], components: str) -> str:
             table = _fields(_PARTS[part])
         case "fields of", [family, kind] if family in FAMILIES and kind in kinds(family):
             table = _fields(kinds(family)[kind])
+        case "costs of", [family, kind] if family in FAMILIES and kind in kinds(family):
+            table = _costs(family, kind)
         case _:
             raise UsageError(f"nothing is called {' '.join(names)!r}", where=place.group().partition("\n")[0])
     return f"<!-- {place['what']}{place['names']} -->\n{table}\n<!-- end -->"
@@ -87,6 +90,15 @@ def _presets() -> str:
 def _kinds(family: str, components: str) -> str:
     rows = [(f"[`{kind}`]({components}{page_of(family, kind)})", summary(node)) for kind, node in kinds(family).items()]
     return markdown(("kind", "what it is"), rows)
+
+
+def _costs(family: str, kind: str) -> str:
+    from vitruvius.report.costs import assumed, formulas_of
+
+    rows = [(formula.what, f"`{formula.value}`") for formula in formulas_of(family, kind)]
+    if not rows:
+        return "No parameters, no FLOPs that are counted, and no decode state of its own."
+    return f"{markdown(('what', 'formula'), rows)}\n\nThese are formulas {assumed(family, kind)}."
 
 
 def _fields(node: type[Node]) -> str:
