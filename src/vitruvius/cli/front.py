@@ -13,6 +13,7 @@ VERBS = (
     Verb(stage="Design", name="show", help="Draw an architecture, in the terminal or as SVG."),
     Verb(stage="Design", name="diff", help="Say what differs between two architectures."),
     Verb(stage="Design", name="size", help="Count parameters, memory, FLOPs and cache; needs no GPU."),
+    Verb(stage="Design", name="doc", help="Write its model card and configuration reference."),
     Verb(stage="Design", name="schema", help="Print the JSON Schema of a spec, for your editor."),
     Verb(stage="Run", name="check", help="Test the built model: leaks, cache, gradients, numerics."),
     Verb(stage="Run", name="data", help="Turn documents into token shards."),
