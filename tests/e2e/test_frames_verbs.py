@@ -53,6 +53,11 @@ def test_a_frame_goes_from_text_to_a_run_to_text_and_vectors(objective, corpus, 
     written = capsys.readouterr().out
     assert written.strip()
     assert "[MASK]" not in written
+    assert run(["generate", "run", "--prompt", "the [MASK] by the river", "--max-tokens", "4", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "vitruvius.generate/1"
+    assert document["text"] == written.removesuffix("\n")
+    assert document["finish_reason"] in {"length", "stop", None}
     assert run(["embed", "run", "the river", "a stone", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["schema"] == "vitruvius.embed/1"
@@ -80,3 +85,12 @@ def test_what_a_reading_model_cannot_do_is_refused(argv, what, corpus, tmp_path,
     assert what in said.err
     assert "Traceback" not in said.err
     assert not said.out
+
+
+def test_a_new_architecture_says_where_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["new", "mine", "--from", "tiny-llama-moe", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    expected = {"schema": "vitruvius.new/1", "name": "mine", "from": "tiny-llama-moe", "file": "mine.yaml"}
+    assert document == expected
+    assert (tmp_path / "mine.yaml").is_file()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from vitruvius.cli.output import STDOUT, say
+from vitruvius.cli.arguments import json_option
+from vitruvius.cli.output import STDOUT, emit_json, say
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from io import BufferedReader
     from pathlib import Path
 
@@ -18,13 +20,15 @@ if TYPE_CHECKING:
     from vitruvius.inference import Generation, Sampler
     from vitruvius.nn import Model
 
+SCHEMA = "vitruvius.generate/1"
 _MOST_PROMPT = 4 << 20
 _MASK = "[MASK]"
 
 
 @click.command(
     cls=ExampleCommand,
-    help="Write text with the newest checkpoint of RUN. Only the text goes to stdout. A model trained to fill in "
+    help="Write text with the newest checkpoint of RUN. Only the text goes to stdout, as it comes; with --json one "
+    "document at the end. A model trained to fill in "
     "hidden tokens puts them where the prompt says [MASK].",
     examples=[
         "vitruvius generate runs/first --prompt 'def main(' --max-tokens 200",
@@ -45,6 +49,7 @@ _MASK = "[MASK]"
 @click.option(
     "--dtype", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Number format to run in."
 )
+@json_option
 def command(
     *,
     run: str,
@@ -58,6 +63,7 @@ def command(
     stop: tuple[str, ...],
     echo: bool,
     dtype: str,
+    as_json: bool,
 ) -> None:
     """Load the run, stream its continuation, say on stderr why it ended."""
     from pathlib import Path
@@ -67,12 +73,16 @@ def command(
     from vitruvius.nn.weights import load_model
 
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    stops = StopText(stop)
+    StopText(stop)  # raises, before a model is loaded, where a stop text is empty
     text = _prompt(prompt)
     model = load_model(Path(run), dtype=dtype)
     tokenizer = load_tokenizer(Path(run) / "tokenizer.json")
     if not model.architecture.head.causal:
-        _write(_filled(Path(run), model, tokenizer, text, sampler, _seed(seed)) + "\n")
+        whole = _filled(Path(run), model, tokenizer, text, sampler, _seed(seed))
+        if as_json:
+            emit_json(_document(run, prompt=text, text=whole, tokens=None, finish=None))
+        else:
+            _write(whole + "\n")
         return
     ids = tokenizer.encode(text) or [tokenizer.eos_id]
     generation = Generation(
@@ -84,15 +94,42 @@ def command(
         stop_tokens=[tokenizer.eos_id],
         vocabulary=tokenizer.vocab_size,
     )
-    if echo:
-        _write(text)
-    decoder = tokenizer.stream()
+    parts: list[str] = []
+    found = _stream(generation, tokenizer, stop, text if echo else "", parts.append if as_json else _write)
+    if as_json:
+        reason = "stop-text" if found else None if generation.finish is None else generation.finish.reason
+        tokens = 0 if generation.finish is None else generation.finish.tokens
+        emit_json(_document(run, prompt=text, text="".join(parts), tokens=tokens, finish=reason))
+    else:
+        _write("\n")
+    say(_ending(generation, found=found))
+
+
+def _stream(
+    generation: Generation, tokenizer: Tokenizer, stop: tuple[str, ...], before: str, give: Callable[[str], object]
+) -> bool:
+    """Give the text piece by piece; returns whether a stop text ended it."""
+    from vitruvius.inference import StopText
+
+    stops, decoder = StopText(stop), tokenizer.stream()
+    give(before)
     for token in generation:
-        _write(stops.push(decoder.push(token)))
+        give(stops.push(decoder.push(token)))
         if stops.found:
             break
-    _write(stops.push(decoder.finish()) + stops.flush() + "\n")
-    say(_ending(generation, found=stops.found))
+    give(stops.push(decoder.finish()) + stops.flush())
+    return stops.found
+
+
+def _document(run: str, *, prompt: str, text: str, tokens: int | None, finish: str | None) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "run": run,
+        "prompt": prompt,
+        "text": text,
+        "tokens": tokens,
+        "finish_reason": finish,
+    }
 
 
 def _filled(run: Path, model: Model, tokenizer: Tokenizer, text: str, sampler: Sampler, seed: int) -> str:

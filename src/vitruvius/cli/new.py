@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vitruvius.cli.arguments import complete_preset
-from vitruvius.cli.output import emit, next_step
+from vitruvius.cli.arguments import complete_preset, json_option
+from vitruvius.cli.output import emit, emit_json, next_step
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
     from vitruvius.spec import Reading
 
 DEFAULT = "tiny-llama"
+SCHEMA = "vitruvius.new/1"
 _NAME_LINE = re.compile(r"^name:.*$", re.MULTILINE)
 
 
@@ -40,7 +41,8 @@ _NAME_LINE = re.compile(r"^name:.*$", re.MULTILINE)
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Folder to write into.")
 @click.option("--force", is_flag=True, help="Replace a file that is already there.")
-def command(*, name: str, source: str, out: Path, force: bool) -> None:
+@json_option
+def command(*, name: str, source: str, out: Path, force: bool, as_json: bool) -> None:
     """Write NAME.yaml: a preset's text, comments included, under a name of your own."""
     from vitruvius.spec.reading import SUFFIXES, preset, presets_folder, read_with_findings
 
@@ -51,7 +53,10 @@ def command(*, name: str, source: str, out: Path, force: bool) -> None:
     _refuse_bad_name(name, reading)
     path = out / f"{name}.yaml"
     _write(path, _text(name, source, reading, path), force=force)
-    emit(str(path))
+    if as_json:
+        emit_json({"schema": SCHEMA, "name": name, "from": source, "file": str(path)})
+    else:
+        emit(str(path))
     next_step(f"vitruvius show {_quoted(path)}")
 
 
