@@ -48,6 +48,21 @@ def test_attention_rows_sum_to_one_over_exactly_the_declared_pairs(architecture)
 
 
 @given(architectures())
+def test_outputs_depend_on_exactly_what_the_layers_promise_together(architecture):
+    holds(architecture, "receptive-field", "residual", "tokens-ahead")
+
+
+@given(architectures())
+def test_fresh_heads_look_around(architecture):
+    holds(plainly_drawn(architecture), "attention-distribution")
+
+
+@given(architectures())
+def test_routers_weigh_in_full_precision_and_balance_the_right_way(architecture):
+    holds(architecture, "routing")
+
+
+@given(architectures())
 def test_every_backend_computes_what_the_reference_computes_forward_and_backward(architecture):
     holds(architecture, "backends", "experts")
 
@@ -89,6 +104,22 @@ def test_the_first_loss_is_that_of_knowing_nothing(architecture):
 @given(architectures())
 def test_bf16_stays_within_its_bound_of_fp64(architecture):
     holds(plainly_drawn(architecture), "bf16")
+
+
+@given(architectures())
+def test_the_gradient_of_the_objective_is_its_derivative(architecture):
+    holds(architecture, "derivative")
+
+
+@given(architectures())
+def test_first_weights_are_drawn_as_the_init_says(architecture):
+    holds(plainly_drawn(architecture), "init-scale")
+
+
+@pytest.mark.slow
+@given(architectures())
+def test_saturated_gates_and_long_sequences_decode_as_they_are_read(architecture):
+    holds(plainly_drawn(architecture), "adversarial", "length-stress")
 
 
 @pytest.mark.slow

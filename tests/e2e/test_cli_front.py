@@ -106,7 +106,13 @@ run([])
 print([name for name in sys.modules if name in ("vitruvius.cli.size", "vitruvius.cli.show")], file=sys.stderr)
 """
     done = python(code)
-    assert {line.split(",")[1] for line in done.stdout.splitlines()} == {"show", "size", "schema"}
+    assert {line.split(",")[1] for line in done.stdout.splitlines()} == {
+        "show",
+        "size",
+        "solve",
+        "scale-down",
+        "schema",
+    }
     assert done.stderr == "[]\n"
 
 

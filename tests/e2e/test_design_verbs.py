@@ -297,7 +297,7 @@ def test_wrong_claims_are_marked_and_are_no_failure(said):
     assert code == 0
     assert "✗ parameters: says 8B, is 27.76 B (27,760,791,552)" in out
     assert "technical overview" in out
-    assert err.endswith("next: vitruvius size llama-moe --explain\n")
+    assert err.endswith("next: vitruvius check llama-moe\n")
 
 
 def test_claims_are_marked_in_words_where_nothing_else_can_be_printed(vitruvius):
@@ -336,7 +336,7 @@ def test_overrides_are_sized(said):
         (["--batch", "0"], "batch=0 is out of range"),
         (["--batch", "four"], "cannot read 'four'"),
         (["--batch", "9" * 5000], "cannot read '9999"),
-        (["--dtype", "int7"], "there is no number format 'int7'"),
+        (["--dtype", "int7"], "there is no weight format 'int7'"),
         (["--mode", "guess"], "there is no mode 'guess'"),
         (["--set", "widht=64"], "did you mean"),
         (["--set", "width"], "="),

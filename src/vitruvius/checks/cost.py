@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def flops(subject: Subject) -> Measure:
     """The dense count equals torch's over the readable path; the useful one leaves out exactly the forbidden pairs."""
     length, graph = subject.length, subject.graph
-    model = subject.fresh(torch.float32).eval()  # while training, a mixture may drop tokens
+    model = subject.plain(torch.float32)  # while training, a mixture may drop tokens
     tokens = subject.tokens(1, length)
     with torch.no_grad(), backend(model, "reference"):
         model(tokens)

@@ -97,11 +97,14 @@ def _reused(model: Model, tokens_BT: Tensor, full: Tensor) -> float:
 
 @torch.no_grad()
 def batch_invariance(subject: Subject) -> Measure:
-    """A row's logits do not depend on its neighbours in the batch."""
+    """A row's logits depend neither on its neighbours in the batch nor on where it stands among them."""
     tokens = subject.tokens(3, subject.length, salt=2)
     together = subject.model(tokens)
-    worst = worst_of(gap(together[row], subject.model(tokens[row : row + 1])[0]) for row in range(3))
-    return within(worst, EXACT, f"3 rows of {subject.length} tokens together and alone")
+    gaps = {"alone": worst_of(gap(together[row], subject.model(tokens[row : row + 1])[0]) for row in range(3))}
+    gaps["in another order"] = gap(subject.model(tokens.flip(0)).flip(0), together)
+    where, most = worst_in(gaps)
+    detail = f"3 rows of {subject.length} tokens together, alone and in another order"
+    return within(most, EXACT, detail if most <= EXACT else f"rows {where} give other logits")
 
 
 @torch.no_grad()
@@ -120,7 +123,26 @@ def padding_invariance(subject: Subject) -> Measure:
         gaps.append(gap(logits, alone))
     if subject.probed.head.causal:
         gaps.append(gap(subject.model(F.pad(tokens, (0, pad)))[:, :length], alone))
-    return within(worst_of(gaps), EXACT, f"{length} tokens with {pad} of padding left, right and on both sides")
+    detail = f"{length} tokens with {pad} of padding left, right and on both sides"
+    if subject.graph.encoder:
+        gaps.append(_padded_source(subject, tokens, pad))
+        detail += ", and a padded source"
+    return within(worst_of(gaps), EXACT, detail)
+
+
+def _padded_source(subject: Subject, tokens_1T: Tensor, pad: int) -> float:
+    """Rows with sources of different lengths against each with its own source alone, in a full pass and decoding."""
+    model, length = subject.model, tokens_1T.shape[1]
+    sources = [subject.tokens(1, max(1, size), salt=15) for size in (length, length - pad // 2 - 1)]
+    lengths = [source.shape[1] for source in sources]
+    padded = torch.cat([F.pad(source, (0, max(lengths) - source.shape[1]), value=1) for source in sources])
+    tokens = tokens_1T.repeat(2, 1)
+    ways = {"full": model(tokens, source=padded, source_lengths=lengths)}
+    if subject.graph.is_causal:
+        cache = model.cache(2, capacity=length)
+        ways["cached"] = model(tokens, source=padded, source_lengths=lengths, cache=cache)
+    alone = [model(tokens_1T, source=source)[0] for source in sources]
+    return worst_of(gap(found[row], alone[row]) for found in ways.values() for row in range(2))
 
 
 @torch.no_grad()

@@ -164,7 +164,7 @@ def _graded(model: Model, loss: object) -> list[Tensor]:
 
 def init_loss(subject: Subject) -> Measure:
     """A fresh model knows nothing: its loss is ln(vocabulary) plus half the variance of its logits."""
-    model = subject.fresh(torch.float32)
+    model = subject.plain(torch.float32)
     length = min(subject.length, 128)
     tokens = subject.tokens(max(1, _INIT_TOKENS // length), length, salt=5)
     with torch.no_grad():

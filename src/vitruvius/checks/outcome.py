@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from math import isfinite
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 SCHEMA = "vitruvius.check/1"
+COLUMNS = 80
+"""How wide a report is when it is printed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +31,9 @@ class Measure:
     """False when the architecture has nothing that this probe could examine."""
     warning: str = ""
     """Worth knowing although nothing is wrong."""
+    values: Mapping[str, Any] | None = None
+    """What was measured, as plain data. Where it is by layer, `layers` names them and `series` has a number for each
+    layer by name (see `by_layer`), which the HTML report draws."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +51,7 @@ class Outcome:
     """Where to look when it fails."""
     applies: bool = True
     warning: str = ""
+    values: Mapping[str, Any] | None = None
     seconds: float = 0.0
 
     @property
@@ -62,8 +73,20 @@ class Outcome:
             "warning": self.warning or None,
             "means": self.means,
             "look_at": self.look_at,
+            "values": _plain(self.values),
             "seconds": round(self.seconds, 3),
         }
+
+
+def _plain(value: Any) -> Any:
+    """Plain data with four significant digits, and null where a number is not finite."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 def _finite(value: float | None) -> float | None:
@@ -108,15 +131,18 @@ class Report:
         }
 
     def __str__(self) -> str:
-        """A line per probe, then what each failure means and where to look."""
+        """A line per probe, or a few where there is much to say, then what each failure means and where to look."""
         width = max((len(outcome.name) for outcome in self.checks), default=0)
         lines = [f"subject: {self.subject}"]
         for outcome in self.checks:
-            lines.append(f"{outcome.mark} {outcome.name:<{width}}  {_against(outcome):<21}  {outcome.detail}".rstrip())
+            against = _against(outcome)
+            start = f"{outcome.mark} {outcome.name:<{width}}" + (f"  {against:<18}" if against else "")
+            lines += _told(start, outcome.detail)
             if outcome.warning:
-                lines.append(f"  warning: {outcome.warning}")
+                lines += wrap(f"warning: {outcome.warning}", COLUMNS, initial_indent="  ", subsequent_indent="    ")
         for outcome in self.failures:
-            lines += ["", f"✗ {outcome.name}: {outcome.means}", f"  look at: {outcome.look_at}"]
+            lines += ["", *wrap(f"✗ {outcome.name}: {outcome.means}", COLUMNS, subsequent_indent="  ")]
+            lines += wrap(f"look at: {outcome.look_at}", COLUMNS, initial_indent="  ", subsequent_indent="    ")
         ran = sum(outcome.applies for outcome in self.checks)
         seconds = sum(outcome.seconds for outcome in self.checks)
         verdict = "all passed" if self.passed else f"{len(self.failures)} failed"
@@ -133,6 +159,14 @@ class Report:
         return f"<p>{escape(self.subject)}</p><table>{head}{rows}</table>"
 
 
+def _told(start: str, detail: str) -> list[str]:
+    """One line where the detail fits beside its start, else the detail below it, within `COLUMNS`."""
+    whole = f"{start}  {detail}".rstrip()
+    if len(whole) <= COLUMNS:
+        return [whole]
+    return [start.rstrip(), *wrap(detail, COLUMNS, initial_indent="    ", subsequent_indent="    ")]
+
+
 def _against(outcome: Outcome) -> str:
     """`3.1e-15 <= 1e-09`, as much of it as there is."""
     if outcome.measured is None:
@@ -143,9 +177,19 @@ def _against(outcome: Outcome) -> str:
     return f"{outcome.measured:.2g} {sign} {outcome.bound:.2g}"
 
 
-def within(measured: float, bound: float, detail: str, *, warning: str = "") -> Measure:
+def within(
+    measured: float, bound: float, detail: str, *, warning: str = "", values: Mapping[str, Any] | None = None
+) -> Measure:
     """Passed when the measured number is at most the bound (NaN never is)."""
-    return Measure(passed=measured <= bound, detail=detail, measured=measured, bound=bound, warning=warning)
+    return Measure(
+        passed=measured <= bound, detail=detail, measured=measured, bound=bound, warning=warning, values=values
+    )
+
+
+def by_layer(layers: Sequence[str], series: Mapping[str, Sequence[float]], **more: Any) -> dict[str, Any]:
+    """`values` of a probe that measured something in each layer: names of layers, and a number for each by series."""
+    assert all(len(numbers) == len(layers) for numbers in series.values())
+    return {"layers": list(layers), "series": {name: list(numbers) for name, numbers in series.items()}, **more}
 
 
 def does_not_apply(reason: str) -> Measure:
@@ -153,11 +197,17 @@ def does_not_apply(reason: str) -> Measure:
     return Measure(passed=True, detail=reason, applies=False)
 
 
-def failed(detail: str, *, measured: float | None = None, bound: float | None = None) -> Measure:
+def failed(
+    detail: str,
+    *,
+    measured: float | None = None,
+    bound: float | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Measure:
     """A failure that is no comparison of two numbers."""
-    return Measure(passed=False, detail=detail, measured=measured, bound=bound)
+    return Measure(passed=False, detail=detail, measured=measured, bound=bound, values=values)
 
 
-def passed(detail: str) -> Measure:
+def passed(detail: str, *, warning: str = "", values: Mapping[str, Any] | None = None) -> Measure:
     """A success that is no comparison of two numbers."""
-    return Measure(passed=True, detail=detail)
+    return Measure(passed=True, detail=detail, warning=warning, values=values)

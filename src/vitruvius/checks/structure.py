@@ -17,6 +17,8 @@ from vitruvius.units import exact, format_bytes, format_count
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from vitruvius.checks.subject import Subject
     from vitruvius.nn import Model
     from vitruvius.spec import Graph
@@ -108,7 +110,7 @@ def decode_bytes(graph: Graph, capacity: int, batch: int, dtype: str) -> int:
 
 
 def determinism(subject: Subject) -> Measure:
-    """A seed gives the same weights every time and in every dtype (rounded); another seed gives others."""
+    """A seed gives the same weights every time and in every dtype (rounded), and two runs of a step the same bits."""
     first, again, other = (subject.fresh(torch.float32, seed=seed) for seed in (11, 11, 12))
     rounded = dict(subject.fresh(torch.bfloat16, seed=11).named_parameters())
     repeated, others = dict(again.named_parameters()), dict(other.named_parameters())
@@ -123,7 +125,29 @@ def determinism(subject: Subject) -> Measure:
     with torch.no_grad():
         if not torch.equal(first(tokens), again(tokens)):
             return failed("two forward passes of equal models differ in their bits")
-    return passed("equal bits from equal seeds, in fp32 and rounded to bf16")
+    wrong = _stepped_apart(first, again, subject.tokens(2, max(2, min(subject.length, 32)), salt=9))
+    if wrong:
+        return failed(wrong)
+    return passed("equal bits from equal seeds, in fp32 and rounded to bf16, and after a step of two equal models")
+
+
+def _stepped_apart(first: Model, again: Model, tokens_BT: Tensor) -> str:
+    """What differs between two equal models after a forward pass, a backward pass and a step; the empty text else.
+
+    Threads are as many as the check runs with: sums over other numbers of them are ordered otherwise.
+    """
+    losses: list[Tensor] = []
+    for model in (first, again):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=True)
+        loss = model.loss(tokens_BT[:, :-1], tokens_BT[:, 1:])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    if not torch.equal(*losses):
+        return "the loss of two equal models differs in its bits"
+    repeated = dict(again.named_parameters())
+    apart = [name for name, parameter in first.named_parameters() if not torch.equal(parameter, repeated[name])]
+    return f"{apart[0]} differs in its bits after one step of two equal models" if apart else ""
 
 
 def round_trip(subject: Subject) -> Measure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +47,8 @@ class Subject:
     seed: int
     given: Model | None = None
     """The user's own model, when that is what is probed."""
+    longest: int | None = None
+    """Tokens that long sequences are run up to, whatever it takes; None stays within what a check can afford."""
 
     @cached_property
     def graph(self) -> Graph:
@@ -110,6 +113,16 @@ class Subject:
                 buffers[name].add_(_JITTER * noise.to(buffers[name].device))
         return model
 
+    @cached_property
+    def _plain(self) -> dict[torch.dtype, Model]:
+        return {}
+
+    def plain(self, dtype: torch.dtype) -> Model:
+        """A model with first weights, in eval mode, that probes share: who changes anything puts it back."""
+        if dtype not in self._plain:
+            self._plain[dtype] = self.fresh(dtype).eval()
+        return self._plain[dtype]
+
     def fresh(self, dtype: torch.dtype, *, seed: int | None = None) -> Model:
         """A model of its own with first weights: built anew, or a copy of the given one drawn again."""
         seed = self.seed if seed is None else seed
@@ -146,6 +159,16 @@ class Subject:
                 yield f"{layer.path}.cross", everything
 
 
+@contextmanager
+def training(model: Model) -> Iterator[Model]:
+    """The model trains inside the block: mixtures with a capacity drop tokens."""
+    model.train()
+    try:
+        yield model
+    finally:
+        model.eval()
+
+
 def subject_of(examined: Architecture | Model, seed: int) -> Subject:
     """The subject for an architecture or a built model; its twin when it is too big.
 
@@ -154,7 +177,7 @@ def subject_of(examined: Architecture | Model, seed: int) -> Subject:
     if not isinstance(examined, (Architecture, Model)):
         raise UsageError(
             f"{type(examined).__name__} is neither an architecture nor a model built from one",
-            fix="vitruvius.check_callable(lambda ids: logits, vocab_size) probes any other model",
+            fix="pass an nn.Module, or give a function to vitruvius.check_callable(lambda ids: logits, vocab_size)",
         )
     model = examined if isinstance(examined, Model) else None
     architecture = examined if isinstance(examined, Architecture) else examined.architecture

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from vitruvius.checks import causality, cost, decoding, learning, numerics, structure
+from vitruvius.checks import (
+    adversarial,
+    attention,
+    causality,
+    cost,
+    decoding,
+    depth,
+    learning,
+    numerics,
+    receptive,
+    routing,
+    stress,
+    structure,
+    wiring,
+)
 from vitruvius.checks.outcome import Measure, Outcome, Report, failed
 from vitruvius.checks.subject import Subject, subject_of
 from vitruvius.errors import UsageError
+from vitruvius.nn import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from vitruvius.nn import Model
     from vitruvius.spec import Architecture
 
 
@@ -73,6 +88,24 @@ PROBES: tuple[Probe, ...] = (
         look_at="the mixer's pattern against `sees`, and the softmax over masked scores",
     ),
     Probe(
+        name="attention-distribution",
+        run=attention.attention_distribution,
+        means="heads start as an argmax or deaf to the text, and learn slowly or not at all",
+        look_at="the scale of the scores, the init of queries and keys, biases and gates of the position",
+    ),
+    Probe(
+        name="receptive-field",
+        run=receptive.receptive,
+        means="information travels other ways through the stack than the layers' patterns promise together",
+        look_at="keys borrowed from another layer, cross-attention, convolutions, leaks beside the attention weights",
+    ),
+    Probe(
+        name="residual",
+        run=wiring.residual,
+        means="layers do not add up as the picture shows, and deep stacks will not train",
+        look_at="nn/block.py: what is added to what, the place of the norms, residual scales",
+    ),
+    Probe(
         name="backends",
         run=causality.backends,
         means="the fast path computes something else than the readable one",
@@ -83,6 +116,12 @@ PROBES: tuple[Probe, ...] = (
         run=causality.experts,
         means="training computes other mixtures than the readable loop does",
         look_at="grouped against looped in nn/ffn/moe.py: offsets, transposes, biases, empty experts",
+    ),
+    Probe(
+        name="routing",
+        run=routing.routing,
+        means="experts are weighed wrongly, or the load will drift to a few of them",
+        look_at="the router: what it normalises, its precision, where the bias is added, after_step",
     ),
     Probe(
         name="cached-decode",
@@ -115,6 +154,18 @@ PROBES: tuple[Probe, ...] = (
         look_at="unused, frozen or detached parameters; routers whose weights are constant; experts without tokens",
     ),
     Probe(
+        name="derivative",
+        run=wiring.derivative,
+        means="training follows something else than the slope of the loss",
+        look_at="detach and no_grad in a branch, a backward pass written by hand, values changed in place",
+    ),
+    Probe(
+        name="tokens-ahead",
+        run=wiring.tokens_ahead,
+        means="multi-token prediction reads its own answer, and its loss means nothing",
+        look_at="nn/mtp.py: which embeddings and targets are shifted by how much",
+    ),
+    Probe(
         name="loss",
         run=learning.loss_path,
         means="the training loss is not the cross-entropy of the logits",
@@ -125,6 +176,12 @@ PROBES: tuple[Probe, ...] = (
         run=learning.init_loss,
         means="the fresh model is confidently wrong, and the first steps are spent on undoing that",
         look_at="init, the embedding's scale, and whether tying draws a matrix twice",
+    ),
+    Probe(
+        name="init-scale",
+        run=depth.init_scale,
+        means="signals or gradients explode or vanish with depth before the first step",
+        look_at="init and what it scales by the depth, the place of the norms, residual scales, recurrences",
     ),
     Probe(
         name="overfits",
@@ -143,6 +200,18 @@ PROBES: tuple[Probe, ...] = (
         run=numerics.no_nan,
         means="some inputs give NaN or infinity",
         look_at="softmax over nothing, divisions by a norm of zero, exponentials without a maximum taken off",
+    ),
+    Probe(
+        name="adversarial",
+        run=adversarial.adversarial,
+        means="odd texts, or gates that training has driven to their ends, break the model or its decoding",
+        look_at="exponentials of sums of decays, divisions by what a gate has closed, counters that saturate",
+    ),
+    Probe(
+        name="length-stress",
+        run=stress.length_stress,
+        means="long sequences overflow, or positions lose their digits towards the end of the declared context",
+        look_at="angles and sums over the sequence that are not in fp64 or fp32, tables and scalings at their limits",
     ),
     Probe(
         name="flops",
@@ -174,17 +243,34 @@ PROBES: tuple[Probe, ...] = (
 _BY_NAME = {probe.name: probe for probe in PROBES}
 
 
-def check(examined: Architecture | Model, *, seed: int = 0, only: Sequence[str] | None = None) -> Report:
-    """Probe an architecture, or a model built from one, and report what holds.
+def check(
+    examined: Architecture | nn.Module,
+    *,
+    seed: int = 0,
+    only: Sequence[str] | None = None,
+    longest: int | None = None,
+    **about: Any,
+) -> Report:
+    """Probe an architecture, a model built from one, or any torch module, and report what holds.
 
     What is too big to run in double precision is probed through its twin (`vitruvius.shrink`), and the report says so;
     parameters and cache are examined at full size all the same. `only` names the probes to run.
+    `longest` lets length-stress run up to that many tokens, however long it takes.
+
+    A module that is not ours is probed as it is; `about` says what its config or embedding does not tell, see
+    `checks.foreign.check_module`: `vocab_size`, `causal`, `context`, `weights`, `name`.
 
     Raises SpecError when the architecture does not fit together, UsageError for an unknown probe or a model without
     values. A probe that meets any other exception has failed and says which.
     """
+    if isinstance(examined, nn.Module) and not isinstance(examined, Model):
+        from vitruvius.checks.foreign import check_module
+
+        return check_module(examined, seed=seed, only=only, **about)
     chosen = named(_BY_NAME, only)
-    subject = subject_of(examined, seed)
+    if about:
+        raise UsageError(f"{', '.join(about)}: an architecture tells that itself", fix="leave it out")
+    subject = replace(subject_of(examined, seed), longest=longest)
     with one_thread():
         outcomes = tuple(judge(name, lambda p=_BY_NAME[name]: p.run(subject), perf_counter) for name in chosen)
     return Report(subject=subject.description, seed=seed, checks=outcomes)
@@ -229,6 +315,7 @@ def judge(name: str, run: Callable[[], Measure], clock: Callable[[], float]) -> 
         bound=measure.bound,
         applies=measure.applies,
         warning=measure.warning,
+        values=measure.values,
         means=probe.means,
         look_at=probe.look_at,
         seconds=clock() - start,

@@ -9,14 +9,12 @@ import torch
 
 from vitruvius.errors import UsageError
 from vitruvius.inference.sampling import Sampler
+from vitruvius.spec.attending_stored import PREFILL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from vitruvius.nn import Cache, Model
-
-PREFILL = 512
-"""Prompt tokens that go through the model at a time, so that masks stay small for long prompts."""
 
 Reason = Literal["stop", "length", "context"]
 

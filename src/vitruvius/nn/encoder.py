@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vitruvius.nn.checkpointing import through
 from vitruvius.nn.place import Place, Signals
 from vitruvius.nn.registry import Factory, make
 from vitruvius.nn.stack import build_layers
@@ -31,7 +32,7 @@ class EncoderModule(nn.Module):
     def forward(self, x_BSD: Tensor, place: Place) -> Tensor:
         """What the decoder reads, [B, S, D], from the embedded source."""
         for layer, module in zip(self.graph.encoder, self.layers, strict=True):
-            x_BSD = module(x_BSD, replace(place, layer=layer))
+            x_BSD = through(module, x_BSD, replace(place, layer=layer))
         return x_BSD if self.final_norm is None else self.final_norm(x_BSD)
 
 

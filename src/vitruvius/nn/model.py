@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from vitruvius.errors import UsageError
 from vitruvius.nn.cache import Cache, LayerState
+from vitruvius.nn.checkpointing import through
 from vitruvius.nn.cross import Source
 from vitruvius.nn.embeddings import EmbeddingModule
 from vitruvius.nn.encoder import EncoderModule, place_source
 from vitruvius.nn.mtp import build_mtp, shifted, targets_ahead
-from vitruvius.nn.place import BackendName, Place, Signals, place_packed
+from vitruvius.nn.place import BackendName, Checkpointing, Place, Signals, place_packed
 from vitruvius.nn.registry import Factory, make
 from vitruvius.nn.stack import StreamsModule, build_layers
 
@@ -37,6 +38,8 @@ class Model(nn.Module):
         super().__init__()
         self.graph = graph
         self.backend: BackendName = "auto"
+        self.checkpointing: Checkpointing = "none"
+        """`layers`: what a layer keeps for its backward pass is computed again there, for less memory."""
         scope, architecture = graph.scope, graph.architecture
         self.embedding = EmbeddingModule(architecture.embedding, scope, factory)
         self.layers = build_layers(graph.layers, factory)
@@ -151,7 +154,7 @@ class Model(nn.Module):
         if lengths is not None and (len(lengths) != batch or any(not 1 <= n <= length for n in lengths)):
             raise UsageError(f"source lengths {list(lengths)[:8]} do not fit {batch} rows of {length} tokens")
         place = place_source(length, lengths, source_BS.device, self.backend, signals)
-        place = replace(place, tokens=source_BS)
+        place = replace(place, tokens=source_BS, checkpointing=self.checkpointing)
         return self.encoder(self.embedding(source_BS, place), place)
 
     def _read(
@@ -194,7 +197,8 @@ class Model(nn.Module):
         streams = self.streams.start(x_BTD)
         for index, (layer, module) in enumerate(zip(self.graph.layers, self.layers, strict=True)):
             x_BTD = streams.enter(index, x_BTD)
-            x_BTD = module(x_BTD, replace(place, layer=layer), None if cache is None else cache.layers[index])
+            state = None if cache is None else cache.layers[index]
+            x_BTD = through(module, x_BTD, replace(place, layer=layer), state)
             streams.leave(index, x_BTD)
         return x_BTD
 
@@ -298,4 +302,11 @@ class Model(nn.Module):
             positions = cache.positions(tokens_BT.shape[1])
         else:
             positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        return Place(positions=positions, documents=documents, tokens=tokens_BT, backend=self.backend, signals=signals)
+        return Place(
+            positions=positions,
+            documents=documents,
+            tokens=tokens_BT,
+            backend=self.backend,
+            checkpointing=self.checkpointing,
+            signals=signals,
+        )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vitruvius.spec import Layer
 
 BackendName = Literal["auto", "reference", "sdpa", "chunked", "flex"]
+Checkpointing = Literal["none", "layers"]
+"""`layers`: what a layer keeps for its backward pass is computed again there (`vitruvius.nn.checkpointing`)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +67,8 @@ class Place:
     """Length of the prefix that layers with an open prefix read in both directions, int64 [B]; None: no prefix."""
     backend: BackendName = "auto"
     """How attention is computed; `auto` reads the table in `vitruvius.nn.backends`."""
+    checkpointing: Checkpointing = "none"
+    """What is computed again in the backward pass."""
     signals: Signals | None = None
     source: Source | None = None
     """What the encoder made of the source texts; None without an encoder, and where a cache holds it."""

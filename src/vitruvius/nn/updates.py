@@ -7,7 +7,7 @@ Whoever never calls it trains too: losses then read the load of one pass, and a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
@@ -21,6 +21,22 @@ class Updating(Protocol):
 
     def after_step(self) -> None:
         """Settle the update that is done, if there was one, and begin the next."""
+        ...
+
+
+@runtime_checkable
+class Gathering(Protocol):
+    """A module that gathers something over the passes of an update, in a tensor that it replaces and never changes.
+
+    A layer whose backward pass computes it again (`vitruvius.nn.checkpointing`) must find what the first run found.
+    """
+
+    def gathered(self) -> Any:
+        """What it has gathered."""
+        ...
+
+    def gather(self, known: Any) -> None:
+        """Go on from what `gathered` gave."""
         ...
 
 

@@ -16,14 +16,23 @@ RIGHT, WRONG = "✓", "✗"
 
 
 def bill_text(bill: Bill) -> str:
-    """Parameters, memory, FLOPs, a line for each block, and the claims of others with a mark."""
+    """Parameters, memory, FLOPs, a line for each block, devices, and the claims of others with a mark."""
     batch = "1 sequence" if bill.batch == 1 else f"{bill.batch:,} sequences"
     head = f"{bill.name}: {batch} of {bill.context:,} tokens, {bill.dtype}, {_MODES.get(bill.mode, bill.mode)}"
-    parts = [[head], list(_totals(bill)), list(_blocks(bill)), list(_claims(bill))]
+    parts = [[head], list(_totals(bill)), list(_memory(bill)), list(_blocks(bill))]
+    if bill.on:
+        from vitruvius.report.bill_devices import devices
+
+        parts.append(list(devices(bill)))
+    parts.append(list(_claims(bill)))
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
-_MODES = {"train": "training"}
+_MODES = {
+    "train": "training",
+    "lora": "training low-rank adapters",
+    "qlora": "training adapters over frozen weights",
+}
 
 
 def format_flops(amount: float) -> str:
@@ -44,11 +53,11 @@ def _totals(bill: Bill) -> Iterator[str]:
         rows.append(_count("apart: mtp", counts.mtp, "multi-token prediction, in training alone"))
     if counts.buffers:
         rows.append(_count("apart: buffers", counts.buffers, "balancing biases of routers, in fp32"))
-    rows.append(_bytes("weights", bill.weights_bytes))
-    if bill.mode != "train":
-        rows.append(_bytes("KV cache", bill.kv_cache_bytes))
-        if bill.state_bytes:
-            rows.append(_bytes("recurrent state", bill.state_bytes))
+    if bill.adapter_parameters:
+        share = bill.adapter_parameters / counts.total
+        rows.append(
+            _count("apart: adapters", bill.adapter_parameters, f"of rank {bill.workload.adapters.rank}, {share:.2%}")
+        )
     forward, train = bill.forward_flops_per_token, bill.train_flops_per_token
     averaged = "a token, averaged over the context"
     if bill.flops_error:
@@ -62,12 +71,39 @@ def _count(name: str, amount: int, note: str) -> tuple[str, str, str, str]:
     return (name, f"{amount:,}", format_count(amount), note)
 
 
-def _bytes(name: str, amount: int) -> tuple[str, str, str, str]:
-    return (name, f"{amount:,}", format_bytes(amount), format_binary_bytes(amount))
+def _bytes(name: str, amount: int, note: str = "") -> tuple[str, str, str, str, str]:
+    return (name, f"{amount:,}", format_bytes(amount), format_binary_bytes(amount), note)
+
+
+def _memory(bill: Bill) -> Iterator[str]:
+    memory = bill.memory
+    rows = [_bytes("weights", memory.weights, _stored(bill))]
+    if bill.mode == "inference":
+        rows.append(_bytes("KV cache", memory.kv_cache))
+    named = {
+        "recurrent state": memory.state,
+        "buffers": memory.buffers,
+        "adapters": memory.adapters,
+        "gradients": memory.gradients,
+        "optimizer states": memory.optimizer,
+    }
+    rows += [_bytes(name, amount) for name, amount in named.items() if amount]
+    unsure = f"off by at most {format_bytes(memory.unsure)}" if memory.unsure else ""
+    rows.append(_bytes("activations", memory.activations, unsure))
+    rows.append(_bytes("peak", memory.peak))
+    rows.append(_bytes("margin", memory.margin, "for fragmentation, apart"))
+    yield from columns(rows, align="<>>><")
+
+
+def _stored(bill: Bill) -> str:
+    from vitruvius.sizing.formats import weight_format
+
+    form = weight_format(bill.dtype)
+    return f"maps in {form.name}, the rest in {form.rest}" if form.is_quantised else ""
 
 
 def _blocks(bill: Bill) -> Iterator[str]:
-    caches = bill.mode != "train"
+    caches = bill.mode == "inference"
     states = caches and any(layer.state_bytes for layer in bill.layers)
     kept = (*(("KV cache",) if caches else ()), *(("state",) if states else ()))
     head = ("block", "layers", "parameters", "active", "forward a token", *kept)

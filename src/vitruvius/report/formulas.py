@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from vitruvius.sizing.memory import bytes_per_value, state_tensor_bytes
+from vitruvius.sizing.formats import BYTES_PER_VALUE, is_quantisable, weight_format
+from vitruvius.sizing.memory import cache_format, computing_format, state_tensor_bytes, stored_tensors
 from vitruvius.spec.graph import Graph, Layer, resolve
 from vitruvius.spec.node import LINEAR_ROLES, Component, Cross, Head, Mixer, TensorSpec
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from vitruvius.sizing import Bill
+    from vitruvius.sizing.parts import Part
     from vitruvius.spec.model import Architecture
     from vitruvius.spec.node import StateSpec
 
@@ -28,6 +30,8 @@ class Amount:
     """Whole numbers with `x`, `/` and `+`, e.g. `16 x 218,112,000`; empty where it is the sum of its parts."""
     parts: tuple[Amount, ...] = ()
     """What the formula is made of; their sum where there is no formula."""
+    note: str = ""
+    """Where it comes from, in words."""
 
 
 def explain(architecture: Architecture, bill: Bill) -> list[Amount]:
@@ -36,8 +40,8 @@ def explain(architecture: Architecture, bill: Bill) -> list[Amount]:
     amounts = [_parameters(graph, "parameters, total", "count")]
     if bill.parameters.active != bill.parameters.total:
         amounts.append(_parameters(graph, "parameters, active", "active"))
-    amounts += [_weights(bill), _cache(graph, bill, "keys"), _cache(graph, bill, "state")]
-    amounts.append(_flops(graph, bill))
+    amounts += [_weights(graph, bill), _cache(graph, bill, "keys"), _cache(graph, bill, "state")]
+    amounts += [*_working(graph, bill), _flops(graph, bill)]
     return [amount for amount in amounts if amount.value]
 
 
@@ -56,7 +60,8 @@ def lines(amounts: Iterable[Amount]) -> Iterator[str]:
 def _rows(amount: Amount, depth: int) -> Iterator[tuple[str, str]]:
     value = f"{amount.value:,}"
     formula = f" = {amount.formula}" if amount.formula not in {"", value} else ""
-    yield value, f"{'  ' * depth}{amount.name}{formula}"
+    note = f" ({amount.note})" if amount.note else ""
+    yield value, f"{'  ' * depth}{amount.name}{formula}{note}"
     for part in amount.parts:
         yield from _rows(part, depth + 1)
 
@@ -97,18 +102,65 @@ def _parameters(graph: Graph, name: str, what: str) -> Amount:
     return Amount(value=sum(part.value for part in parts), name=name, parts=tuple(parts))
 
 
-def _weights(bill: Bill) -> Amount:
-    per_value = bytes_per_value(bill.dtype)
-    counted = bill.parameters.total + (bill.parameters.mtp if bill.mode == "train" else 0)
-    formula = _times(counted, per_value)
-    return Amount(value=bill.weights_bytes, name=f"bytes of weights in {bill.dtype}", formula=formula)
+def _weights(graph: Graph, bill: Bill) -> Amount:
+    form = weight_format(bill.dtype)
+    name, per_value = f"bytes of weights in {bill.dtype}", BYTES_PER_VALUE[form.rest]
+    if not form.is_quantised:
+        counted = bill.parameters.total + (bill.parameters.mtp if bill.mode == "train" else 0)
+        return Amount(value=bill.weights_bytes, name=name, formula=_times(counted, per_value))
+    kept = numbers = scales = 0
+    for tensor_name, tensor, size in stored_tensors(graph, bill.dtype, bill.mode):
+        if is_quantisable(tensor_name, tensor):
+            numbers, scales = numbers + tensor.count, scales + size - -(-tensor.count * form.bits // 8)
+        else:
+            kept += tensor.count
+    each = "row" if form.per == "row" else f"{form.block} numbers"
+    more = f", {form.super_bits} for each {form.super_block} of them" if form.super_block else ""
+    packed, rest = bill.weights_bytes - scales - kept * per_value, kept * per_value
+    formula = f"{_times(numbers, form.bits)} / 8" if numbers * form.bits == 8 * packed else ""
+    parts = (
+        Amount(value=packed, name=f"linear maps in {form.name}", formula=formula),
+        Amount(value=scales, name="their scales", note=f"{form.scale_bits} bits for each {each}{more}"),
+        Amount(value=rest, name=f"the rest in {form.rest}", formula=_times(kept, per_value)),
+    )
+    return Amount(value=bill.weights_bytes, name=name, parts=parts)
+
+
+def _working(graph: Graph, bill: Bill) -> Iterator[Amount]:
+    """Adapters, gradients, states and activations, as far as the mode has them."""
+    memory, workload = bill.memory, bill.workload
+    if workload.mode == "inference":
+        yield Amount(value=memory.activations, name="bytes of activations at the highest moment of a forward pass")
+        return
+    value = BYTES_PER_VALUE[computing_format(workload)]
+    trained = bill.adapter_parameters or sum(tensor.count for tensor in graph.tensors().values())
+    if bill.adapter_parameters:
+        formula = _times(bill.adapter_parameters, value)
+        yield Amount(value=memory.adapters, name="bytes of adapters", formula=formula)
+    for name, amount in (("gradients", memory.gradients), (f"states of {workload.optimizer}", memory.optimizer)):
+        formula = _times(trained, amount // trained) if amount % trained == 0 else ""
+        yield Amount(value=amount, name=f"bytes of {name}", formula=formula)
+    if workload.mode != "train":
+        yield Amount(value=memory.activations, name="bytes of activations at the highest moment of a step")
+        return
+    from vitruvius.sizing.training import training_memory
+
+    peak = training_memory(graph, workload).parts
+    parts = tuple(_part(part) for part in peak.parts if part.name in {"saved", "transient"} and part.size)
+    name = "bytes of activations and of gradients on their way"
+    yield Amount(value=sum(part.value for part in parts), name=name, note=peak.formula, parts=parts)
+
+
+def _part(part: Part) -> Amount:
+    """A part of the account of training, whose formulas are in words."""
+    return Amount(value=part.size, name=part.name, note=part.formula, parts=tuple(map(_part, part.parts)))
 
 
 def _kept(state: dict[str, StateSpec], bill: Bill, role: str) -> Iterator[Amount]:
     """The tensors of one layer's keys or recurrent state, for one sequence."""
     for name, spec in state.items():
         if spec.role == role:
-            value = state_tensor_bytes(spec, bill.dtype)
+            value = state_tensor_bytes(spec, cache_format(bill.workload))
             yield Amount(value=value, name=name, formula=_times(*spec.shape, value // spec.count))
 
 
@@ -129,7 +181,7 @@ def _cache(graph: Graph, bill: Bill, role: str) -> Amount:
                 formula = _times(len(alike), bill.batch, one)
                 parts.append(Amount(value=total, name=label, formula=formula, parts=each))
     what = f"cache for {bill.context:,} tokens" if role == "keys" else "recurrent state"
-    name = f"bytes of {what}, batch {bill.batch:,}, {bill.dtype}"
+    name = f"bytes of {what}, batch {bill.batch:,}, {cache_format(bill.workload)}"
     return Amount(value=sum(part.value for part in parts), name=name, parts=tuple(parts))
 
 

@@ -135,6 +135,13 @@ class Svg:
         """Another SVG, complete in itself, at (x, y)."""
         self._parts.append(f'<g transform="translate({_number(x)} {_number(y)})">{svg}</g>')
 
+    def inline(self, width: float, height: float, *, title: str) -> str:
+        """The drawing without a ground, for a page that gives it one; colours may be the page's (`currentColor`)."""
+        box = f'viewBox="0 0 {_number(width)} {_number(height)}"'
+        name = escape(printable(title, 1000))
+        body = "\n".join(self._parts)
+        return f'<svg {box} font-family="{SANS}" role="img" aria-label="{name}">\n<title>{name}</title>\n{body}\n</svg>'
+
     def document(self, width: float, height: float, *, title: str, description: str) -> str:
         """The whole drawing on a ground of its own, with a title and a description for those who cannot see it."""
         size = f'width="{_number(width)}" height="{_number(height)}" viewBox="0 0 {_number(width)} {_number(height)}"'

@@ -1,25 +1,29 @@
-"""The bill of an architecture: parameters, memory and FLOPs, exact, from the spec alone."""
+"""The bill of an architecture at work: parameters, memory, FLOPs, and whether it fits devices and how fast it is."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.errors import UsageError
 from vitruvius.sizing.claims import Verdict, judge
-from vitruvius.sizing.memory import bytes_per_value, kv_cache_bytes, state_bytes, state_tensor_bytes, weights_bytes
+from vitruvius.sizing.memory import Memory, cache_format, context_of, memory_of, state_tensor_bytes
 from vitruvius.sizing.parameters import Parameters, count_parameters
+from vitruvius.sizing.workloads import check, workload_of
 from vitruvius.spec.rules import ensure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vitruvius.sizing.hardware import Device
+    from vitruvius.sizing.on_devices import DeviceBill
+    from vitruvius.sizing.workload import Workload
     from vitruvius.spec.graph import Graph
     from vitruvius.spec.model import Architecture
 
-MODES = ("inference", "train")
 SCHEMA = "vitruvius.size/1"
-_LONGEST = 2**40 - 1
-_LARGEST_BATCH = 2**31
+MOST_DEVICES = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,27 +48,57 @@ class LayerBill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
-    """What an architecture costs at a context, batch and number format."""
+    """What an architecture costs for one workload."""
 
     name: str
     context: int
-    batch: int
-    dtype: str
-    mode: str
+    workload: Workload
     parameters: Parameters
-    weights_bytes: int
-    kv_cache_bytes: int
-    """Keys and values for `batch` sequences of `context` tokens; 0 while training."""
-    state_bytes: int
-    """Recurrent state, one size however long the sequences; 0 while training."""
+    memory: Memory
+    adapter_parameters: int
+    """Of low-rank adapters, in the modes lora and qlora."""
     forward_flops: int
     """Useful FLOPs of a forward pass over one sequence of `context` tokens; in training with multi-token prediction."""
+    train_flops: int
+    """Useful FLOPs of one sequence forward and backward, as the mode trains; of a full training step in inference."""
     dense_flops: int
-    """The same with every query-key pair counted."""
+    """`forward_flops` with every query-key pair counted."""
     flops_error: int
     """How far `forward_flops` may be off: above 0 only for own patterns too irregular to be counted."""
     layers: tuple[LayerBill, ...]
     claims: tuple[Verdict, ...]
+    on: tuple[DeviceBill, ...] = ()
+    """Devices, in the order in which they were asked for."""
+
+    @property
+    def batch(self) -> int:
+        """Sequences at a time."""
+        return self.workload.batch
+
+    @property
+    def dtype(self) -> str:
+        """Format of the weights."""
+        return self.workload.weights
+
+    @property
+    def mode(self) -> str:
+        """What the model does."""
+        return self.workload.mode
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of all parameters, as they are stored."""
+        return self.memory.weights
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """Keys and values for `batch` sequences of `context` tokens; 0 while training."""
+        return self.memory.kv_cache
+
+    @property
+    def state_bytes(self) -> int:
+        """Recurrent state, one size however long the sequences; 0 while training."""
+        return self.memory.state
 
     @property
     def forward_flops_per_token(self) -> float:
@@ -73,11 +107,18 @@ class Bill:
 
     @property
     def train_flops_per_token(self) -> float:
-        """Forward and backward; the backward pass costs twice the forward."""
-        return 3 * self.forward_flops_per_token
+        """Forward and backward; the backward pass costs twice the forward, less for frozen maps."""
+        return self.train_flops / self.context
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits the first device; None without one."""
+        return self.on[0].fit.fits if self.on else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The machine-readable contract `vitruvius.size/1`; what is not computed here is None."""
+        """The machine-readable contract `vitruvius.size/1`; what was not asked for is None."""
+        workload = self.workload
+        first = self.on[0].to_dict()["decode"] if self.on else None
         return {
             "schema": SCHEMA,
             "name": self.name,
@@ -85,89 +126,126 @@ class Bill:
             "batch": self.batch,
             "dtype": self.dtype,
             "mode": self.mode,
-            "parameters": asdict(self.parameters),
-            "memory": {
-                "weights_bytes": self.weights_bytes,
-                "kv_cache_bytes": self.kv_cache_bytes,
-                "state_bytes": self.state_bytes,
-                "activations_bytes": None,
-                "peak_bytes": None,
+            "workload": {
+                "cache_dtype": cache_format(workload),
+                "optimizer": workload.optimizer,
+                "checkpointing": workload.checkpointing,
+                "loss": workload.loss,
+                "attention": workload.attention,
+                "accumulate": workload.accumulate,
+                "adapters": {**asdict(workload.adapters), "parameters": self.adapter_parameters},
             },
+            "parameters": asdict(self.parameters),
+            "memory": self.memory.to_dict(),
             "flops": {
                 "forward_per_token": self.forward_flops_per_token,
                 "train_per_token": self.train_flops_per_token,
                 "dense_forward_per_token": self.dense_flops / self.context,
                 "forward_per_token_error": self.flops_error / self.context,
             },
-            "fits": None,
-            "decode": {"tokens_per_second_bound": None},
-            "on": [],
+            "fits": self.fits,
+            "decode": first or dict.fromkeys(DECODE_KEYS),
+            "on": [device.to_dict() for device in self.on],
             "layers": [asdict(layer) for layer in self.layers],
             "claims": [asdict(claim) for claim in self.claims],
         }
 
 
+DECODE_KEYS = (
+    "tokens_per_second_bound",
+    "tokens_per_second_expected",
+    "seconds_bound",
+    "bytes_per_step",
+    "bytes_per_step_error",
+    "bound_by",
+)
+
+
 def size(
     architecture: Architecture,
+    workload: Workload | None = None,
     *,
+    on: str | Device | Sequence[str | Device] = (),
+    count: int = 1,
     context: int | None = None,
-    batch: int = 1,
-    dtype: str = "bf16",
-    mode: str = "inference",
+    batch: int | None = None,
+    dtype: str | None = None,
+    mode: str | None = None,
+    **more: Any,
 ) -> Bill:
-    """The bill of an architecture; `context` in tokens, the architecture's own when not given.
+    """The bill of an architecture for a workload, or for one that keywords describe.
+
+    on: devices of the catalogue by name, files, or `Device`s; `count` of each hold the model together. context in
+    tokens, the architecture's own when not given. dtype: a weight format, bf16 when not given (nf4 in the mode qlora).
+    more: other fields of a workload (`cache_dtype`, `optimizer`, `checkpointing`, `loss`, `attention`, `accumulate`)
+    and of its adapters (`rank`, `targets`, `experts`).
 
     Raises SpecError when the architecture does not fit together, UsageError for numbers out of range.
     """
     graph = ensure(architecture)
-    architecture = graph.architecture
-    tokens = architecture.context if context is None else context
-    _check(tokens, batch, dtype, mode)
-    _check_positions(graph, tokens)
+    said = {"context": context, "batch": batch, "dtype": dtype, "mode": mode, **more}
+    workload = workload_of(workload, said)
+    check(workload, graph)
+    devices = _devices(on, count)
+    bill = _bill(graph, workload)
+    if not devices:
+        return bill
+    from vitruvius.sizing.on_devices import bills_on
+
+    return replace(bill, on=bills_on(graph, workload, bill.memory, devices, count))
+
+
+def _devices(on: str | Device | Sequence[str | Device], count: int) -> list[Device]:
+    if type(count) is not int or not 1 <= count <= MOST_DEVICES:
+        raise UsageError(f"count={count!r} is out of range", fix=f"use a whole number from 1 to {MOST_DEVICES:,}")
+    if isinstance(on, tuple | list) and not on:
+        return []
+    from vitruvius.sizing.hardware import Device, device_named
+
+    named: Sequence[str | Device] = [on] if isinstance(on, str | Device) else on
+    found: dict[str, Device] = {}
+    for one in named:
+        device = one if isinstance(one, Device) else device_named(str(one))
+        if device.name in found:
+            raise UsageError(
+                f"{device.name} is named twice", fix="name each device once; --count says how many there are"
+            )
+        found[device.name] = device
+    return list(found.values())
+
+
+def _bill(graph: Graph, workload: Workload) -> Bill:
+    tokens = context_of(graph, workload)
     cost = graph.flops(tokens)
-    if mode == "train":
+    if workload.mode == "train":
         cost += graph.mtp_flops(tokens)
+    adapted = workload.mode in {"lora", "qlora"}
+    train, adapters = 3 * cost.useful, 0
+    if adapted:
+        from vitruvius.sizing.adapters import adapter_parameters
+        from vitruvius.sizing.speed import train_flops
+
+        train, adapters = round(sum(train_flops(graph, workload))), adapter_parameters(graph, workload.adapters)
     return Bill(
-        name=architecture.name,
+        name=graph.architecture.name,
         context=tokens,
-        batch=batch,
-        dtype=dtype,
-        mode=mode,
+        workload=workload,
         parameters=count_parameters(graph),
-        weights_bytes=weights_bytes(graph, dtype, mode),
-        kv_cache_bytes=0 if mode == "train" else kv_cache_bytes(graph, tokens, batch, dtype),
-        state_bytes=0 if mode == "train" else state_bytes(graph, tokens, batch, dtype),
+        memory=memory_of(graph, workload),
+        adapter_parameters=adapters,
         forward_flops=cost.useful,
+        train_flops=train,
         dense_flops=cost.dense,
         flops_error=cost.unsure,
-        layers=_by_block(graph, tokens, batch if mode == "inference" else 0, dtype),
-        claims=tuple(judge(claim, graph) for claim in architecture.claims),
+        layers=_by_block(graph, tokens, workload),
+        claims=tuple(judge(claim, graph) for claim in graph.architecture.claims),
     )
 
 
-def _check(tokens: int, batch: int, dtype: str, mode: str) -> None:
-    for name, value, most in (("context", tokens, _LONGEST), ("batch", batch, _LARGEST_BATCH)):
-        if type(value) is not int or not 1 <= value <= most:
-            raise UsageError(f"{name}={value} is out of range", fix=f"use a whole number from 1 to {most:,}")
-    bytes_per_value(dtype)
-    if mode not in MODES:
-        raise UsageError(f"there is no mode {mode!r}", fix=f"use one of {', '.join(MODES)}")
-
-
-def _check_positions(graph: Graph, tokens: int) -> None:
-    position = graph.architecture.embedding.position
-    longest = None if position is None else position.longest_sequence(graph.scope)
-    if longest is not None and tokens > longest:
-        raise UsageError(
-            f"{graph.architecture.name} has {longest:,} learned positions, and {tokens:,} tokens are asked for",
-            where="embedding.position",
-            fix=f"use a context of at most {longest:,}, or raise embedding.position.size",
-        )
-
-
-def _by_block(graph: Graph, tokens: int, batch: int, dtype: str) -> tuple[LayerBill, ...]:
+def _by_block(graph: Graph, tokens: int, workload: Workload) -> tuple[LayerBill, ...]:
     layers = [*graph.encoder, *graph.layers]
     states = graph.states(tokens)[: len(layers)]
+    batch, dtype = (workload.batch if workload.mode == "inference" else 0), cache_format(workload)
     # Layers of one block differ in what they keep where others read the keys of some of them.
     counts = Counter((layer.name, layer.scope.readers) for layer in layers)
     rows: dict[object, LayerBill] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vitruvius.sizing.memory import kv_cache_bytes, weights_bytes
 from vitruvius.sizing.parameters import count_parameters
@@ -32,7 +32,7 @@ def judge(claim: Claim, graph: Graph) -> Verdict:
     """Hold one claim against the architecture. Raises UsageError when its number cannot be read."""
     in_bytes = claim.is_about_bytes
     quoted = parse_quoted(claim.says, "bytes" if in_bytes else "count")
-    actual = _actual(claim, graph)
+    actual = measured(claim.about, graph, dtype=claim.dtype, context=claim.context)
     readable = format_bytes(actual) if in_bytes else format_count(actual)
     return Verdict(
         about=_topic(claim),
@@ -44,16 +44,24 @@ def judge(claim: Claim, graph: Graph) -> Verdict:
     )
 
 
-def _actual(claim: Claim, graph: Graph) -> int:
-    match claim.about:
+def measured(
+    about: Literal["parameters", "active_parameters", "weights", "kv_cache"],
+    graph: Graph,
+    *,
+    dtype: str = "bf16",
+    context: int | None = None,
+    batch: int = 1,
+) -> int:
+    """The true number of what a claim may be about: parameters, or bytes in a format."""
+    match about:
         case "parameters":
             return count_parameters(graph).total
         case "active_parameters":
             return count_parameters(graph).active
         case "weights":
-            return weights_bytes(graph, claim.dtype)
+            return weights_bytes(graph, dtype)
         case "kv_cache":
-            return kv_cache_bytes(graph, claim.context or graph.scope.context, 1, claim.dtype)
+            return kv_cache_bytes(graph, context or graph.scope.context, batch, dtype)
 
 
 def _topic(claim: Claim) -> str:

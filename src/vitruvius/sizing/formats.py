@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import UsageError
-from vitruvius.sizing.memory import BYTES_PER_VALUE
 
 if TYPE_CHECKING:
-    from vitruvius.spec.costs import TensorSpec
+    from vitruvius.spec.costs import StateSpec, TensorSpec
+
+BYTES_PER_VALUE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
+"""Plain number formats: every number by itself, in whole bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,24 @@ def weight_format(name: str) -> WeightFormat:
     return FORMATS[name]
 
 
+def bytes_per_value(dtype: str) -> int:
+    """Bytes of one number of a plain format. Raises UsageError naming the formats there are."""
+    if dtype not in BYTES_PER_VALUE:
+        raise UsageError(f"there is no number format {dtype!r}", fix=f"use one of {', '.join(BYTES_PER_VALUE)}")
+    return BYTES_PER_VALUE[dtype]
+
+
+def state_tensor_bytes(spec: StateSpec, dtype: str) -> int:
+    """Bytes of one tensor of decode state for one sequence, when keys and values are kept in a plain format."""
+    at_least = 4 if spec.dtype == "fp32" else 0
+    return spec.count * max(bytes_per_value(dtype), at_least)
+
+
+MOST_TAPS = 8
+"""Numbers along the last axis up to which a map is a convolution's taps, which nobody quantises or adapts."""
+
+
 def is_quantisable(name: str, tensor: TensorSpec) -> bool:
     """Whether a tensor (by its name in the built module) is quantised where its format quantises."""
-    return tensor.role in {"matrix", "output"} and len(tensor.shape) > 1 and ".layers." in f".{name}"
+    is_map = tensor.role in {"matrix", "output"} and len(tensor.shape) > 1 and tensor.shape[-1] > MOST_TAPS
+    return is_map and ".layers." in f".{name}"

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
     from vitruvius.errors import Finding
     from vitruvius.spec.costs import TensorSpec
+    from vitruvius.spec.routing import Routed
+    from vitruvius.spec.tape import Tape, Value
 
 
 class Chooser:
@@ -25,6 +27,15 @@ class Chooser:
     def buffers_for(self, experts: int) -> Mapping[str, TensorSpec]:  # noqa: ARG002 (most keep nothing)
         """What is saved with the parameters and is none: kept in at least fp32, and counted apart."""
         return {}
+
+    def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
+        """Write on a tape what choosing experts for tokens [N, D] does: by default a map of them and a softmax."""
+        from vitruvius.spec import routing
+
+        scores = routing.scores(tape, x, experts)
+        weights = routing.gathered(scores, routing.largest(tape, scores, top_k))
+        tape.unsure += 2 * scores.size
+        return routing.Routed(chosen=tape.fresh((x.shape[0], top_k), item=8, gradient=False), weights=weights)
 
     def pairs(self, tokens: int, top_k: int, experts: int) -> int:
         """How many (token, expert) pairs one sequence of `tokens` tokens makes."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vitruvius.spec.costs import LINEAR_ROLES, Activations, Flops
+from vitruvius.spec.tape import Tape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vitruvius.spec.costs import TensorSpec, Work
     from vitruvius.spec.scope import Scope
+    from vitruvius.spec.tape import Value
 
 
 class Costing:
@@ -31,12 +33,25 @@ class Costing:
         per_token = sum(2 * t.active for t in self.tensors(scope).values() if t.role in LINEAR_ROLES)
         return Flops(useful=per_token * tokens, dense=per_token * tokens)
 
-    def activations(self, scope: Scope, work: Work) -> Activations:
-        """Bytes that training this component holds on one micro-batch.
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Write on a tape what the module does to its input [B, T, D], and give what it returns.
 
-        By default the inputs and outputs of its linear maps, which is right within half of it for most modules: a kind
-        with an account of its own overrides this.
+        By default one operation that takes what `activations` says. A kind that overrides this is exact and need not
+        override that one. docs/adr/0014-activation-memory.md has the rules.
         """
+        weights = sum(t.count for t in self.tensors(scope).values()) * tape.work.value_bytes
+        return tape.account(x, self.activations(scope, tape.work), weights=weights)
+
+    def activations(self, scope: Scope, work: Work) -> Activations:
+        """Bytes that training this component holds on one micro-batch, by itself: its input counts where it is kept.
+
+        Read off its tape where it has one. Elsewhere the inputs and outputs of its linear maps, which is right within
+        half of it for most modules: a kind with an account of its own overrides this.
+        """
+        if type(self).trace is not Costing.trace:
+            tape = Tape(work)
+            y = self.trace(tape, tape.given("stream", (work.batch, work.tokens, scope.width)), scope)
+            return tape.replay(y).as_activations(tape.unsure)
         linear = [t for t in self.tensors(scope).values() if t.role in LINEAR_ROLES]
         per_token = sum((t.shape[-1] + t.shape[-2]) * (t.used[0] if len(t.shape) > 2 else 1) for t in linear)
         saved = per_token * work.positions * work.value_bytes

@@ -121,6 +121,10 @@ AttentionKernel = Literal["auto", "full"]
 """`auto` is what the table of backends chooses, linear in memory; `full` holds the whole matrix of scores."""
 
 
+Documents = Literal["joined", "separate"]
+"""`separate`: rows are packed, and documents in them do not see each other."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """One micro-batch of training, as far as activations depend on it."""
@@ -132,6 +136,11 @@ class Work:
     value_bytes: int = 2
     """Bytes of a number of the model's format."""
     attention: AttentionKernel = "auto"
+    threads: int = 1
+    """Threads that compute: what works in blocks has a buffer for each."""
+    documents: Documents = "joined"
+    weights: Literal["trained", "frozen"] = "trained"
+    """`frozen` weights get no gradients; adapters beside them keep what their maps would."""
 
     @property
     def positions(self) -> int:

@@ -7,11 +7,16 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding, UsageError
+from vitruvius.spec.attending import Scores
+from vitruvius.spec.attending_open import attend_open
 from vitruvius.spec.expressions import evaluate
 from vitruvius.spec.node import Cross, Flops, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
+from vitruvius.spec.tape_ops import fused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -80,6 +85,28 @@ class CrossAttention(Cross):
         pairs = 4 * self.width_of_head(scope) * self.heads * tokens * tokens
         maps = super(CrossAttention, self).flops(scope, tokens)
         return maps + Flops(useful=pairs, dense=pairs)
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Queries from the stream, keys and values from the source, torch's fused attention, the map out."""
+        head, work = self.width_of_head(scope), tape.work
+        outward, grouped = self.heads * head, self.groups * head
+        biased = self.bias != "none"
+        length = work.tokens if tape.stored is None else tape.stored.source
+        source = tape.given("source", (work.batch, length, scope.width))
+        with tape.call():
+            (q,) = tape.linear(x, [outward], biases=outward if biased else 0)
+            tape.hold(q)
+            if tape.stored is not None and tape.stored.held:
+                width = (work.batch, tape.stored.source, grouped)
+                k, v = (tape.given(f"{name} of the source", width) for name in ("k", "v"))
+            else:
+                k, v = (tape.linear(source, [grouped], biases=grouped if biased else 0)[0] for _ in range(2))
+            tape.hold(k, v)
+            q, k, v = (part.unflatten(2, (-1, head)).transpose(1, 2) for part in (q, k, v))
+            out = attend_open(tape, q, k, v, scores=Scores()) if work.attention == "full" else fused(tape, q, k, v)
+            tape.hold(out)
+            joint = out.transpose(1, 2).flatten(2)
+            return tape.linear(joint, [scope.width], biases=scope.width if self.bias == "all" else 0)[0]
 
     def state_tensors(self, scope: Scope, source: int) -> Mapping[str, StateSpec]:
         """Keys and values of the source, kv_heads x source x head_width each."""

@@ -10,6 +10,8 @@ from vitruvius.spec.node import Flops, Node, Norm, Position, Scope, TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vitruvius.spec.tape import Tape, Value
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding(Node):
@@ -30,6 +32,20 @@ class Embedding(Node):
         if self.norm is not None:
             tensors |= {f"norm.{name}": tensor for name, tensor in self.norm.tensors(scope).items()}
         return tensors
+
+    def trace(self, tape: Tape, scope: Scope, *, ids: str = "tokens") -> Value:
+        """The rows of ids of that name, scaled, placed and normalised, [B, T, D]; keeps the ids."""
+        work, width = tape.work, scope.width
+        table, rows = scope.vocab_size * width, work.positions * width
+        tokens = tape.constant(ids, 8 * work.positions)
+        x = tape.fresh((work.batch, work.tokens, width))
+        # Rows of the gradient are summed in at least fp32, then rounded.
+        wide = (table + rows) * work.wide_bytes if work.value_bytes < work.wide_bytes else 0
+        weights = table * work.value_bytes
+        tape.op("embedding", reads=[tokens], makes=[x], saves=[tokens], gives=[], weights=weights, backward=wide)
+        x = x if self.scale is None else tape.scaled(x)
+        x = x if self.position is None else self.position.trace_embedded(tape, x, scope)
+        return x if self.norm is None else self.norm.trace_normed(tape, x)
 
     def flops(self, scope: Scope, tokens: int) -> Flops:
         """The linear maps of the position; looking up a row costs none."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vitruvius.spec.losing import cross_entropy
 from vitruvius.spec.node import Flops, Head, PositiveFloat, Scope, TensorSpec, register
+from vitruvius.spec.norms import LayerNorm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from vitruvius.spec.losing import Loss
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -23,6 +28,12 @@ class LanguageModelHead(Head):
     """Whether the map is the token embedding itself, counted once."""
     softcap: PositiveFloat | None = None
     """Logits become cap * tanh(logits / cap), as in Gemma 2."""
+
+    def trace_loss(self, tape: Tape, h: Value, scope: Scope, *, loss: Loss) -> Value:
+        """The map and its cross-entropy."""
+        h = h if scope.logit_scale == 1.0 else tape.scaled(h)
+        weights = scope.vocab_size * scope.width * h.item
+        return cross_entropy(tape, h, scope.vocab_size, loss=loss, softcap=self.softcap is not None, weights=weights)
 
     def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
         """The unembedding, unless it is the embedding."""
@@ -48,6 +59,25 @@ class MaskedLanguageModelHead(Head):
     """`gelu`: a square map, a GELU and a layer norm stand before the map, as in BERT."""
     bias: bool = False
     """Whether each token has a learned bias on its logit, as in BERT."""
+
+    def trace_loss(self, tape: Tape, h: Value, scope: Scope, *, loss: Loss) -> Value:
+        """BERT's transform, the map and its cross-entropy; a bias is one more channel of the map, which is copied."""
+        vocabulary, width = scope.vocab_size, scope.width
+        if self.transform == "gelu":
+            (h,) = tape.linear(h, [width], biases=width)
+            h = LayerNorm().trace_normed(tape, tape.pointwise("gelu", h, saves=[h]))
+        h = h if scope.logit_scale == 1.0 else tape.scaled(h)
+        weights = vocabulary * width * h.item
+        if not self.bias or loss == "whole":
+            weights += vocabulary * h.item if self.bias else 0
+            return cross_entropy(tape, h, vocabulary, loss=loss, softcap=False, weights=weights)
+        with tape.call():
+            joined = tape.fresh((*h.shape[:-1], width + 1))
+            table = tape.fresh((vocabulary, width + 1))
+            tape.op("bias", reads=[h], makes=[joined], forward=h.size // width)
+            tape.op("bias", makes=[table], gives=[], weights=weights + vocabulary * h.item)
+            tape.hold(joined, table)
+            return cross_entropy(tape, joined, vocabulary, loss=loss, softcap=False, weights=0, table=table)
 
     def tensors(self, scope: Scope) -> Mapping[str, TensorSpec]:
         """The transform, the unembedding unless it is the embedding, and the bias."""

@@ -12,6 +12,7 @@ from vitruvius.spec.node import Component, Cross, FeedForward, Flops, Mixer, Nor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vitruvius.spec.costs import Activations, Work
     from vitruvius.spec.model import NormPlace, SublayerOrder
 
 
@@ -110,6 +111,15 @@ class Layer:
     def flops(self, tokens: int) -> Flops:
         """Forward cost of the layer over one sequence, and a source of the same length."""
         return sum((component.flops(self.scope, tokens) for _, component in self.sublayers()), Flops())
+
+    def activations(self, work: Work) -> Activations:
+        """Bytes that training holds because of the layer, norms and the stream that enters it included."""
+        from vitruvius.spec.activity import trace_layer
+        from vitruvius.spec.tape import Tape
+
+        tape = Tape(work, lends=frozenset(self.lends))
+        y = trace_layer(tape, self, tape.given("stream", (work.batch, work.tokens, self.scope.width)))
+        return tape.replay(y).as_activations(tape.unsure)
 
     def state(self, capacity: int, source: int) -> dict[str, StateSpec]:
         """Decode state for one sequence of up to `capacity` tokens that reads a source of up to `source`."""

@@ -19,7 +19,9 @@ from vitruvius.errors import UsageError
 from vitruvius.spec.choosing import Chooser
 from vitruvius.spec.costing import Costing
 from vitruvius.spec.costs import LINEAR_ROLES, Activations, Flops, LearnedTable, Role, StateSpec, TensorSpec, Work
+from vitruvius.spec.losing import Losing
 from vitruvius.spec.mixing import Mixing
+from vitruvius.spec.placing import Norming, Placing
 from vitruvius.spec.scope import Heads, Scope, Twin
 
 if TYPE_CHECKING:
@@ -189,7 +191,7 @@ class Router(Chooser, Component):
     family = "router"
 
 
-class Position(Component):
+class Position(Placing, Component):
     """Tells positions apart. `acts_on` names where: the embedding, queries and keys, or the scores."""
 
     __slots__ = ()
@@ -284,7 +286,7 @@ class Scaling(Component):
         return self
 
 
-class Norm(Component):
+class Norm(Norming, Component):
     """Normalises a vector."""
 
     __slots__ = ()
@@ -299,7 +301,7 @@ class Norm(Component):
         return self.tensors_of_width(scope.width)
 
 
-class Head(Component):
+class Head(Losing, Component):
     """Turns the last residual stream into what the model is for."""
 
     __slots__ = ()

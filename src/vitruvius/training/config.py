@@ -98,6 +98,11 @@ class TrainConfig:
     """CPU threads; torch's own choice when not given. Bits repeat only for the same number."""
     compile: Literal["none", "default"] = "none"
     """`default` runs the model through torch.compile: a slow first step, faster ones after."""
+    checkpointing: Literal["none", "layers"] = "none"
+    """`layers` keeps only the stream between layers and computes each layer again in the backward pass: less memory,
+    about a third more time, the same bits."""
+    memory_check: Literal["refuse", "warn"] = "refuse"
+    """What happens to a run on a CPU that is predicted to take more memory than there is: `warn` starts it anyway."""
 
     checkpoint_every: Count | None = None
     """Steps between checkpoints; a tenth of `steps`, at least 10 and at most 1,000, when not given. The last step
@@ -227,8 +232,14 @@ def ensure(config: TrainConfig, architecture: Architecture) -> TrainConfig:
 
 def config_hash(config: TrainConfig, spec: dict[str, Any], fingerprint: str) -> str:
     """SHA-256 over everything that decides what a run computes; a checkpoint belongs to one such hash."""
-    text = json.dumps([to_plain(config), spec, fingerprint], sort_keys=True, separators=(",", ":"))
+    # What is computed twice comes out the same, so that it has no part in it.
+    settings = {name: value for name, value in to_plain(config).items() if name not in _WITHOUT_EFFECT}
+    text = json.dumps([settings, spec, fingerprint], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+_WITHOUT_EFFECT = {"checkpointing", "memory_check"}
+"""Settings that change how much memory a run takes, and nothing that it computes."""
 
 
 @cache

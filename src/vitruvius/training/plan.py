@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from vitruvius.data import read_index
 from vitruvius.sizing import size
-from vitruvius.spec import resolve
-from vitruvius.spec.widen import weights
 from vitruvius.training.config import to_plain
+from vitruvius.training.room import memory_of_run, room_here
 from vitruvius.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -17,10 +16,6 @@ if TYPE_CHECKING:
     from vitruvius.training.request import Request
 
 PLAN_SCHEMA = "vitruvius.train-plan/1"
-BYTES_PER_WEIGHT = {"bf16": 2 + 2 + 4 + 4 + 4, "fp32": 4 + 4 + 4 + 4}
-"""Weight, gradient, fp32 master (fp32 weights are their own) and AdamW's two fp32 moments."""
-MOMENT_BYTES = 4
-"""What Muon saves for each weight in a matrix: it keeps one moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +38,17 @@ class Plan:
     flops: float
     """Useful floating-point operations of the whole run, forward and backward, without validation."""
     weights_and_optimizer_bytes: int
-    """Weights, gradients, masters and moments; activations come on top."""
+    """Weights, gradients, masters and moments."""
+    activations_bytes: int
+    """What a step takes besides, at its highest moment."""
+    peak_bytes: int
+    """Both: what torch's allocator holds at that moment."""
+    unsure_bytes: int
+    """How much less it may be: masks of packed documents depend on where they end."""
+    highest_moment: str
+    """When in a step that is."""
+    available_bytes: int | None
+    """What this machine has; None where that is not known, and for runs on a GPU."""
 
     def to_dict(self) -> dict[str, Any]:
         """The machine-readable plan, schema `vitruvius.train-plan/1`."""
@@ -59,7 +64,14 @@ class Plan:
             "tokens": self.tokens,
             "epochs": self.epochs,
             "flops": self.flops,
-            "memory": {"weights_and_optimizer_bytes": self.weights_and_optimizer_bytes, "activations_bytes": None},
+            "memory": {
+                "weights_and_optimizer_bytes": self.weights_and_optimizer_bytes,
+                "activations_bytes": self.activations_bytes,
+                "peak_bytes": self.peak_bytes,
+                "unsure_bytes": self.unsure_bytes,
+                "highest_moment": self.highest_moment,
+                "available_bytes": self.available_bytes,
+            },
         }
 
     def to_text(self) -> str:
@@ -70,9 +82,12 @@ class Plan:
             f"  tokens       {self.tokens:,} ({self.tokens_per_step:,} a step, {self.config.steps:,} steps)",
             f"  data         {self.data_tokens:,} tokens, seen {self.epochs:.2f} times",
             f"  compute      {format_count(self.flops)}FLOP, validation not counted",
-            f"  memory       {format_bytes(self.weights_and_optimizer_bytes)} (weights, optimizer), activations apart",
-            "  train:",
+            f"  memory       {format_bytes(self.peak_bytes)} at the highest moment ({self.highest_moment})",
+            f"               {format_bytes(self.weights_and_optimizer_bytes)} of weights, gradients and optimizer",
         ]
+        if self.available_bytes is not None:
+            lines.append(f"  available    {format_bytes(self.available_bytes)} here")
+        lines.append("  train:")
         return "\n".join(lines + [f"    {name}: {_yaml(value)}" for name, value in to_plain(self.config).items()])
 
 
@@ -84,6 +99,7 @@ def plan(request: Request) -> Plan:
     architecture, config = request.reading.architecture, request.config
     assert config.context is not None
     bill = size(architecture, context=config.context, mode="train", dtype=config.dtype)
+    memory, room = memory_of_run(architecture, config), room_here(config.device)
     data_tokens: int = read_index(request.data)["splits"]["train"]["tokens"]
     per_step = config.batch * config.context
     tokens = per_step * config.steps
@@ -99,15 +115,13 @@ def plan(request: Request) -> Plan:
         tokens=tokens,
         epochs=tokens / max(1, data_tokens),
         flops=bill.train_flops_per_token * tokens,
-        weights_and_optimizer_bytes=bill.parameters.total * BYTES_PER_WEIGHT[config.dtype] - _saved(request),
+        weights_and_optimizer_bytes=memory.weights + memory.buffers + memory.gradients + memory.optimizer,
+        activations_bytes=memory.activations,
+        peak_bytes=memory.peak,
+        unsure_bytes=memory.unsure,
+        highest_moment=memory.highest.name,
+        available_bytes=None if room is None else room.size,
     )
-
-
-def _saved(request: Request) -> int:
-    if request.config.optimizer != "muon":
-        return 0
-    placed = weights(resolve(request.reading.architecture)).values()
-    return MOMENT_BYTES * sum(weight.tensor.count for weight in placed if weight.is_hidden_matrix)
 
 
 def _yaml(value: object) -> str:

@@ -30,6 +30,7 @@ from vitruvius.training.loop import Listener, Trainer
 from vitruvius.training.objectives import make_objective
 from vitruvius.training.optim import make_optimizer
 from vitruvius.training.progress import Silent
+from vitruvius.training.room import ensure_room, room_here
 from vitruvius.training.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def _new_run(
     ensure_architecture(architecture)
     config = _settled(ensure(config or TrainConfig(), architecture))
     _refuse_existing(Path(out))
+    _ensure_room(architecture, config, listener)
     shards = _open_data(data, architecture, config, listener)
     with deterministic(seed=config.seed, threads=config.threads):
         parts = _parts(architecture, config, shards, listener)
@@ -179,6 +181,7 @@ def resume(
                 where=str(folder.path),
                 fix="restore run.json from a copy",
             )
+        _ensure_room(architecture, config, listener)
         known = _recorded(folder, record, "data", "fingerprint")
         shards = _open_data(data or str(_recorded(folder, record, "data", "path")), architecture, config, listener)
         if shards.fingerprint != known:
@@ -306,6 +309,7 @@ def _model(architecture: Architecture, config: TrainConfig) -> Model:
     for table in tables_that_grow(model).values():
         table.grow(config.context)
     model = model.to(torch.device(config.device))
+    model.checkpointing = config.checkpointing
     if config.compile == "default":
         model.loss = torch.compile(model.loss)  # pyright: ignore[reportAttributeAccessIssue]
     return model
@@ -352,6 +356,12 @@ def _copy_tokenizer(shards: TokenShards, run: Path) -> None:
     source = shards.directory / read_index(shards.directory)["tokenizer"]["file"]
     shutil.copyfile(source, run / TOKENIZER_FILE)
     sync_file(run / TOKENIZER_FILE)
+
+
+def _ensure_room(architecture: Architecture, config: TrainConfig, listener: Listener) -> None:
+    note = ensure_room(architecture, config, room_here(config.device))
+    if note is not None:
+        listener.note(note)
 
 
 def _refuse_existing(out: Path) -> None:

@@ -9,13 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitruvius.nn.ops.recurrence import (
     clear_padding,
-    selective,
     selective_scan,
     selective_scan_step,
     selective_scan_steps,
     short_conv,
     short_conv_matmul,
 )
+from vitruvius.spec import recurrences
 
 
 def scan_inputs(*, b=2, t=13, d=3, n=4, strength=1.0, seed=0):
@@ -66,7 +66,7 @@ CUTS = st.none() | st.lists(st.sets(st.integers(0, 29), max_size=4), min_size=2,
 def test_a_selective_scan_in_pieces_equals_its_steps(t, d, n, piece, strength, cuts, seed):
     tensors, options = scan_inputs(t=t, d=d, n=n, strength=strength, seed=seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selective, "PIECE", piece)
+        patch.setattr(recurrences, "PIECE", piece)
         documents = documents_of(cuts, t)
         assert_same(selective_scan, selective_scan_steps, tensors, options | {"documents_BT": documents})
 

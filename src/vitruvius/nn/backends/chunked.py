@@ -43,7 +43,7 @@ def _chunked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -
     else:
         blocks = plan_packed(request.pattern, request.place.documents, request.prefix_B)
     if request.bias is not None or request.table is not None:
-        blocks = tuple(_with_terms(block, request, q_BHTK) for block in blocks)
+        blocks = tuple(with_terms(block, request, q_BHTK) for block in blocks)
     return in_blocks(q_BHTK, k_BGTK, v_BGTK, request, blocks, request.decay)
 
 
@@ -102,13 +102,17 @@ def _take(x_BGSK: Tensor, keys: tuple[slice, ...] | Tensor) -> Tensor:
     return runs[0] if len(runs) == 1 else torch.cat(runs, dim=2)
 
 
-def _with_terms(block: QueryBlock, request: Request, q_BHTK: Tensor) -> QueryBlock:
-    """The block with what the position adds; only distances matter to it, so indices serve as positions."""
+def with_terms(block: QueryBlock, request: Request, q_BHTK: Tensor, *, first_query: int = 0) -> QueryBlock:
+    """The block with what the position adds; only distances matter to it, so indices serve as positions.
+
+    first_query: the index among the keys at which the first of the queries stands.
+    """
     device, heads = q_BHTK.device, q_BHTK.shape[1]
     bias, table = request.bias, request.table
 
     def positions() -> tuple[Tensor, Tensor]:
-        return torch.arange(block.q_start, block.q_stop, device=device), indices(block.keys, device)
+        start, stop = block.q_start + first_query, block.q_stop + first_query
+        return torch.arange(start, stop, device=device), indices(block.keys, device)
 
     return replace(
         block,

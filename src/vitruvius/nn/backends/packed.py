@@ -109,6 +109,11 @@ def batch_of(documents_BT: Tensor) -> Batch:
     return batch
 
 
+def forget_batches() -> None:
+    """Give back the masks that are kept for the next call; who measures memory begins with this."""
+    _BATCHES.clear()
+
+
 def _writes(tensor: Tensor) -> int | None:
     """How often a tensor was written to, by torch's own count; in inference mode there is none."""
     return None if tensor.is_inference() else tensor._version  # noqa: SLF001 (public nowhere)

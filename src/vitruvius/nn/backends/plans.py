@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -10,15 +10,30 @@ import torch
 from torch.nn import functional as F
 
 from vitruvius.nn.ops import QueryBlock
-from vitruvius.patterns import Clause, Pattern, Segment, segments
+from vitruvius.patterns import Clause, Pattern
+from vitruvius.patterns.blocks import BLOCK, Keys, idle_keys, keys_of_block, only_distance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-BLOCK = 128
-"""Queries per block."""
+    from vitruvius.patterns import Segment
+
+__all__ = [
+    "BLOCK",
+    "KEPT_MASKS",
+    "Keys",
+    "Rounder",
+    "Tiler",
+    "indices",
+    "joined",
+    "only_distance",
+    "open_prefix",
+    "plan_part",
+    "plan_rows",
+]
+
 KEPT_MASKS = 1 << 24
 """Pairs in the masks of one plan that may be kept for the next call; further ones are made whenever they are needed."""
 
@@ -42,14 +57,26 @@ def _plan(pattern: Pattern, length: int, device: torch.device) -> tuple[QueryBlo
     return tuple(rounder(tiler.block(start, min(start + BLOCK, length), length)) for start in starts)
 
 
+def forget_plans() -> None:
+    """Give back the masks that plans keep for the next call; who measures memory begins with this."""
+    _plan.cache_clear()
+    plan_part.cache_clear()
+
+
+@lru_cache(maxsize=8)
+def plan_part(pattern: Pattern, start: int, stop: int, device: torch.device) -> tuple[QueryBlock, ...]:
+    """Blocks for the queries [start, stop) of a row of `stop` tokens; they count queries from `start`."""
+    tiler = Tiler(pattern, device)
+    found: list[QueryBlock] = []
+    for first in range(start, stop, BLOCK):
+        block = tiler.block(first, min(first + BLOCK, stop), stop)
+        found.append(replace(block, q_start=block.q_start - start, q_stop=block.q_stop - start))
+    return tuple(found)
+
+
 def open_prefix(pattern: Pattern, prefix: int) -> Pattern:
     """The pattern with its first `prefix` positions seeing each other in both directions."""
     return pattern | Pattern((Clause(key_high=prefix, query_high=prefix),)) if prefix > 1 else pattern
-
-
-def only_distance(pattern: Pattern) -> bool:
-    """Whether a pattern looks at how far apart query and key stand, and not at where."""
-    return not any(c.restricts_keys or c.restricts_queries or c.chunks or c.predicates for c in pattern.clauses)
 
 
 def indices(keys: tuple[slice, ...] | Tensor, device: torch.device) -> Tensor:
@@ -57,26 +84,6 @@ def indices(keys: tuple[slice, ...] | Tensor, device: torch.device) -> Tensor:
     if not isinstance(keys, tuple):
         return keys
     return torch.cat([torch.arange(run.start, run.stop, run.step or 1, device=device) for run in keys])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keys:
-    """What a block of queries may see, in the order in which its scores stand."""
-
-    runs: tuple[Segment, ...]
-    """All of it; those that every query sees come first."""
-    masked: tuple[Segment, ...]
-    """The end of `runs`, from the first key on that some query does not see."""
-
-    @property
-    def count(self) -> int:
-        """How many keys there are."""
-        return sum(run.size for run in self.runs)
-
-    @property
-    def mask_start(self) -> int:
-        """How many of the first keys need no mask."""
-        return self.count - sum(run.size for run in self.masked)
 
 
 class Rounder:
@@ -94,8 +101,8 @@ class Rounder:
         """The block of a row of `length` keys, with idle ones at its end."""
         assert isinstance(block.keys, tuple)
         count = sum(len(range(run.start, run.stop, run.step or 1)) for run in block.keys)
-        idle = -count % max(64, 1 << max(0, count.bit_length() - 5))
-        if not idle or idle > self.length or block.mask is None:
+        idle = idle_keys(count, self.length, is_masked=block.mask is not None)
+        if not idle or block.mask is None:
             return block
         last = block.keys[-1]
         start = last.stop if last.step == 1 and last.stop + idle <= self.length else 0
@@ -145,33 +152,7 @@ class Tiler:
 
     def keys(self, start: int, stop: int, length: int) -> Keys:
         """The keys that queries [start, stop) of a document of `length` tokens need."""
-        full: list[Segment] = []
-        partial: list[Segment] = []
-        for run in segments(self.pattern, start, stop, length):
-            (full if self._all_see(start, stop, run) else partial).append(run)
-        masked = list(partial)
-        if partial and partial[0].step == 1 and partial[0].start < start < partial[0].stop:
-            # Of causal attention's one run, every query sees what lies before them all: the mask is the diagonal's.
-            before = Segment(start=partial[0].start, stop=start, step=1)
-            if self._all_see(start, stop, before):
-                masked[0] = Segment(start=start, stop=partial[0].stop, step=1)
-        return Keys(runs=(*full, *partial), masked=tuple(masked))
-
-    def _all_see(self, start: int, stop: int, run: Segment) -> bool:
-        last = run.start + (run.size - 1) * run.step
-        return any(
-            clause.distance_multiple == clause.query_step == 1
-            and not (clause.chunks or clause.predicates)
-            and clause.query_low <= start
-            and stop <= clause.query_high
-            and clause.key_low <= run.start
-            and last < clause.key_high
-            and run.step % clause.key_step == 0
-            and run.start % clause.key_step == clause.key_residue
-            and clause.distance_low <= start - last
-            and stop - 1 - run.start <= clause.distance_high
-            for clause in self.pattern.clauses
-        )
+        return keys_of_block(self.pattern, start, stop, length)
 
     def _mask(self, start: int, stop: int, masked: tuple[Segment, ...]) -> Tensor | Callable[[], Tensor]:
         def make() -> Tensor:

@@ -10,14 +10,15 @@ from torch.nn import functional as F
 
 from vitruvius.errors import UsageError
 from vitruvius.nn.backends.choosing import attend
-from vitruvius.nn.backends.chunked import in_blocks
-from vitruvius.nn.backends.plans import BLOCK
+from vitruvius.nn.backends.chunked import in_blocks, with_terms
+from vitruvius.nn.backends.plans import BLOCK, plan_part
 from vitruvius.nn.backends.reference import dense
 from vitruvius.nn.backends.request import Asked
 from vitruvius.nn.backends.scores import added, sink_share, softcapped, wide
 from vitruvius.nn.backends.table import STORED, Row, Situation, Work, lookup
 from vitruvius.nn.ops import QueryBlock
 from vitruvius.patterns import causal
+from vitruvius.spec.attending_stored import KEYS_AT_ONCE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,10 +50,12 @@ def attend_stored(q_BHTK: Tensor, readable: Readable, request: Request) -> Tenso
         _ensure_whole(request.prefix_B, request.place.positions)
     if readable.of_queries:
         return attend(q_BHTK, readable.k_BGSK, readable.v_BGSK, request)
-    mask = readable.mask if request.prefix_B is None else _with_prefix(readable, request.prefix_B, request)
     decay = None
     if request.decay is not None:
         decay = (request.decay[0], readable.tensors["decay"].squeeze(-1))
+    if readable.first_query is not None and request.prefix_B is None and request.place.backend != "reference":
+        return _in_order(q_BHTK, readable, request, readable.first_query, decay)
+    mask = readable.mask if request.prefix_B is None else _with_prefix(readable, request.prefix_B, request)
     k_BGSK, v_BGSK = readable.k_BGSK, readable.v_BGSK
     if request.place.backend == "reference":
         return dense(q_BHTK, k_BGSK, v_BGSK, request, mask=mask, k_positions=readable.positions, decay=decay)
@@ -116,22 +119,58 @@ def _in_the_open(
     q_BGRK: Tensor, readable: Readable, request: Request, mask: Tensor | None, terms: Tensor | None
 ) -> Tensor:
     k_BGSK, v_BGSK = readable.k_BGSK, readable.v_BGSK
-    scores_BGRS = softcapped(_product(q_BGRK, k_BGSK.transpose(-1, -2)) * request.scale, request.softcap)
+    scores_BGRS = softcapped(_wide_scores(q_BGRK, k_BGSK) * request.scale, request.softcap)
     if terms is not None:
         scores_BGRS = scores_BGRS + terms
     if mask is not None:
         scores_BGRS = scores_BGRS.masked_fill(~mask, -torch.inf)
-    out_BHP = _product(scores_BGRS.softmax(-1), v_BGSK).flatten(1, 2)
+    out_BHP = _wide_sum(scores_BGRS.softmax(-1), v_BGSK).flatten(1, 2)
     if request.sink_H is not None:
         lse_BH1 = scores_BGRS.logsumexp(-1).flatten(1).unsqueeze(-1)
         out_BHP = out_BHP * sink_share(lse_BH1, request.sink_H)
     return out_BHP.to(q_BGRK.dtype).unsqueeze(2)
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """The product in at least fp32: on a CPU one of a few rows in bf16 is far slower."""
-    dtype = wide(b.dtype)
-    return torch.matmul(a.to(dtype), b.to(dtype))
+def _wide_scores(q_BGRK: Tensor, k_BGSK: Tensor) -> Tensor:
+    """Products with all keys in at least fp32: on a CPU those of a few rows in bf16 are far slower.
+
+    Narrower keys are copied in that format some at a time, so that no step holds the whole cache twice.
+    """
+    dtype = wide(k_BGSK.dtype)
+    q_BGRK = q_BGRK.to(dtype)
+    parts = [torch.matmul(q_BGRK, k.to(dtype).transpose(-1, -2)) for k in _runs(k_BGSK)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def _wide_sum(weights_BGRS: Tensor, v_BGSK: Tensor) -> Tensor:
+    """All values under their weights, likewise."""
+    dtype = wide(v_BGSK.dtype)
+    total_BGRK, start = None, 0
+    for v in _runs(v_BGSK):
+        part = torch.matmul(weights_BGRS[..., start : start + v.shape[2]].to(dtype), v.to(dtype))
+        total_BGRK = part if total_BGRK is None else total_BGRK + part
+        start += v.shape[2]
+    assert total_BGRK is not None
+    return total_BGRK
+
+
+def _runs(x_BGSK: Tensor) -> tuple[Tensor, ...]:
+    """All keys, or runs of `KEYS_AT_ONCE` where they have to be copied."""
+    return (x_BGSK,) if wide(x_BGSK.dtype) == x_BGSK.dtype else x_BGSK.split(KEYS_AT_ONCE, dim=2)
+
+
+def _in_order(
+    q_BHTK: Tensor, readable: Readable, request: Request, first_query: int, decay: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Several queries per row at the end of a sequence whose keys all stand in their places.
+
+    In blocks over just the keys that the pattern lets them see, so that no mask of all pairs is ever made.
+    """
+    k_BGSK, v_BGSK = readable.k_BGSK, readable.v_BGSK
+    blocks = plan_part(request.pattern, first_query, first_query + q_BHTK.shape[2], q_BHTK.device)
+    if request.bias is not None or request.table is not None:
+        blocks = tuple(with_terms(block, request, q_BHTK, first_query=first_query) for block in blocks)
+    return in_blocks(q_BHTK, k_BGSK, v_BGSK, request, blocks, decay)
 
 
 def _many_queries(

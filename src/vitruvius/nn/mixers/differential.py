@@ -18,7 +18,7 @@ from vitruvius.nn.shapes import Float, shaped
 from vitruvius.spec.mixers.differential import DifferentialAttention
 
 if TYPE_CHECKING:
-    from vitruvius.nn.mixers.keyvalue import KeyValueStore
+    from vitruvius.nn.mixers.keyvalue import KeyValueStore, Readable
     from vitruvius.nn.place import Place
     from vitruvius.spec import Scope
 
@@ -95,8 +95,12 @@ class DifferentialAttentionModule(nn.Module):
         readable = cache.extend(new, place.positions, self.pattern)
         if hooks.prune is not None:
             readable = hooks.prune(q_BHTK, k_BGTK, readable, request, cache)
-        tensors = {**readable.tensors, "v": _twice(readable.v_BGSK)}
-        return attend_stored(q_BHTK, replace(readable, tensors=tensors), request)
+        if request.bias is not None or request.table is not None:
+            tensors = {**readable.tensors, "v": _twice(readable.v_BGSK)}
+            return attend_stored(q_BHTK, replace(readable, tensors=tensors), request)
+        # One map after the other, so that what the cache holds is read where it is.
+        parts = [_of_map(which, q_BHTK, readable, request) for which in range(2)]
+        return torch.cat([attend_stored(*part) for part in parts], dim=1)
 
     def decode_state(self, batch: int, capacity: int, scope: Scope) -> KeyValueStore:
         """Empty keys and values for `batch` sequences of up to `capacity` tokens of a layer in this scope."""
@@ -106,3 +110,15 @@ class DifferentialAttentionModule(nn.Module):
 def _twice(v_BVTP: Tensor) -> Tensor:
     """The values for the keys of the first maps, and again for those of the second."""
     return torch.cat([v_BVTP, v_BVTP], dim=1)
+
+
+def _of_map(which: int, q_BHTK: Tensor, readable: Readable, request: Request) -> tuple[Tensor, Readable, Request]:
+    """The queries of the first or second maps, their keys with all values, and what is asked of them."""
+    queries = q_BHTK.chunk(2, dim=1)[which]
+    tensors = {
+        name: tensor if name == "v" else tensor.chunk(2, dim=1)[which] for name, tensor in readable.tensors.items()
+    }
+    if request.decay is not None:
+        decay = request.decay[0].chunk(2, dim=1)[which]
+        request = replace(request, decay=(decay, decay))
+    return queries, replace(readable, tensors=tensors), request

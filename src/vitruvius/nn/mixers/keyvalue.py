@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vitruvius.spec.attending_stored import mask_rows
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -30,6 +32,8 @@ class Readable:
     makes the rows of some queries."""
     of_queries: bool = False
     """Whether the keys are just those of the queries, from the start of each row: a sequence attends to itself."""
+    first_query: int | None = None
+    """Where every key of a sequence stands in its place, up to the last query: the place of the first query."""
 
     @property
     def mask(self) -> Tensor | None:
@@ -70,6 +74,8 @@ class _Beside:
     positions: Tensor
     usable: Tensor | None
     """[S] or [B, S]: False at empty slots and at second copies of a key; None where all are usable."""
+    first_query: int | None = None
+    """As that of what may be read."""
 
 
 class KeyValueStore:
@@ -121,15 +127,30 @@ class KeyValueStore:
     def extend(self, new: Mapping[str, Tensor], q_positions: Tensor, pattern: Pattern) -> Readable:
         """Take in what the step's tokens leave, [B, rows, T, width] by name, and return what its queries may read.
 
-        A single token per row is written first (evict before append) and read in place. Several tokens read the
-        slots as they were beside the new keys, and are written afterwards, since the first of them may still need
-        what the last of them evicts.
+        A single token per row is written first (evict before append) and read in place, and so are several that evict
+        nothing. Otherwise several tokens read the slots as they were beside the new keys, and are written afterwards,
+        since the first of them may still need what the last of them evicts.
         """
         in_place = self.step.length == 1 and all(self.step.counts)
-        beside = None if in_place else self._put_beside(new)
+        beside = None if in_place or self._evicts_nothing else self._put_beside(new)
         self._write(new)
+        if beside is None and not in_place:
+            beside = self._in_order()
         self._beside = beside if self.is_lent else None
         return self._readable(beside, q_positions, pattern)
+
+    @property
+    def _evicts_nothing(self) -> bool:
+        """Whether the step's tokens follow others of their row, and all of them stand in their order in the ring."""
+        step = self.step
+        return step.aligned and step.starts[0] > 0 and step.starts[0] + step.length <= self.plan.ring
+
+    def _in_order(self) -> _Beside:
+        """The slots after the step's tokens were written, where nothing was evicted: views, no copies."""
+        start = self.step.starts[0]
+        stop = start + self.step.length
+        kept = {name: tensor[:, :, :stop] for name, tensor in self.slots.items()}
+        return _Beside(kept, torch.arange(stop, device=self.device), None, start)
 
     def read(self, q_positions: Tensor, pattern: Pattern) -> Readable:
         """What queries of a pattern may read in the step that was extended last; for layers that share these keys."""
@@ -141,12 +162,21 @@ class KeyValueStore:
             return self._read_one(q_positions, pattern)
 
         def seen(queries: slice) -> Tensor:
-            mask = pattern.allows(q_positions[..., queries].unsqueeze(-1), beside.positions.unsqueeze(-2))
+            # Distances are whole numbers of eight bytes: of some queries at a time.
+            rows = q_positions[..., queries].split(mask_rows(beside.positions.shape[-1]), dim=-1)
+            masks = [pattern.allows(some.unsqueeze(-1), beside.positions.unsqueeze(-2)) for some in rows]
+            mask = masks[0] if len(masks) == 1 else torch.cat(masks, dim=-2)
             if beside.usable is not None:
                 mask = mask & beside.usable.unsqueeze(-2)
             return mask if beside.positions.dim() == 1 else mask.unsqueeze(1)
 
-        return Readable(tensors=beside.tensors, positions=beside.positions, seen=seen, of_queries=beside.usable is None)
+        return Readable(
+            tensors=beside.tensors,
+            positions=beside.positions,
+            seen=seen,
+            of_queries=beside.usable is None and beside.first_query is None,
+            first_query=beside.first_query,
+        )
 
     # Reading
 

@@ -158,7 +158,7 @@ def _chunked(inputs: _Inputs) -> Tensor:
     """A chunk of queries after another, each going left over the chunks that it needs."""
     q_BHTK, k_BGTK, w_BGTK, beta_BGT = inputs.q_BHTK, inputs.k_BGTK, inputs.w_BGTK, inputs.beta_BGT
     again = inputs.length > BLOCK and needs_gradient(q_BHTK, k_BGTK, inputs.v_BGTK, w_BGTK, beta_BGT)
-    chunks = Chunks.of(k_BGTK, w_BGTK, beta_BGT, again=again)
+    chunks = Chunks.of(k_BGTK, w_BGTK, beta_BGT, again=again, goes_on=inputs.length > BLOCK)
     sight = Sight.of(inputs.request)
     reading = Reading(
         chunks=chunks,

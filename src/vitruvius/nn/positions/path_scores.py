@@ -47,11 +47,18 @@ class Chunks:
     """Tokens, without what fills the last chunk."""
 
     @classmethod
-    def of(cls, k_BGTK: Tensor, w_BGTK: Tensor, beta_BGT: Tensor, *, again: bool = False) -> Chunks:
-        """Those of a sequence. The last chunk is filled with maps that do nothing; `again` as for `recomputed`."""
-        parts = recomputed(_prepared, k_BGTK, w_BGTK, beta_BGT, again=again)
+    def of(
+        cls, k_BGTK: Tensor, w_BGTK: Tensor, beta_BGT: Tensor, *, again: bool = False, goes_on: bool = True
+    ) -> Chunks:
+        """Those of a sequence. The last chunk is filled with maps that do nothing; `again` as for `recomputed`.
+
+        goes_on: whether anything is read beyond a chunk, for which `P` and `k_end` are needed.
+        """
+        inner = recomputed(_prepared, k_BGTK, w_BGTK, beta_BGT, again=again)
+        ends = recomputed(_moved, *inner, again=again) if goes_on else ()
         # Cut once: the gradients of slices would each be as long as the sequence.
-        w, Z, U, P, k, k_end = (part.unbind(2) for part in parts)
+        w, Z, U, k = (part.unbind(2) for part in inner)
+        P, k_end = (part.unbind(2) for part in ends) if ends else ((), ())
         return cls(w=w, Z=Z, U=U, P=P, k=k, k_end=k_end, length=k_BGTK.shape[2])
 
     @property
@@ -75,7 +82,7 @@ class Chunks:
 
 
 def _prepared(k_BGTK: Tensor, w_BGTK: Tensor, beta_BGT: Tensor) -> tuple[Tensor, ...]:
-    """W, Z, U, P, keys, and keys at the end of their chunk: [B, G, chunks, ...]."""
+    """W, Z, U and keys: [B, G, chunks, ...]."""
     length, size = k_BGTK.shape[2], min(BLOCK, k_BGTK.shape[2])
     fill = -length % size
     k, w = (F.pad(x, (0, 0, 0, fill)).unflatten(2, (-1, size)) for x in (k_BGTK, w_BGTK))
@@ -85,8 +92,13 @@ def _prepared(k_BGTK: Tensor, w_BGTK: Tensor, beta_BGT: Tensor) -> tuple[Tensor,
     # Of `lower` only what lies below the diagonal is read; ones stand on it.
     solved = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
     Z, U = solved.split((w.shape[-1], size), dim=-1)
+    return w, Z, U, k
+
+
+def _moved(w: Tensor, Z: Tensor, U: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+    """P, and keys at the end of their chunk."""
     P = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device) - torch.matmul(w.transpose(-1, -2), Z)
-    return w, Z, U, P, k, k - torch.matmul(U.transpose(-1, -2), w)
+    return P, k - torch.matmul(U.transpose(-1, -2), w)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,7 +126,8 @@ class Reading:
         """Attention of one chunk's queries, [B, H, C, K]. `needed`: earlier chunks with keys that some query sees."""
         start, stop = self.chunks.bounds(chunk)
         columns = [slice(*self.chunks.bounds(i)) for i in (*needed, chunk)]
-        parts, q_BHCK = self._own(q_BHCK, chunk)
+        goes_on = bool(needed) or self.stored is not None
+        parts, q_BHCK = self._own(q_BHCK, chunk, goes_on=goes_on)
         scores = {chunk: parts}
         leftmost = 0 if self.stored is not None else min(needed, default=chunk)
         for i in range(chunk - 1, leftmost - 1, -1):
@@ -130,13 +143,14 @@ class Reading:
         logits = [self._masked(part, start, stop, run) for part, run in zip(ordered, columns, strict=True)]
         return weighted_sum(torch.cat(logits, dim=-1).softmax(dim=-1), torch.cat(values, dim=2))
 
-    def _own(self, q_BHCK: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
-        """Scores with the chunk's own keys, and the queries mapped back to the chunk's start."""
+    def _own(self, q_BHCK: Tensor, chunk: int, *, goes_on: bool) -> tuple[Tensor, Tensor]:
+        """Scores with the chunk's own keys, and the queries, mapped back to the chunk's start where that `goes_on`."""
         count = q_BHCK.shape[2]  # the last chunk may be filled up with nothing
         w, Z, k = (part[chunk][:, :, :count] for part in (self.chunks.w, self.chunks.Z, self.chunks.k))
         U = self.chunks.U[chunk][:, :, :count, :count]
         back_BHCC = grouped_scores(q_BHCK, w).tril()
-        return grouped_scores(q_BHCK, k) - weighted_sum(back_BHCC, U), q_BHCK - weighted_sum(back_BHCC, Z)
+        scores_BHCC = grouped_scores(q_BHCK, k) - weighted_sum(back_BHCC, U)
+        return scores_BHCC, q_BHCK - weighted_sum(back_BHCC, Z) if goes_on else q_BHCK
 
     def _masked(self, products: Tensor, start: int, stop: int, keys: slice) -> Tensor:
         """Scaled products with the decay, and -inf where a key is not visible."""

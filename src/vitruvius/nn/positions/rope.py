@@ -61,6 +61,11 @@ class _Tables:
 _tables = _Tables()
 
 
+def forget_tables() -> None:
+    """Give back the tables kept for the next call; who measures memory begins with this."""
+    _tables.kept.clear()
+
+
 def rotary_tables(spec: RotaryPosition, width: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of position x frequency for heads of `width`: [T, pairs], or [B, 1, T, pairs] when rows differ.
 

@@ -44,6 +44,14 @@ class RouterModule(nn.Module):
         """Begin the next update; see `vitruvius.nn.updates`."""
         self.load_E = torch.zeros(self.experts, dtype=torch.int64)
 
+    def gathered(self) -> Tensor | None:
+        """The load of the update up to now."""
+        return self.load_E
+
+    def gather(self, known: Tensor | None) -> None:
+        """Go on from a load that `gathered` gave; see `vitruvius.nn.updates`."""
+        self.load_E = known
+
     def pick(self, choose: Callable[[], Tensor], signals: Signals | None) -> Tensor:
         """What `choose` gives, or what is replayed; recorded for those who listen."""
         picked = next(signals.replay) if signals is not None and signals.replay is not None else choose()
@@ -54,7 +62,7 @@ class RouterModule(nn.Module):
     def counted(self, chosen_NK: Tensor) -> Tensor:
         """Pairs of each expert in this pass, [E] int64, added to the load of the update while training."""
         counts_E = torch.bincount(chosen_NK.flatten(), minlength=self.experts)
-        # A pass without gradients is validation, or the first of two under activation checkpointing.
+        # A pass without gradients is validation.
         if self.load_E is not None and self.training and torch.is_grad_enabled():
             self.load_E = self.load_E.to(counts_E.device) + counts_E
         return counts_E
@@ -74,6 +82,7 @@ class RouterModule(nn.Module):
         share_E = self.share(counts_E).to(probabilities_NE.dtype)
         return self.experts * (share_E * probabilities_NE.mean(dim=0)).sum()
 
+    @torch.no_grad()
     def report_load(self, counts_E: Tensor, signals: Signals) -> None:
         """How evenly experts are used."""
         load_E = counts_E.float()
@@ -82,6 +91,7 @@ class RouterModule(nn.Module):
         signals.report("expert_load_cv", load_E.std(correction=0) / mean)
         signals.report("dead_experts", (counts_E == 0).sum())
 
+    @torch.no_grad()
     def report_scores(self, scores_NE: Tensor, probabilities_NE: Tensor, signals: Signals) -> None:
         """How sure the router is, and how large its scores have grown."""
         logs_NE = probabilities_NE.clamp_min(torch.finfo(probabilities_NE.dtype).tiny).log()

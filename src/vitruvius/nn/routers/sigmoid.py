@@ -50,7 +50,9 @@ class SigmoidRouterModule(RouterModule):
             weights_NK = weights_NK / (weights_NK.sum(dim=-1, keepdim=True) + _LEAST_SUM)
         counts_E = self.counted(chosen_NK) if signals is not None or self.training else None
         if signals is not None and counts_E is not None:
-            probabilities_NE = scores_NE / (scores_NE.sum(dim=-1, keepdim=True) + _LEAST_SUM)
+            # Without a loss that reads them they are metrics alone, and need no gradient.
+            read_NE = scores_NE if self.spec.balance_loss else scores_NE.detach()
+            probabilities_NE = read_NE / (read_NE.sum(dim=-1, keepdim=True) + _LEAST_SUM)
             if self.spec.balance_loss:
                 signals.losses.append(self.spec.balance_loss * self.balance(counts_E, probabilities_NE))
             self.report_load(counts_E, signals)

@@ -37,7 +37,9 @@ class SoftmaxRouterModule(RouterModule):
         chosen_NK = self.pick(lambda: scores_NE.topk(self.top_k, dim=-1).indices, signals)
         if self.spec.order == "top-k-then-softmax":
             weights_NK = scores_NE.gather(1, chosen_NK).softmax(dim=-1)
-            probabilities_NE = scores_NE.softmax(dim=-1) if signals is not None else None
+            # Without a loss that reads them they are metrics alone, and need no gradient.
+            read_NE = scores_NE if self.spec.balance_loss else scores_NE.detach()
+            probabilities_NE = read_NE.softmax(dim=-1) if signals is not None else None
         else:
             probabilities_NE = scores_NE.softmax(dim=-1)
             weights_NK = probabilities_NE.gather(1, chosen_NK)

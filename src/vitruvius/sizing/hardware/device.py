@@ -16,7 +16,7 @@ class Efficiency:
     """What share of a peak good software reaches, and where that was read."""
 
     compute: float
-    """Of the peak FLOP/s, in large matrix products."""
+    """Of the peak FLOP/s, in prefill and training steps as a whole (model FLOPs utilisation)."""
     bandwidth: float
     """Of the peak bytes/s, in decoding."""
     source: str

@@ -10,6 +10,8 @@ from vitruvius.spec.node import FeedForward, PositiveInt, Scope, TensorSpec, reg
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from vitruvius.spec.tape import Tape, Value
+
 Activation = Literal["relu", "gelu", "gelu_tanh", "relu2", "silu"]
 
 
@@ -47,6 +49,23 @@ class Mlp(FeedForward):
             tensors["down.bias"] = TensorSpec(shape=(scope.width,), role="bias")
         return tensors
 
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Up, the activation, down: what the activation keeps is its input, or of ReLUs its output."""
+        extra = (self.hidden, scope.width) if self.bias else (0, 0)
+        (h,) = tape.linear(x, [self.hidden], biases=extra[0])
+        if self.activation in {"relu", "relu2"}:
+            raised = tape.like(h)
+            tape.op("relu", reads=[h], makes=[raised], saves=[raised])
+            h = (
+                raised
+                if self.activation == "relu"
+                else tape.pointwise("square", raised, saves=[raised], backward=2 * h.size)
+            )
+        else:
+            h = tape.pointwise(self.activation, h, saves=[h])
+        (y,) = tape.linear(h, [scope.width], biases=extra[1])
+        return y
+
 
 class Gated(FeedForward):
     """down(activation(gate(x)) * up(x)): what SwiGLU and GeGLU share (Shazeer, 2020)."""
@@ -64,6 +83,17 @@ class Gated(FeedForward):
     def hidden_width(self) -> int:
         """Width of the inner activation."""
         return self.hidden
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Gate and up from one input, their product with the activated gate kept beside both, down."""
+        with tape.call():
+            gate, up = tape.linear(x, [self.hidden, self.hidden])
+            tape.hold(gate, up)
+            activated = tape.fresh(gate.shape, gradient=False)
+            h = tape.like(gate)
+            tape.op("gated", reads=[gate, up], makes=[activated, h], saves=[gate, up, activated])
+            (y,) = tape.linear(h, [scope.width])
+            return y
 
     def details(self, scope: Scope) -> Iterator[str]:
         """Its widths."""

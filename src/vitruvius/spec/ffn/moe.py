@@ -25,6 +25,8 @@ from vitruvius.spec.routers.softmax import SoftmaxRouter
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from vitruvius.spec.tape import Tape, Value
+
 STACKABLE = (Mlp, Gated)
 """Families of experts that are computed stacked; a kind that derives from one keeps its formula and tensor names."""
 
@@ -74,6 +76,12 @@ class Moe(FeedForward):
             if self.shared_gate == "sigmoid":
                 tensors["shared_gate.weight"] = TensorSpec(shape=(1, scope.width))
         return tensors
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Each token through its experts, weighted, and through the shared expert when there is one."""
+        from vitruvius.spec.routing import trace_mixture
+
+        return trace_mixture(tape, self, x, scope)
 
     def buffers(self, scope: Scope) -> Mapping[str, TensorSpec]:
         """What the router keeps besides its parameters."""

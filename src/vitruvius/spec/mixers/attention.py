@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.patterns import shrink_text
+from vitruvius.spec.attending import Scores, attend
 from vitruvius.spec.mixers.seeing import Seeing, divisors_of
 from vitruvius.spec.node import (
     Heads,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.spec.mixing import Mixing
+    from vitruvius.spec.tape import Tape, Value
 
 _NARROWEST_TWIN, _WIDEST_TWIN = 8, 256
 """Channels of a head of a small twin."""
@@ -144,6 +146,78 @@ class Attention(Seeing):
     def pair_flops(self, scope: Scope) -> int:
         """Per head 4 x head_width (a score and a weighted sum), and what the position adds."""
         return 4 * self.width_of_head(scope) * self.heads + self.position_flops(scope)
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Maps, norms of queries and keys, positions, attention, gate and map out."""
+        head = self.width_of_head(scope)
+        maps = self._maps(self.heads * head, self.groups * head)
+        biases = sum(maps.values()) if self.bias != "none" else 0
+        with tape.call():
+            made = tape.linear(x, list(maps.values()), biases=biases, backward=self._disordered(tape, scope))
+            tape.hold(*made)
+            by_map = dict(zip(maps, made, strict=True))
+            q = by_map["q"].unflatten(2, (-1, head)).transpose(1, 2)
+            q = q if self.qk_norm is None else self.qk_norm.trace_normed(tape, q)
+            tape.hold(q)
+            if self.kv_from is None:
+                k, v = (by_map[name].unflatten(2, (-1, head)).transpose(1, 2) for name in ("k", "v"))
+                v = v if self.value_from is None else self._mixed(tape, v)
+                k = k if self.qk_norm is None else self.qk_norm.trace_normed(tape, k)
+                tape.hold(k, v)
+                out = self._to_own(tape, q, k, v, x, scope)
+            else:
+                out = self._to_borrowed(tape, q, x, scope)
+            tape.hold(out)
+            out = out.transpose(1, 2)
+            if self.gate != "none":
+                out = _gated(tape, out, by_map["gate"].unflatten(2, (self.heads, -1)))
+                tape.hold(out)
+            (y,) = tape.linear(out.flatten(2), [scope.width], biases=scope.width if self.bias == "all" else 0)
+            return y
+
+    def _to_own(self, tape: Tape, q: Value, k: Value, v: Value, x: Value, scope: Scope) -> Value:
+        with tape.call():
+            if self.position is not None:
+                q, k = self.position.trace_turned(tape, q, k, x, scope)
+            tape.hold(q, k)
+            tape.lend("keys", k, v)
+            tape.lend("values", v)
+            if self.position is not None and self.position.has_kernel:
+                return self.position.trace_attended(tape, q, k, v, x, self.pattern(), scope)
+            return attend(tape, q, k, v, pattern=self.pattern(), scores=self._scores(tape, x, scope))
+
+    def _to_borrowed(self, tape: Tape, q: Value, x: Value, scope: Scope) -> Value:
+        batch, _, length, head = q.shape
+        with tape.call():
+            if self.position is not None:
+                q, _ = self.position.trace_turned(tape, q, q.one_head(), x, scope)
+            tape.hold(q)
+            lent = [tape.given(f"keys.{i}", (batch, length, self.groups, head)).transpose(1, 2) for i in range(2)]
+            return attend(tape, q, *lent, pattern=self.pattern(), scores=self._scores(tape, x, scope))
+
+    def _scores(self, tape: Tape, x: Value, scope: Scope) -> Scores:
+        heads = self.heads_of(scope)
+        asked = Scores() if self.position is None else self.position.trace_scores(tape, heads, x, scope)
+        sink = {"none": 0, "off-by-one": -1, "learned": self.heads}[self.sinks]
+        return replace(asked, softcap=self.logit_cap is not None, sink=sink)
+
+    def _mixed(self, tape: Tape, v: Value) -> Value:
+        batch, groups, length, head = v.shape
+        other = tape.given("values.0", (batch, length, groups, head)).transpose(1, 2)
+        mixed = [
+            tape.pointwise("value mix", each, saves=[each], backward=each.size, weights=tape.work.value_bytes)
+            for each in (v, other)
+        ]
+        return tape.add(*mixed)
+
+    def _disordered(self, tape: Tape, scope: Scope) -> int:
+        """Bytes of gradients of queries, keys and values that come back by head, and are copied into order."""
+        work, head = tape.work, self.width_of_head(scope)
+        if work.tokens == 1:
+            return 0
+        queries = self.heads if self.qk_norm is not None and self.heads > 1 else 0
+        keys = 2 * self.groups if self.kv_from is None and self.groups > 1 else 0
+        return (queries + keys) * head * work.positions * work.value_bytes
 
     def state_per_slot(self, scope: Scope) -> Mapping[str, StateSpec]:
         """A key and a value of each group."""
@@ -277,3 +351,13 @@ class Attention(Seeing):
         if what == "keys" and turned and position != self.position:
             text = f"the keys of {quoted(str(name))} are turned by other positions than the queries here"
             yield Finding(path="position", what=text, fix=f"write the position of {quoted(str(name))} here too")
+
+
+def _gated(tape: Tape, out: Value, gate: Value) -> Value:
+    """Times the sigmoid of the gate, [B, T, H, 1] or [B, T, H, K]."""
+    share = tape.like(gate)
+    tape.op("gate", reads=[gate], makes=[share], saves=[share])
+    made = tape.like(out)
+    wide = out.size if share.shape != out.shape else 0
+    tape.op("product", reads=[out, share], makes=[made], saves=[out, share], backward=wide)
+    return made

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.spec.costs import Start
+from vitruvius.spec.linear_parts import gated_norm, log_decay, short_conv, unit
 from vitruvius.spec.mixers.recurrent import (
     NormedHeads,
     conv_findings,
@@ -18,11 +19,14 @@ from vitruvius.spec.mixers.recurrent import (
     width_findings,
 )
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
+from vitruvius.spec.recurrences import gated_delta
+from vitruvius.spec.tape_ops import joined, split, unary, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.errors import Finding
+    from vitruvius.spec.tape import Tape, Value
 
 Eigenvalues = Literal["positive", "both"]
 """Range of what the state is multiplied by along a key: 0 to 1, or -1 to 1."""
@@ -87,6 +91,32 @@ class GatedDeltaNet(NormedHeads):
     def token_flops(self, scope: Scope) -> int:
         """What the state answers to the key, an outer product into it, and a read out of it."""
         return 6 * self.heads * self.key_width(scope) * self.width_of_value(scope)
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Queries, keys and values through a convolution, the delta rule, a gated norm per head, the map back."""
+        key, value = self.key_width(scope), self.width_of_value(scope)
+        widths = [self.groups * key] * 2 + [self.heads * value]
+        with tape.call():
+            maps = [*widths, widths[2], *[self.heads] * (2 if self.decay == "head" else 1)]
+            q, k, v, z, beta, *dt = tape.linear(x, maps)
+            tape.hold(z, beta, *dt)
+            mixed = short_conv(joined([q, k, v]), self.conv)
+            tape.hold(mixed)
+            q, k, v = split(mixed, widths)
+            q, k = (unit(part.unflatten(2, (-1, key))) for part in (q, k))
+            v, z = (part.unflatten(2, (-1, value)) for part in (v, z))
+            beta = tape.scaled(unary("sigmoid", widened(beta), "output"))
+            tape.hold(k, beta)
+            if dt:
+                decay = log_decay(dt[0], self.heads)[1]
+            else:
+                decay = tape.fresh(v.shape[:3], item=v.item, gradient=False)
+                tape.op("zeros", makes=[decay], gives=[])
+            q = tape.scaled(q)
+            tape.hold(q, decay)
+            out = gated_delta(q, k, v, log_decay=decay, beta=beta)
+            tape.hold(out)
+            return tape.linear(gated_norm(out, z).flatten(2), [scope.width])[0]
 
     def state_tensors(self, scope: Scope, capacity: int) -> Mapping[str, StateSpec]:
         """The state, and what the convolution still reaches."""

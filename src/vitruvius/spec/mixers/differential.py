@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.patterns import shrink_text
+from vitruvius.spec.attending import Scores, attend
+from vitruvius.spec.linear_parts import difference
 from vitruvius.spec.mixers.seeing import Seeing, divisors_of
 from vitruvius.spec.node import (
     Heads,
@@ -23,9 +25,12 @@ from vitruvius.spec.node import (
     under,
 )
 from vitruvius.spec.norms import RMSNorm
+from vitruvius.spec.tape_ops import cut, joined, split, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.tape import Tape, Value
 
 _LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 
@@ -103,6 +108,59 @@ class DifferentialAttention(Seeing):
     def pair_flops(self, scope: Scope) -> int:
         """Per head two scores of 2 x head_width, and two weighted sums of 4 x head_width; what the position adds."""
         return 12 * self.width_of_head(scope) * self.heads + self.position_flops(scope)
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Maps, positions, one attention for both maps, their difference normalised, the map out."""
+        head = self.width_of_head(scope)
+        outward, grouped = 2 * self.heads * head, 2 * self.groups * head
+        with tape.call():
+            biases = outward + 2 * grouped if self.bias != "none" else 0
+            q, k, v = tape.linear(x, [outward, grouped, grouped], biases=biases)
+            tape.hold(q, k, v)
+            q = q.unflatten(2, (2 * self.heads, -1)).transpose(1, 2)
+            k = k.unflatten(2, (2 * self.groups, -1)).transpose(1, 2)
+            v = v.unflatten(2, (self.groups, -1)).transpose(1, 2)
+            both = self._attended(tape, q, k, v, x, scope)
+            tape.hold(both)
+            first, second = split(both, [self.heads, self.heads], axis=1)
+            less = difference(first, times(second, self._share(tape, head)))
+            normed = self.head_norm.trace_normed(tape, less.transpose(1, 2))
+            out = tape.scaled(normed)
+            tape.hold(out)
+            return tape.linear(out.flatten(2), [scope.width], biases=scope.width if self.bias == "all" else 0)[0]
+
+    def _attended(self, tape: Tape, q: Value, k: Value, v: Value, x: Value, scope: Scope) -> Value:
+        with tape.call():
+            scores = Scores()
+            if self.position is not None:
+                q, k = self.position.trace_turned(tape, q, k, x, scope)
+                tape.hold(q, k)
+                scores = self.position.trace_scores(tape, self.heads_of(scope), x, scope)
+            if tape.stored is not None and not (scores.bias or scores.table_rows):
+                return self._in_turn(tape, cut(q, 1, self.heads), cut(k, 1, self.groups), v, scores)
+            twice = joined([v, v], axis=1)
+            tape.hold(twice)
+            return attend(tape, q, k, twice, pattern=self.pattern(), scores=scores)
+
+    def _in_turn(self, tape: Tape, q: Value, k: Value, v: Value, scores: Scores) -> Value:
+        """One map after the other over the keys of a cache, which of several rows are copied for a product."""
+        stored, work = tape.stored, tape.work
+        with tape.call():
+            if stored is not None and stored.plan is not None and work.batch > 1 and work.tokens == 1:
+                copied = tape.fresh((work.batch, self.groups, stored.used(stored.held + 1), q.shape[-1]))
+                tape.op("half", makes=[copied], gives=[])
+                tape.hold(copied)
+            parts = [attend(tape, q, k, v, pattern=self.pattern(), scores=scores) for _ in range(2)]
+            tape.hold(*parts)
+            return joined(parts, axis=1)
+
+    def _share(self, tape: Tape, head: int) -> Value:
+        """What the second map is multiplied by: of two products of vectors the vectors and exponentials are kept."""
+        wide, narrow = tape.work.wide_bytes, tape.work.value_bytes
+        kept = 2 * wide + (4 * head * wide if narrow < wide else 0)
+        inside, share = tape.fresh((kept,), item=1, gradient=False), tape.fresh((), item=narrow)
+        tape.op("lambda", makes=[inside, share], saves=[inside], gives=[], weights=4 * head * narrow)
+        return share
 
     def state_per_slot(self, scope: Scope) -> Mapping[str, StateSpec]:
         """Two keys and one value of twice the width for each group."""

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
+from vitruvius.spec.linear_parts import gated_norm
 from vitruvius.spec.mixers.recurrent import NormedHeads, matrix_state, small, width_findings
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
+from vitruvius.spec.recurrences import gated_delta
+from vitruvius.spec.tape_ops import made_like, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -54,6 +59,25 @@ class GatedLinearAttention(NormedHeads):
     def token_flops(self, scope: Scope) -> int:
         """An outer product into the state and a read out of it."""
         return 4 * self.heads * self.key_width(scope) * self.width_of_value(scope)
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Queries, keys and values, a low-rank map to the decays, a gated norm per head, the map back."""
+        widths = (self.key_width(scope), self.width_of_value(scope))
+        keys, values = (self.heads * width for width in widths)
+        with tape.call():
+            q, k, v, z, down = tape.linear(x, [keys, keys, values, values, self.rank])
+            tape.hold(q, k, v, z, down)
+            raw = widened(tape.linear(down, [keys], biases=keys)[0])
+            buffer, decay = made_like(raw, gradient=False), made_like(raw)
+            tape.op("log sigmoid", reads=[raw], makes=[decay, buffer], saves=[raw, buffer], gives=[(raw, raw.size)])
+            decay = tape.scaled(decay)
+            q, k, decay = (part.unflatten(2, (-1, widths[0])) for part in (q, k, decay))
+            v, z = (part.unflatten(2, (-1, widths[1])) for part in (v, z))
+            q = tape.scaled(q)
+            tape.hold(q, decay)
+            out = gated_delta(q, k, v, log_decay=decay)
+            tape.hold(out)
+            return tape.linear(gated_norm(out, z).flatten(2), [scope.width])[0]
 
     def state_tensors(self, scope: Scope, capacity: int) -> Mapping[str, StateSpec]:
         """The state."""

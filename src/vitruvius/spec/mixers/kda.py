@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.spec.costs import Start
+from vitruvius.spec.linear_parts import gated_norm, log_decay, short_conv, unit
 from vitruvius.spec.mixers.deltanet import Eigenvalues  # noqa: TC001 (pydantic reads the fields' types at run time)
 from vitruvius.spec.mixers.recurrent import (
     NormedHeads,
@@ -18,11 +19,14 @@ from vitruvius.spec.mixers.recurrent import (
     width_findings,
 )
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
+from vitruvius.spec.recurrences import gated_delta
+from vitruvius.spec.tape_ops import joined, split, unary, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.errors import Finding
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -81,6 +85,29 @@ class KimiDelta(NormedHeads):
     def token_flops(self, scope: Scope) -> int:
         """What the state answers to the key, an outer product into it, and a read out of it."""
         return 6 * self.heads * self.key_width(scope) * self.width_of_value(scope)
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """As Gated DeltaNet, with low-rank maps to a decay per channel and to a sigmoid gate."""
+        key, value, rank = self.key_width(scope), self.width_of_value(scope), self.inner_rank(scope)
+        widths = [self.heads * key] * 2 + [self.heads * value]
+        with tape.call():
+            q, k, v, beta, down, gate = tape.linear(x, [*widths, self.heads, rank, rank])
+            tape.hold(down, gate)
+            mixed = short_conv(joined([q, k, v]), self.conv)
+            tape.hold(mixed)
+            q, k, v = split(mixed, widths)
+            q, k = (unit(part.unflatten(2, (-1, key))) for part in (q, k))
+            z = tape.linear(gate, [widths[2]])[0]
+            v, z = (part.unflatten(2, (-1, value)) for part in (v, z))
+            beta = tape.scaled(unary("sigmoid", widened(beta), "output"))
+            tape.hold(k, z, beta)
+            steps, decay = log_decay(tape.linear(down, [widths[0]])[0], self.heads, per=key)
+            tape.hold(steps, decay)
+            q = tape.scaled(q)
+            tape.hold(q)
+            out = gated_delta(q, k, v, log_decay=decay.unflatten(2, (-1, key)), beta=beta)
+            tape.hold(out)
+            return tape.linear(gated_norm(out, z, activation="sigmoid").flatten(2), [scope.width])[0]
 
     def state_tensors(self, scope: Scope, capacity: int) -> Mapping[str, StateSpec]:
         """The state, and what the convolution still reaches."""

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.costs import Start
+from vitruvius.spec.linear_parts import gated, short_conv, wide_linear
 from vitruvius.spec.mixers.recurrent import Recurrent, conv_findings, conv_state, conv_tensor, small, step_bias
 from vitruvius.spec.node import Norm, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register, under
+from vitruvius.spec.recurrences import selective_scan
+from vitruvius.spec.tape_ops import converted, split, unary, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -68,6 +73,27 @@ class Mamba(Recurrent):
     def token_flops(self, scope: Scope) -> int:
         """Per channel, an outer product into the state and a read out of it."""
         return 4 * self.inner(scope) * self.state
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """One map in, a convolution, the scan with a skip, a gate, one map out."""
+        inner, rank = self.inner(scope), self.rank(scope)
+        biases = [2 * inner, scope.width] if self.bias == "all" else [0, 0]
+        with tape.call():
+            (whole,) = tape.linear(x, [2 * inner], biases=biases[0])
+            u, z = split(whole, [inner, inner])
+            u = short_conv(u, self.conv, bias=self.bias != "none")
+            tape.hold(whole, u)
+            low = tape.linear(converted(u, z.item), [rank + 2 * self.state])[0]
+            tape.hold(low)
+            dt, B, C = split(low, [rank, self.state, self.state])  # noqa: N806 (the paper's letters)
+            if self.inner_norm is not None:
+                dt, B, C = (self.inner_norm.trace_normed(tape, part) for part in (dt, B, C))  # noqa: N806
+                tape.hold(dt, B, C)
+            steps = unary("softplus", wide_linear(dt, inner), "input")
+            tape.hold(steps)
+            y = selective_scan(u, steps, B, C)
+            tape.hold(y)
+            return tape.linear(converted(gated(widened(z), y), x.item), [scope.width], biases=biases[1])[0]
 
     def state_tensors(self, scope: Scope, capacity: int) -> Mapping[str, StateSpec]:
         """The state, in at least fp32, and what the convolution still reaches."""

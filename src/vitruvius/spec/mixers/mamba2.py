@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.spec.costs import Start
+from vitruvius.spec.linear_parts import gated_norm, log_decay, short_conv
 from vitruvius.spec.mixers.recurrent import (
     Recurrent,
     conv_findings,
@@ -17,11 +18,14 @@ from vitruvius.spec.mixers.recurrent import (
     step_bias,
 )
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
+from vitruvius.spec.recurrences import gated_delta
+from vitruvius.spec.tape_ops import by_weight, split, times, total, wide_weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.errors import Finding
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -77,6 +81,28 @@ class Mamba2(Recurrent):
         """An outer product into the state and a read out of it."""
         del scope
         return 4 * self.inner * self.state
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """One map in, a convolution, the recurrence with a skip, a gated norm, one map out."""
+        biases = [self.inner + self.mixed + self.heads, scope.width] if self.bias == "all" else [0, 0]
+        shared = self.groups * self.state
+        with tape.call():
+            (whole,) = tape.linear(x, [self.inner + self.mixed + self.heads], biases=biases[0])
+            z, mixed, dt = split(whole, [self.inner, self.mixed, self.heads])
+            mixed = short_conv(mixed, self.conv, bias=self.bias != "none")
+            tape.hold(whole, mixed)
+            values, k, q = split(mixed, [self.inner, shared, shared])
+            steps, decay = log_decay(dt, self.heads)
+            values, k, q = (
+                part.unflatten(2, (n, -1)) for part, n in ((values, self.heads), (k, self.groups), (q, self.groups))
+            )
+            v = times(values, steps.unsqueeze(-1))
+            tape.hold(steps, decay, v)
+            y = gated_delta(q, k, v, log_decay=decay)
+            y = total(y, by_weight(values, self.heads, copy=wide_weight(tape, self.heads)))
+            tape.hold(y)
+            normed = gated_norm(y.flatten(2), z, order="gate-first", groups=self.groups)
+            return tape.linear(normed, [scope.width], biases=biases[1])[0]
 
     def state_tensors(self, scope: Scope, capacity: int) -> Mapping[str, StateSpec]:
         """The state, and what the convolution still reaches."""

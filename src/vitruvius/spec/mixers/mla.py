@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.patterns import shrink_text
+from vitruvius.spec.attending import Scores, attend
+from vitruvius.spec.attending_stored import attend_stored, beside
 from vitruvius.spec.mixers.seeing import Seeing
 from vitruvius.spec.node import (
     Heads,
@@ -24,9 +26,13 @@ from vitruvius.spec.node import (
 )
 from vitruvius.spec.norms import RMSNorm
 from vitruvius.spec.positions.fox import ForgettingPosition
+from vitruvius.spec.tape_ops import expand, joined, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.attending_stored import Stored
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -104,6 +110,87 @@ class LatentAttention(Seeing):
         """Per head 2 x (nope + rope) for a score and 2 x value for its share, and what the position adds."""
         per_head = 2 * self.score_width(scope) + 2 * self.value_width
         return per_head * self.heads + self.position_flops(scope)
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Maps down and up, the part that turns, keys and values of each head, attention, the map out."""
+        with tape.call():
+            q, latent = self._projected(tape, x, scope)
+            if self.is_rotated:
+                q, latent = self._turned(tape, q, latent, x, scope)
+            tape.hold(q, latent)
+            scores = Scores()
+            if self.position is not None:
+                scores = self.position.trace_scores(tape, self.heads_of(scope), x, scope)
+            out = self._attended(tape, q, latent, scores)
+            tape.hold(out)
+            return tape.linear(out.transpose(1, 2).flatten(2), [scope.width])[0]
+
+    def _projected(self, tape: Tape, x: Value, scope: Scope) -> tuple[Value, Value]:
+        query, down = self.heads * self.score_width(scope), self.kv_rank + self.rope_width
+        with tape.call():
+            q, latent = tape.linear(x, [query if self.q_rank is None else self.q_rank, down])
+            tape.hold(q, latent)
+            if self.q_rank is not None:
+                q = tape.linear(self.norm.trace_normed(tape, q), [query])[0]
+                tape.hold(q)
+            narrow, key = split(latent, [self.kv_rank, self.rope_width])
+            latent = joined([self.norm.trace_normed(tape, narrow), key])
+            return q.unflatten(2, (self.heads, -1)).transpose(1, 2), latent.unsqueeze(1)
+
+    def _turned(self, tape: Tape, q: Value, latent: Value, x: Value, scope: Scope) -> tuple[Value, Value]:
+        assert self.position is not None
+        with tape.call():
+            tape.hold(q, latent)
+            plain, turning = split(q, [self.nope_width, self.rope_width])
+            narrow, key = split(latent, [self.kv_rank, self.rope_width])
+            turning, key = self.position.trace_turned(tape, turning, key, x, scope)
+            tape.hold(turning, key)
+            q = joined([plain, turning])
+            tape.hold(q)
+            return q, joined([narrow, key])
+
+    def _attended(self, tape: Tape, q: Value, latent: Value, scores: Scores) -> Value:
+        if tape.stored is not None and tape.stored.plan is not None:
+            return self._to_stored(tape, tape.stored, q, scores)
+        with tape.call():
+            narrow, key = split(latent.squeeze(1), [self.kv_rank, self.rope_width])
+            up = tape.linear(narrow, [self.heads * (self.nope_width + self.value_width)])[0]
+            tape.hold(up)
+            k, v = split(up.unflatten(2, (self.heads, -1)).transpose(1, 2), [self.nope_width, self.value_width])
+            k = joined([k, expand(key.unsqueeze(1), 1, self.heads)])
+            tape.hold(k)
+            return attend(tape, q, k, v, pattern=self.pattern(), scores=scores)
+
+    def _to_stored(self, tape: Tape, stored: Stored, q: Value, scores: Scores) -> Value:
+        """Attention to the latents of a cache, as they are or made keys and values of each head."""
+        (batch, _, queries, _), item, kept = q.shape, q.item, self.kv_rank + self.rope_width
+        slots = stored.used(stored.held) + queries if queries > 1 else stored.used(stored.held + 1)
+        with tape.call():
+            latents = tape.fresh((beside(tape, [(1, kept)], item),), item=1, gradient=False)
+            tape.op("beside", makes=[latents], gives=[])
+            tape.hold(latents)
+            pattern = self.pattern()
+            if queries <= self.absorbed_up_to:
+                wide = tape.fresh((batch, self.heads, queries, kept))
+                tape.op("absorbed", reads=[q], makes=[wide], forward=wide.size, gives=[])
+                tape.hold(wide)
+                out = attend_stored(
+                    tape, wide, groups=1, value=self.kv_rank, pattern=pattern, scores=scores, copied=False
+                )
+                tape.hold(out)
+                made = tape.fresh((batch, self.heads, queries, self.value_width))
+                tape.op("values", reads=[out], makes=[made], forward=made.size, gives=[])
+                return made
+            up = tape.fresh((batch, slots, self.heads * (self.nope_width + self.value_width)))
+            narrow = slots * batch * self.kv_rank * item if batch > 1 else 0
+            tape.op("up", makes=[up], forward=narrow, gives=[])
+            tape.hold(up)
+            keys = tape.fresh((batch, self.heads, slots, self.nope_width + self.rope_width))
+            tape.op("keys", reads=[up], makes=[keys], gives=[])
+            tape.hold(keys)
+            return attend_stored(
+                tape, q, groups=self.heads, value=self.value_width, pattern=pattern, scores=scores, copied=False
+            )
 
     def state_per_slot(self, scope: Scope) -> Mapping[str, StateSpec]:
         """The normalised latent and the turned key beside it."""

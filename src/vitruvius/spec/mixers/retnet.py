@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
+from vitruvius.spec.linear_parts import gated, rms
 from vitruvius.spec.mixers.recurrent import NormedHeads, matrix_state, small, width_findings
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
+from vitruvius.spec.positions.rope import RotaryPosition
+from vitruvius.spec.recurrences import gated_delta
+from vitruvius.spec.tape_ops import converted, expand, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.tape import Tape, Value
 
 SLOWEST = 40
 """Halvings of the rate at which a head forgets, beyond which fp32 holds no difference from never."""
@@ -52,6 +58,31 @@ class RetNet(NormedHeads):
     def token_flops(self, scope: Scope) -> int:
         """An outer product into the state and a read out of it."""
         return 4 * self.heads * self.key_width(scope) * self.width_of_value(scope)
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Queries, keys and values, a rotation, the recurrence, a norm per head, a gate, the map back."""
+        widths = (self.key_width(scope), self.width_of_value(scope))
+        keys, values = (self.heads * width for width in widths)
+        with tape.call():
+            q, k, v, z = tape.linear(x, [keys, keys, values, values])
+            tape.hold(q, k, v, z)
+            q, k = (part.unflatten(2, (-1, widths[0])) for part in (q, k))
+            v = v.unflatten(2, (-1, widths[1]))
+            if self.theta is not None:
+                rope = RotaryPosition(theta=self.theta)
+                q, k = (part.transpose(1, 2) for part in (q, k))
+                q, k = (part.transpose(1, 2) for part in rope.trace_turned(tape, q, k, x, scope))
+            k = tape.scaled(k)
+            tape.hold(q, k)
+            decay = tape.fresh((self.heads,), item=tape.work.wide_bytes, gradient=False)
+            tape.op("rates", makes=[decay], gives=[])
+            decay = expand(expand(decay.unsqueeze(0).unsqueeze(0), 0, x.shape[0]), 1, x.shape[1])
+            tape.hold(decay)
+            out = gated_delta(q, k, v, log_decay=decay)
+            tape.hold(out)
+            y = rms(out).flatten(2)
+            tape.hold(y)
+            return tape.linear(converted(gated(widened(z), y), x.item), [scope.width])[0]
 
     def state_tensors(self, scope: Scope, capacity: int) -> Mapping[str, StateSpec]:
         """The state."""

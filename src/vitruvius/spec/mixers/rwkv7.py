@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.costs import Start
+from vitruvius.spec.linear_parts import biased, difference, head_sum, layer_normed, low_rank, short_conv, unit
 from vitruvius.spec.mixers.recurrent import NormedHeads, conv_state, matrix_state
 from vitruvius.spec.node import Heads, PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
+from vitruvius.spec.recurrences import rank_one
 from vitruvius.spec.reporting import printable, quoted
+from vitruvius.spec.tape_ops import by_weight, converted, times, total, unary, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.spec.mixing import Mixing
+    from vitruvius.spec.tape import Tape, Value
 
 SHIFTED = ("r", "w", "k", "v", "a", "g")
 """What is made of a mixture of the token and the one before: receptance, decay, key, value, rate, gate."""
@@ -84,6 +88,48 @@ class RWKV7(NormedHeads):
     def token_flops(self, scope: Scope) -> int:
         """What the state answers, an outer product for that and one for the value, and a read out of it."""
         return 8 * scope.width * self.head_width
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Shifted inputs, the recurrence, a norm per head, a bonus for the token itself, a gate, the map back."""
+        width = scope.width
+        with tape.call():
+            step = difference(converted(short_conv(x, 2, activation="none", learned=False), x.item), x)
+            r_in, w_in, k_in, v_in, a_in, g_in = (total(x, by_weight(step, width)) for _ in SHIFTED)
+            tape.hold(step, r_in, w_in, k_in, v_in, a_in, g_in)
+            r, k, v = (tape.linear(part, [width])[0] for part in (r_in, k_in, v_in))
+            v = v if self.value_from is None else self._mixed(v, v_in)
+            tape.lend("values", v)
+            decay = tape.scaled(unary("sigmoid", low_rank(w_in, self.decay_rank, inside="tanh"), "output"))
+            rate = unary("sigmoid", low_rank(a_in, self.rate_rank), "output")
+            k = widened(k)
+            tape.hold(r, v, decay, rate)
+            kappa = unit(self._split(by_weight(k, width)))
+            k = times(k, unary("add", by_weight(unary("add", rate), width)))
+            tape.hold(kappa, k)
+            r, k, v, w, rate = (self._split(part) for part in (r, k, v, decay, rate))
+            a, b = unary("negative", kappa), times(kappa, rate)
+            y = layer_normed(rank_one(r, k, v, a, b, w)).flatten(2)
+            y = biased(by_weight(y, width), width)
+            tape.hold(y)
+            own = head_sum(by_weight(times(r, k), width))
+            y = total(y, times(own, v).flatten(2))
+            tape.hold(own, y)
+            inside = unary("sigmoid", tape.linear(g_in, [self.gate_rank])[0], "output")
+            gate = tape.linear(inside, [width])[0]
+            tape.hold(gate)
+            return tape.linear(converted(times(y, gate), gate.item), [width])[0]
+
+    def _split(self, x: Value) -> Value:
+        return x.unflatten(-1, (-1, self.head_width))
+
+    def _mixed(self, v: Value, v_in: Value) -> Value:
+        """With a share of the values of an earlier layer."""
+        tape = v.tape
+        batch, length, width = v.shape
+        heads = (batch, length, width // self.head_width, self.head_width)
+        other = tape.given("values.0", heads).flatten(2)
+        share = converted(unary("sigmoid", low_rank(v_in, self.value_rank), "output"), v.item)
+        return total(v, times(difference(other, v), share))
 
     def state_tensors(self, scope: Scope, capacity: int) -> Mapping[str, StateSpec]:
         """The state, and the last token, which the next one is mixed with."""

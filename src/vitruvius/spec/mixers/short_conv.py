@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vitruvius.spec.linear_parts import short_conv
 from vitruvius.spec.mixers.recurrent import Recurrent, conv_findings, conv_state, conv_tensor
 from vitruvius.spec.node import PositiveInt, Scope, StateSpec, TensorSpec, register
+from vitruvius.spec.tape_ops import converted, split, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.errors import Finding
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -44,6 +47,18 @@ class ShortConvolution(Recurrent):
         """Nothing besides the maps and the taps."""
         del scope
         return 0
+
+    def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """One map to the two gates and the value, the convolution between them, the map back."""
+        biased, width = self.bias == "all", scope.width
+        with tape.call():
+            (whole,) = tape.linear(x, [3 * width], biases=3 * width if biased else 0)
+            tape.hold(whole)
+            before, after, value = split(whole, [width] * 3)
+            mixed = short_conv(times(before, value), self.conv, bias=biased, activation="none")
+            tape.hold(mixed)
+            out = converted(times(after, mixed), x.item)
+            return tape.linear(out, [width], biases=width if biased else 0)[0]
 
     def state_tensors(self, scope: Scope, capacity: int) -> Mapping[str, StateSpec]:
         """What the convolution still reaches."""

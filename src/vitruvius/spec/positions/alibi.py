@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor, log2
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from vitruvius.spec.attending import Scores
 from vitruvius.spec.node import Position, register
+
+if TYPE_CHECKING:
+    from vitruvius.spec.scope import Heads, Scope
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -17,6 +22,11 @@ class ALiBi(Position):
     acts_on = "scores"
 
     kind: Literal["alibi"] = "alibi"
+
+    def trace_scores(self, tape: Tape, heads: Heads, x: Value, scope: Scope) -> Scores:
+        """A constant for each score."""
+        del tape, heads, x, scope
+        return Scores(bias=True)
 
     def slopes(self, heads: int) -> tuple[float, ...]:
         """Slope of each head: a geometric series from 2^(-8/n), filled in between powers of two."""

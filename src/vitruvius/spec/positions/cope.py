@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
+from vitruvius.spec.attending_cope import attend_cope
 from vitruvius.spec.node import Heads, Position, PositiveInt, Scope, TensorSpec, Twin, register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.patterns import Pattern
+    from vitruvius.spec.tape import Tape, Value
 
 MOST_POSITIONS = 65_536
 
@@ -34,6 +38,13 @@ class ContextualPosition(Position):
         del scope
         shape = (self.positions, heads.width)
         return {"weight": TensorSpec(shape=shape if self.table == "shared" else (heads.queries, *shape), role="table")}
+
+    def trace_attended(
+        self, tape: Tape, q: Value, k: Value, v: Value, x: Value, pattern: Pattern, scope: Scope
+    ) -> Value:
+        """Block after block of queries, over the keys that each may see."""
+        del tape, x, scope
+        return attend_cope(q, k, v, pattern=pattern, positions=self.positions, per_head=self.table == "per-head")
 
     def token_flops_for_heads(self, heads: Heads) -> int:
         """Each query times the vector of each position."""

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
+from vitruvius.spec.linear_parts import wide_linear
 from vitruvius.spec.node import Heads, Position, PositiveFloat, Scope, StateSpec, TensorSpec, register
+from vitruvius.spec.running import rotated
+from vitruvius.spec.tape_ops import converted, unary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -48,6 +53,37 @@ class CumulativeRotaryPosition(Position):
             "gate.weight": TensorSpec(shape=(rates, scope.width)),
             "gate.bias": TensorSpec(shape=(rates,), role="bias", start=start),
         }
+
+    def trace_turned(self, tape: Tape, q: Value, k: Value, x: Value, scope: Scope) -> tuple[Value, Value]:
+        """Rates, their sums in fp64, cosines and sines, and all channels turned; gradients reach everything."""
+        del scope
+        groups, pairs, wide = k.shape[1], k.shape[-1] // 2, tape.work.wide_bytes
+        with tape.call():
+            angles = self._angles(tape, x, groups, pairs)
+            tape.hold(angles)
+            angles = (angles if angles.item == wide else converted(angles, wide)).transpose(1, 2)
+            tape.hold(angles)
+            cos, sin = unary("cos", angles, "input"), unary("sin", angles, "input")
+            tape.hold(cos, sin)
+            per_query = (part.unsqueeze(2) for part in (cos, sin))
+            turned = rotated(q.unflatten(1, (groups, -1)), *per_query).flatten(1, 2)
+            tape.hold(turned)
+            return turned, rotated(k, cos, sin)
+
+    def _angles(self, tape: Tape, x: Value, groups: int, pairs: int) -> Value:
+        with tape.call():
+            rates = wide_linear(x, groups * (pairs if self.per == "pair" else 1))
+            if self.rate == "bounded":
+                rates = tape.scaled(unary("sigmoid", rates, "output"))
+            tape.hold(rates)
+            rates = converted(rates.unflatten(2, (groups, -1)), 8)
+            frequencies = tape.fresh((pairs,), item=8, gradient=False)
+            turns = tape.fresh((*rates.shape[:3], pairs), item=8)
+            tape.op("frequencies", makes=[frequencies], gives=[])
+            gives = [(rates, rates.size)]
+            tape.op("turns", reads=[rates], makes=[turns], saves=[frequencies], gives=gives, backward=turns.size)
+            tape.hold(turns)
+            return unary("cumsum", turns, backward=turns.size)
 
     def running_state(self, heads: Heads, scope: Scope) -> Mapping[str, StateSpec]:
         """The angle of each pair of each key head so far."""

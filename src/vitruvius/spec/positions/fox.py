@@ -7,10 +7,14 @@ from math import expm1, log
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
+from vitruvius.spec.attending import Scores
 from vitruvius.spec.node import Heads, Position, PositiveFloat, Scope, StateSpec, TensorSpec, register
+from vitruvius.spec.running import cumulative_decay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.tape import Tape, Value
 
 LONGEST_HORIZON = 1e6
 """Tokens. Beyond it the gate's start is so near to one that fp32 cannot tell it from never forgetting."""
@@ -57,6 +61,11 @@ class ForgettingPosition(Position):
     def tensors_for_heads(self, heads: Heads, scope: Scope) -> Mapping[str, TensorSpec]:
         """A gate for each query head."""
         return gate_tensors("gate", heads, scope, self.horizon)
+
+    def trace_scores(self, tape: Tape, heads: Heads, x: Value, scope: Scope) -> Scores:
+        """The gates of all tokens, summed."""
+        del tape, scope
+        return Scores(decay=cumulative_decay(x, heads.queries))
 
     def slot_state(self, heads: Heads) -> Mapping[str, StateSpec]:
         """The sum of log gates up to each key, for each query head."""

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Literal
 from vitruvius.errors import Finding
 from vitruvius.spec.node import LearnedTable, Position, PositiveFloat, PositiveInt, Scope, TensorSpec, Twin, register
 from vitruvius.spec.positions.tables import LearnedPosition, SinusoidalPosition
+from vitruvius.spec.tape_ops import unary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -53,6 +56,28 @@ class GatedAdditivePosition(Position):
             "gate.bias": TensorSpec(shape=(scope.width,), role="bias"),
             **{f"table.{name}": tensor for name, tensor in self.added.tensors(scope).items()},
         }
+
+    def trace_embedded(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """The gate, and its product with rows of the table: of sines they are made anew, of a table gathered."""
+        (batch, length, width), learned = x.shape, self.table == "learned"
+        with tape.call():
+            gate = unary("sigmoid", tape.linear(x, [width], biases=width)[0], "output")
+            tape.hold(gate)
+            rows, product = tape.fresh((length, width), gradient=False), tape.like(gate)
+            ids = [tape.constant("positions", 8 * length)] if learned else []
+            making = 0 if learned else 4 * 8 * length * width
+            tape.op("rows", reads=ids, makes=[rows], saves=ids, forward=making, gives=[])
+            table = self.added.tensors(scope).get("weight")
+            tape.op(
+                "product",
+                reads=[gate, rows],
+                makes=[product],
+                saves=[gate, rows] if learned else [rows],
+                gives=[(gate, gate.size)],
+                weights=0 if table is None else table.count * x.item,
+                backward=product.size if learned and batch > 1 else 0,
+            )
+            return tape.add(x, product)
 
     def details(self, scope: Scope) -> tuple[str]:
         """What is gated."""

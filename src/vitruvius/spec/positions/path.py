@@ -7,7 +7,9 @@ from math import sqrt
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
+from vitruvius.spec.attending_path import Maps, attend_path
 from vitruvius.spec.costs import Start
+from vitruvius.spec.linear_parts import wide_linear
 from vitruvius.spec.node import (
     Heads,
     Position,
@@ -20,9 +22,14 @@ from vitruvius.spec.node import (
     register,
 )
 from vitruvius.spec.positions.fox import gate_tensors, horizon_findings
+from vitruvius.spec.running import convolved, cumulative_decay, divided_by_norm
+from vitruvius.spec.tape_ops import unary, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.patterns import Pattern
+    from vitruvius.spec.tape import Tape, Value
 
 MOST_TAPS = 64
 
@@ -74,6 +81,30 @@ class PathPosition(Position):
         if self.forget == "fox":
             tensors |= gate_tensors("forget", heads, scope, self.forget_horizon)
         return tensors
+
+    def trace_attended(
+        self, tape: Tape, q: Value, k: Value, v: Value, x: Value, pattern: Pattern, scope: Scope
+    ) -> Value:
+        """The maps of all tokens, then chunk after chunk of queries over the mapped keys."""
+        del scope
+        groups, channels = k.shape[1], k.shape[1] * k.shape[-1]
+        with tape.call():
+            w, beta = self._maps(tape, x, groups, channels)
+            decay = cumulative_decay(x, q.shape[1]) if self.forget == "fox" else None
+            return attend_path(q, k, v, Maps(w=w, beta=beta, decay=decay), pattern=pattern)
+
+    def _maps(self, tape: Tape, x: Value, groups: int, channels: int) -> tuple[Value, Value]:
+        with tape.call():
+            inner = x if self.rank is None else tape.linear(x, [self.rank])[0]
+            (u,) = tape.linear(inner, [channels])
+            tape.hold(u)
+            u = convolved(u, self.kernel) if self.kernel > 1 else u
+            vectors = widened(u).unflatten(2, (groups, -1)).transpose(1, 2)
+            tape.hold(vectors)
+            w = divided_by_norm(vectors)
+            tape.hold(w)
+            beta = tape.scaled(unary("sigmoid", wide_linear(x, groups), "output"))
+            return w, beta.transpose(1, 2)
 
     def pair_flops_for_heads(self, heads: Heads) -> int:
         """Per key head: the product k . w, and the multiple of w that the key loses."""

@@ -15,6 +15,8 @@ from vitruvius.spec.node import LARGEST, Position, PositiveFloat, Scaling, Scope
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vitruvius.spec.tape import Tape, Value
+
 Pairing = Literal["halves", "interleaved"]
 """Which channels turn together: `halves` i and i + half, `interleaved` 2i and 2i + 1."""
 
@@ -58,6 +60,35 @@ class RotaryPosition(Position):
         if self.scaling is None:
             return plain
         return self.scaling.frequencies(plain, self.theta, width)
+
+    def trace_turned(self, tape: Tape, q: Value, k: Value, x: Value, scope: Scope) -> tuple[Value, Value]:
+        """Queries and keys anew; only the tables are kept, which all layers with these positions share."""
+        del x
+        return self._turned(tape, q, scope), self._turned(tape, k, scope)
+
+    def _turned(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        width = x.shape[-1]
+        wide, pairs = max(4, x.item), self.rotary_width(width) // 2
+        # Packed rows have tables of their own, and their rows are not worked on a few at a time.
+        is_packed = tape.work.documents == "separate"
+        rows = x.shape[2] * (x.shape[0] if is_packed else 1)
+        key = f"rope {self.in_context(scope.context)} {width} {x.shape[2]}"
+        tables = [tape.constant(f"{key} {which}", rows * pairs * wide) for which in ("cos", "sin")]
+        turned = tape.like(x)
+        # A few rows of the batch at a time, in fp32: the turned ones, and the others where they are not fp32 already.
+        per_row = x.size // x.item // x.shape[0]
+        numbers = (x.shape[0] * per_row if is_packed else tape.block_rows(x.shape[0], per_row)) * 2 * pairs // width
+        inside = numbers * (wide + (wide if x.item < wide else 0)) + rows * 2 * pairs * wide
+        tape.op(
+            "rope",
+            reads=[x, *tables],
+            makes=[turned],
+            saves=tables,
+            forward=inside,
+            backward=inside,
+            gives=[(x, x.size)],
+        )
+        return turned
 
     def details(self, scope: Scope) -> Iterator[str]:
         """Theta and how much of a head turns, then the scaling."""

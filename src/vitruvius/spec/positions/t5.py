@@ -8,10 +8,13 @@ from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
+from vitruvius.spec.attending import Scores
 from vitruvius.spec.node import Heads, Position, PositiveInt, Scope, TensorSpec, register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.tape import Tape, Value
 
 MOST_BUCKETS = 1024
 """Far beyond any published table."""
@@ -51,6 +54,11 @@ class T5Position(Position):
         """How many classes, and how far they reach."""
         del scope
         return (f"t5, {self.buckets} classes up to {self.farthest:,}",)
+
+    def trace_scores(self, tape: Tape, heads: Heads, x: Value, scope: Scope) -> Scores:
+        """A learned term for each score."""
+        del tape, heads, x, scope
+        return Scores(table_rows=self.buckets)
 
     def tensors_for_heads(self, heads: Heads, scope: Scope) -> Mapping[str, TensorSpec]:
         """A row per class, a column per query head."""

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import LearnedTable, Position, PositiveFloat, PositiveInt, Scope, TensorSpec, Twin, register
+from vitruvius.spec.placing import added_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -41,6 +44,24 @@ class LearnedPosition(Position):
         """One row per position."""
         return {"weight": TensorSpec(shape=(self.rows(scope), scope.width), role="table")}
 
+    def trace_embedded(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Adds rows of the table; keeps which ones."""
+        length, width = x.shape[-2:]
+        rows = length * (x.shape[0] if tape.work.documents == "separate" else 1)
+        ids = tape.constant("positions", 8 * rows)
+        y, weights = tape.like(x), self.rows(scope) * width * x.item
+        tape.op(
+            "positions",
+            reads=[x, ids],
+            makes=[y],
+            saves=[ids],
+            forward=rows * width * x.item,
+            gives=[(x, "same")],
+            weights=weights,
+            backward=rows * width * x.item,
+        )
+        return y
+
     def learned_table(self, scope: Scope) -> LearnedTable:
         """The table that grows."""
         return LearnedTable(name="weight", rows=self.rows(scope), limit=self.limit(scope))
@@ -71,3 +92,8 @@ class SinusoidalPosition(Position):
     kind: Literal["sinusoidal"] = "sinusoidal"
     base: PositiveFloat = 10_000.0
     """Wavelengths run from 2 pi to 2 pi x base."""
+
+    def trace_embedded(self, tape: Tape, x: Value, scope: Scope) -> Value:
+        """Adds the vectors; keeps nothing."""
+        del scope
+        return added_rows(tape, x)

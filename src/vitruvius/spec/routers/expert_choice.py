@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, Router, Scope, TensorSpec, register
+from vitruvius.spec.tape_ops import unary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.routing import Routed
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -26,6 +30,22 @@ class ExpertChoiceRouter(Router):
     def tensors_for(self, experts: int, width: int) -> Mapping[str, TensorSpec]:
         """One row per expert."""
         return {"weight": TensorSpec(shape=(experts, width), role="router")}
+
+    def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
+        """Probabilities of every token with every expert, and which of these pairs are taken."""
+        from vitruvius.spec import routing
+
+        del top_k
+        with tape.call():
+            scores = routing.scores(tape, x, experts)
+            probabilities = unary("softmax", scores, "output")
+            tape.hold(scores, probabilities)
+            taken = tape.fresh(probabilities.shape, item=1, gradient=False)
+            chosen = tape.fresh((experts,), item=8, gradient=False)
+            tape.op("taken", reads=[probabilities], makes=[taken, chosen], forward=32 * taken.size, gives=[])
+            if self.z_loss:
+                routing.z_loss(tape, scores)
+            return routing.Routed(chosen=chosen, weights=probabilities, kept=taken)
 
     def pairs(self, tokens: int, top_k: int, experts: int) -> int:
         """Each expert's share of `top_k` times the tokens, rounded up."""

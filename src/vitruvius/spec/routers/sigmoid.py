@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, PositiveFloat, PositiveInt, Router, TensorSpec, register
+from vitruvius.spec.tape_ops import unary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.routing import Routed
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -38,6 +42,23 @@ class SigmoidRouter(Router):
     def buffers_for(self, experts: int) -> Mapping[str, TensorSpec]:
         """The balancing bias, which no gradient reaches."""
         return {"bias": TensorSpec(shape=(experts,), role="bias")}
+
+    def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
+        """Scores of all, the chosen and their weights, and what the loss reads."""
+        from vitruvius.spec import routing
+
+        with tape.call():
+            scores = unary("sigmoid", routing.scores(tape, x, experts), "output")
+            chosen = routing.largest(tape, scores, top_k)
+            weights = routing.gathered(scores, chosen)
+            tape.hold(scores, chosen)
+            if self.renormalise:
+                weights = routing.divided(weights, routing.row_sums(weights, least=True))
+            if self.balance_loss:
+                shares = routing.divided(scores, routing.row_sums(scores, least=True))
+                tape.hold(shares)
+                routing.balance_loss(tape, shares)
+            return routing.Routed(chosen=chosen, weights=tape.scaled(weights))
 
     def sum_of_weights(self, top_k: int) -> float | None:
         """The scale, when scores are divided by their sum."""

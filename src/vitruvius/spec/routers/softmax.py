@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, Router, TensorSpec, register
+from vitruvius.spec.tape_ops import unary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from vitruvius.spec.routing import Routed
+    from vitruvius.spec.tape import Tape, Value
 
 
 @register
@@ -30,6 +34,29 @@ class SoftmaxRouter(Router):
     def tensors_for(self, experts: int, width: int) -> Mapping[str, TensorSpec]:
         """One row per expert."""
         return {"weight": TensorSpec(shape=(experts, width), role="router")}
+
+    def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
+        """Scores of all, the chosen and their weights, and what the losses read."""
+        from vitruvius.spec import routing
+
+        with tape.call():
+            scores = routing.scores(tape, x, experts)
+            chosen = routing.largest(tape, scores, top_k)
+            tape.hold(scores, chosen)
+            if self.order == "top-k-then-softmax":
+                weights = unary("softmax", routing.gathered(scores, chosen), "output")
+                probabilities = unary("softmax", scores if self.balance_loss else scores.detached(), "output")
+            else:
+                probabilities = unary("softmax", scores, "output")
+                weights = routing.gathered(probabilities, chosen)
+                if self.renormalise:
+                    weights = routing.divided(weights, routing.row_sums(weights))
+            tape.hold(probabilities, weights)
+            if self.balance_loss:
+                routing.balance_loss(tape, probabilities)
+            if self.z_loss:
+                routing.z_loss(tape, scores)
+            return routing.Routed(chosen=chosen, weights=weights)
 
     def sum_of_weights(self, top_k: int) -> float | None:
         """One, unless the chosen keep the probabilities they have among all."""

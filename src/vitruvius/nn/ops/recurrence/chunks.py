@@ -31,11 +31,6 @@ def exp_of_decay(log_decay: Tensor) -> Tensor:
     return log_decay.clamp(min=FLOOR[log_decay.dtype]).exp()
 
 
-def chunk_length(length: int, chunk: int) -> int:
-    """`chunk`, or for a short sequence a power of two that cuts it in two: no form of a call goes without a border."""
-    return min(chunk, 1 << max(0, (length - 1).bit_length() - 1))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunks:
     """How the tokens of one call are laid out: chunks first, so that a chunk is one piece of memory."""

@@ -18,14 +18,10 @@ from torch.autograd.function import once_differentiable
 
 from vitruvius.nn.ops.compiling import uncompiled
 from vitruvius.nn.ops.recurrence.chunks import exp_of_decay, segments_of, working_dtype
+from vitruvius.spec.recurrences import piece_length
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-PIECE = 1 << 19
-"""Numbers that a piece of the sequence is expanded to, at most: 2 MB in fp32, which a core's cache holds."""
-LONGEST_PIECE = 64
-"""Tokens of a piece, at most."""
 
 
 def selective_scan(
@@ -120,7 +116,7 @@ class _Scan(torch.autograd.Function):
         v, dt, B, C = (t.transpose(0, 1).contiguous() for t in (v, dt, B, C))
         continues = None if continues is None else continues.T
         length, numbers = len(v), start.numel()
-        size = max(1, min(LONGEST_PIECE, PIECE // numbers, length))
+        size = piece_length(length, numbers)
         y = torch.empty_like(v)
         starts = v.new_empty(-(-length // size), *start.shape)
         state = start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import log
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from vitruvius.checks.causality import leak_of
-from vitruvius.checks.compare import EXACT, gap, worst_of
-from vitruvius.checks.learning import INIT_NATS
+from vitruvius.checks.compare import EXACT
+from vitruvius.checks.foreign.behaviour import rows_alone
+from vitruvius.checks.foreign.learning import first_loss
 from vitruvius.checks.outcome import Measure, Report, does_not_apply, failed, within
 from vitruvius.checks.table import judge, named
 
@@ -37,7 +37,7 @@ def check_callable(
         "future-leak": lambda: leak_of(function, tokens[0], vocab_size),
         "batch-invariance": lambda: _batch(function, tokens),
         "gradients": lambda: _gradients(function, tokens),
-        "init-loss": lambda: _init_loss(function, tokens, vocab_size),
+        "init-loss": lambda: _init_loss(function, tokens),
     }
     chosen = named(probes, only)
     outcomes = tuple(judge(name, probes[name], perf_counter) for name in chosen)
@@ -46,9 +46,7 @@ def check_callable(
 
 @torch.no_grad()
 def _batch(function: Logits, tokens_BT: Tensor) -> Measure:
-    together = function(tokens_BT)
-    worst = worst_of(gap(together[row], function(tokens_BT[row : row + 1])[0]) for row in range(tokens_BT.shape[0]))
-    return within(worst, EXACT, f"{tokens_BT.shape[0]} rows together and alone")
+    return within(rows_alone(function, tokens_BT), EXACT, f"{tokens_BT.shape[0]} rows together and alone")
 
 
 def _gradients(function: Logits, tokens_BT: Tensor) -> Measure:
@@ -68,9 +66,5 @@ def _gradients(function: Logits, tokens_BT: Tensor) -> Measure:
 
 
 @torch.no_grad()
-def _init_loss(function: Logits, tokens_BT: Tensor, vocab_size: int) -> Measure:
-    logits = function(tokens_BT).double()
-    loss = (logits.logsumexp(dim=-1) - logits.mean(dim=-1)).mean().item()
-    variance = logits.var(dim=-1, correction=0).mean().item()
-    expected = log(vocab_size) + variance / 2
-    return within(abs(loss - expected), INIT_NATS, f"loss {loss:.4f}, ln(vocabulary) + s^2/2 = {expected:.4f}")
+def _init_loss(function: Logits, tokens_BT: Tensor) -> Measure:
+    return first_loss(function(tokens_BT))

@@ -1,0 +1,1 @@
+"""Files of claims that come with vitruvius."""
