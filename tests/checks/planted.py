@@ -439,8 +439,7 @@ PLANTED = {
         norms_that_pass_everything,
         DEEP,
         "init-scale",
-        *("attention-pattern", "attention-distribution", "init-loss", "overfits", "bf16", "no-nan", "adversarial"),
-        *("determinism", "round-trip"),
+        *("attention-pattern", "attention-distribution", "init-loss", "overfits", "adversarial"),
     ),
     "noise while training": a_mutant(noise_while_training, PLAIN, "determinism", "round-trip"),
     "a favoured first row": a_mutant(

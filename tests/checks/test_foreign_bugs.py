@@ -310,6 +310,15 @@ def test_a_model_that_tells_no_vocabulary_is_refused_with_the_way_out():
         vt.check(nn.Linear(3, 3))
 
 
+def test_a_model_without_values_or_that_cannot_be_copied_is_refused():
+    with pytest.raises(UsageError, match="meta device"):
+        vt.check(theirs().to("meta"))
+    locked = theirs()
+    locked.stream_of_another = (number for number in range(3))
+    with pytest.raises(UsageError, match="cannot be copied"):
+        vt.check(locked)
+
+
 def test_an_unknown_check_is_answered_with_near_ones():
     with pytest.raises(UsageError, match="did you mean future-leak"):
         vt.check(Encoder(), only=["futureleak"])

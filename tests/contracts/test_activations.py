@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from specs import architectures
 
 from vitruvius.nn import Signals, build
+from vitruvius.nn.weights import tables_that_grow
 from vitruvius.patterns import parse
 from vitruvius.sizing.levels import levels_of
 from vitruvius.spec import Architecture, Block, preset, preset_names, resolve, shrink, to_yaml
@@ -31,6 +32,8 @@ def saved_by_autograd(architecture, *, batch, tokens, dtype, backend="auto") -> 
     model = build(architecture, dtype=dtype)
     model.backend = backend
     model.train()
+    for table in tables_that_grow(model).values():
+        table.grow(tokens)  # as training does: growing replaces a parameter
     ids = torch.randint(0, architecture.vocab_size, (batch, tokens))
     source = None if architecture.encoder is None else ids.clone()
     known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}

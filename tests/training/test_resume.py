@@ -67,6 +67,15 @@ def test_a_stopped_and_resumed_run_equals_the_straight_one_bit_for_bit(kind, dty
 
 
 @pytest.mark.parametrize("kind", ["dense", "mixture"])
+def test_resuming_with_checkpointing_is_exact_and_equals_the_run_without(kind, request, run_of):
+    architecture = request.getfixturevalue(kind)
+    straight = run_of(architecture, "straight", accumulate=2, steps=6)
+    resumed = stopped_and_resumed(run_of, architecture, after=3, accumulate=2, checkpointing="layers", steps=6)
+    assert final_manifest(resumed.run) == final_manifest(straight.run)
+    assert rows(resumed.run) == rows(straight.run)
+
+
+@pytest.mark.parametrize("kind", ["dense", "mixture"])
 def test_resuming_is_exact_with_accumulation_and_joined_documents(kind, request, run_of):
     architecture = request.getfixturevalue(kind)
     settings = {"accumulate": 2, "documents": "joined", "steps": 4}

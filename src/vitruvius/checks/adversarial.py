@@ -47,12 +47,13 @@ def adversarial(subject: Subject) -> Measure:
     warning = ""
     for dtype in (torch.float32, torch.bfloat16):
         model, short = subject.plain(dtype), str(dtype).removeprefix("torch.")
-        ill = _ill(model, tokens_BT, list(patterns), backward=True)
+        backward = dtype == torch.float32  # bf16 has the same range, and no-nan goes back through it
+        ill = _ill(model, tokens_BT, list(patterns), backward=backward)
         if ill:
             return failed(f"{ill} in {short}")
         for extreme in (f"embeddings x {LARGE:g}", *(f"gates {mode}" for mode in MODES if gates)):
             with _at(extreme, model, gates):
-                ill = _ill(model, tokens_BT, list(patterns), backward=dtype == torch.float32)
+                ill = _ill(model, tokens_BT, list(patterns), backward=backward)
             if ill and _is_normed(subject):
                 return failed(f"{extreme}: {ill} in {short}")
             if ill and not warning:

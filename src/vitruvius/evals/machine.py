@@ -94,7 +94,7 @@ class Machine:
 
     @property
     def wobble(self) -> float:
-        """The factor by which runs of one kind may differ here: that of the quartiles, or of waiting for a processor."""
+        """The factor by which runs of one kind may differ: that of the quartiles, or of waiting for a processor."""
         spreads = median(rate.q3 / rate.q1 for rate in (self.bandwidth, *self.products.values()))
         waiting = self.threads / self.processors if self.processors and self.device == "cpu" else 1.0
         return max(spreads, waiting)

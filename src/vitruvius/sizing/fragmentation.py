@@ -1,8 +1,8 @@
 """What an allocator and a process may take beyond the tensors that are alive: a margin, never part of a peak.
 
-Measured on a CPU by `bench/memory.py --process` (a training step in fresh processes, `keep_freed_memory` on, 0.1 to 1 GB
-of tensors): resident memory grows by the allocator's peak, 64 MiB that glibc keeps at the top of the heap (M_TOP_PAD) and
-15 to 30 % of what comes and goes, in bf16 more than in fp32.
+Measured on a CPU by `bench/memory.py --process` (a step in fresh processes with `keep_freed_memory`, 0.1 to 1 GB of
+tensors): resident memory grows by the allocator's peak, 64 MiB that glibc keeps at the top of the heap (M_TOP_PAD),
+and 15 to 30 % of what comes and goes, in bf16 more than in fp32.
 """
 
 from __future__ import annotations

@@ -10,20 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.patterns.blocks import BLOCK
+from vitruvius.patterns.blocks import BLOCK, keys_of_block
 from vitruvius.sizing.formats import BYTES_PER_VALUE, weight_format
 from vitruvius.spec.activity import trace_layer
 from vitruvius.spec.attending import TILE_SCORES
-from vitruvius.spec.attending_stored import PREFILL, Stored
+from vitruvius.spec.attending_stored import KEPT_PARTS, PREFILL, Stored
 from vitruvius.spec.costs import Work
 from vitruvius.spec.layer import Stack
+from vitruvius.spec.mixers.attention import Attention
 from vitruvius.spec.mixers.seeing import Seeing
+from vitruvius.spec.positions.rope import KEPT_TABLES, RotaryPosition
 from vitruvius.spec.tape import Tape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vitruvius.patterns.stores import StorePlan
     from vitruvius.sizing.workload import Workload
+    from vitruvius.spec.costs import AttentionKernel
     from vitruvius.spec.graph import Graph
     from vitruvius.spec.layer import Layer
     from vitruvius.spec.tape import Value
@@ -72,7 +76,7 @@ def inference_activations(graph: Graph, workload: Workload) -> InferenceActivati
     walk = _Walk(graph, workload, context)
     passes = list(_passes(graph, context, workload.batch))
     stays = kept_between_calls(graph, context, walk.value)
-    found = {one.name: (walk.high(one)[0] + stays, walk.high(one)[1]) for one in passes}
+    found = {one.name: walk.high(one, stays) for one in passes}
     reading = {name: level for name, level in found.items() if name != "decode"}
     largest = max(found, key=lambda name: found[name][0])
     prefill = max(level for level, _ in reading.values())
@@ -96,6 +100,8 @@ def _passes(graph: Graph, context: int, batch: int) -> Iterator[_Pass]:
         yield _Pass(tokens=context, held=0, name="the prompt")
     else:
         whole = context // PREFILL
+        if whole:
+            yield _Pass(tokens=PREFILL - 1, held=0, name="end of a prompt that fills no whole chunk")
         yield _Pass(tokens=min(PREFILL, context), held=0, name="first piece of the prompt")
         if whole > 1:
             yield _Pass(tokens=PREFILL, held=(whole - 1) * PREFILL, name="last whole piece of the prompt")
@@ -114,18 +120,46 @@ def kept_between_calls(graph: Graph, context: int, value: int) -> int:
     Cosines and sines of the last `rope.KEPT_TABLES` calls and specs, masks of the last `plans.KEPT_PARTS` pieces.
     """
     wide = max(4, value)
-    pieces = [min(PREFILL, context - start) for start in range(0, context, PREFILL)]
+    pieces = -(-context // PREFILL)
     mixers = {layer.mixer for layer in graph.layers if isinstance(layer.mixer, Seeing)}
     turned = {
         (mixer.position, mixer.position.rotary_width(mixer.heads_of(graph.scope).width))
         for mixer in mixers
         if isinstance(mixer.position, RotaryPosition)
     }
-    calls = pieces[-(KEPT_TABLES // max(1, len(turned))) :]
+    last = min(pieces, max(1, KEPT_TABLES // max(1, len(turned))))
+    calls = [min(PREFILL, context - piece * PREFILL) for piece in range(pieces - last, pieces)]
     tables = sum(tokens * (channels * wide + 8) for tokens in calls for _, channels in turned)
-    diagonal, later = BLOCK * BLOCK, len(pieces) - 1
-    parts = sum(diagonal * (1 + (wide if mixer.position is not None else 0)) * later for mixer in mixers)
-    return tables + min(parts, KEPT_PARTS * diagonal * (1 + wide))
+    masks = [size for mixer in mixers for size in _masks(mixer, graph, context, wide)] if graph.is_causal else []
+    return tables + sum(sorted(masks, reverse=True)[:KEPT_PARTS])
+
+
+def _masks(mixer: Seeing, graph: Graph, context: int, wide: int) -> Iterator[int]:
+    """Bytes of the masks of each of the last pieces whose keys all stand in their places.
+
+    A byte for each pair that is masked, and what is added to its score where our own kernel computes it.
+    """
+    plan, pattern = mixer.stores(graph.scope, context), mixer.pattern()
+    each = 1 + (wide if _has_terms(mixer) else 0)
+    for start in range(PREFILL, context, PREFILL)[-KEPT_PARTS:]:
+        stop = min(start + PREFILL, context)
+        if plan.archives or stop > plan.ring:
+            continue
+        seen: dict[object, int] = {}
+        for first in range(start, stop, BLOCK):
+            last = min(first + BLOCK, stop)
+            masked = keys_of_block(pattern, first, last, stop).masked
+            shape = tuple((run.start - first, run.size, run.step) for run in masked)
+            seen[last - first, shape] = (last - first) * sum(run.size for run in masked)
+        yield sum(seen.values()) * each
+
+
+def _has_terms(mixer: Seeing) -> bool:
+    """Whether scores need more than torch's own attention knows."""
+    if not isinstance(mixer, Attention):
+        return True
+    biased = mixer.position is not None and mixer.position.acts_on == "scores"
+    return biased or mixer.logit_cap is not None or mixer.sinks != "none"
 
 
 def _held_at_full_tiles(graph: Graph, batch: int) -> set[int]:
@@ -140,15 +174,16 @@ class _Walk:
     def __init__(self, graph: Graph, workload: Workload, context: int) -> None:
         self.graph, self.batch, self.context = graph, workload.batch, context
         self.value = BYTES_PER_VALUE[weight_format(workload.weights).rest]
-        self.attention = workload.attention
+        self.attention: AttentionKernel = workload.attention
         self.unsure = 0
 
-    def high(self, one: _Pass) -> tuple[int, str]:
-        """The highest level of a call, and where it is."""
+    def high(self, one: _Pass, stays: int) -> tuple[int, str]:
+        """The highest level of a call beside what `stays` between calls, and where it is."""
         levels = self._encoder(one) if one.source and not one.held else []
         source = self.batch * one.source * self.graph.scope.width * self.value if not one.held else 0
         levels += [(level + source, name) for level, name in self._decoder(one)]
-        return max(levels, key=lambda level: level[0])
+        highest, name = max(levels, key=lambda level: level[0])
+        return highest + stays, name
 
     def _encoder(self, one: _Pass) -> list[tuple[int, str]]:
         work = self._work(one.source)
@@ -215,7 +250,7 @@ class _Walk:
         self.unsure = max(self.unsure, tape.unsure)
         return level
 
-    def _plan(self, layer: Layer):  # noqa: ANN202 (that of patterns.stores)
+    def _plan(self, layer: Layer) -> StorePlan | None:
         """Where the layer's keys stand, or those that it borrows."""
         if layer.stack is not Stack.MAIN or not self.graph.is_causal:
             return None

@@ -112,7 +112,7 @@ class _Walk:
         yield self._head()
 
     def _embedding(self, leaves: str, name: str, ids: str) -> Stretch:
-        tape = Tape(self.work)
+        tape = Tape(self.work, place=_PLACES.get(name, ""))
         y = self.graph.architecture.embedding.trace(tape, self.graph.scope, ids=ids)
         return self._stretch(name, tape, y, leaves={"output": leaves}, weights="embedding")
 
@@ -133,7 +133,7 @@ class _Walk:
         lent = {f"{what}.{i}": f"{what} of {layer.index}.{i}" for what in loans for i in range(2)}
         key = (layer.stack, layer.name, layer.scope.readers, layer.lends)
         if key not in self._known:
-            tape = Tape(self.work, lends=layer.lends)
+            tape = Tape(self.work, lends=layer.lends, place=_STACKS[layer.stack])
             y = trace_layer(tape, layer, tape.given("stream", self.shape))
             self._known[key] = (tape.replay(y), tape.unsure)
         replay, unsure = self._known[key]
@@ -265,4 +265,5 @@ class _Walk:
         )
 
 
+_PLACES = {"encoder embedding": "encoder "}
 _STACKS = {Stack.MAIN: "", Stack.ENCODER: "encoder ", Stack.MTP: "token ahead "}

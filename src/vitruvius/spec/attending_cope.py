@@ -61,11 +61,12 @@ def _stored(q: Value, k: Value, v: Value, stored: Stored, *, positions: int, per
     part = [inner.given("q", (batch, queries, heads, width)).transpose(1, 2)]
     part += [inner.given(name, (batch, x.shape[1], keys, x.shape[-1])) for name, x in (("k", k), ("v", v))]
     # Names hold weights and gates of one block until the next has its own.
+    copied = batch * v.shape[1] * keys * v.shape[-1] * v.item if v.item < tape.work.wide_bytes else 0
     before = 2 * batch * heads * queries * keys * max(4, q.item) if length > queries else 0
     alone = inner.replay(_block(*part, positions=positions, per_head=per_head)).alone
     made = tape.fresh((batch, heads, length, v.shape[-1]), item=v.item)
     order = 4 * 8 * keys
-    tape.op("blocks of queries", reads=[q], makes=[made], forward=beside + order + before + alone, gives=[])
+    tape.op("blocks of queries", reads=[q], makes=[made], forward=beside + order + before + alone + copied, gives=[])
     return made
 
 

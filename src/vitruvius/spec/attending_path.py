@@ -12,7 +12,7 @@ from vitruvius.patterns.blocks import BLOCK
 from vitruvius.patterns.segments import segments
 from vitruvius.spec.attending_cope import grouped_scores, masked, weighted_sum
 from vitruvius.spec.linear_parts import difference
-from vitruvius.spec.tape import Tape
+from vitruvius.spec.tape import REPACKED, Tape
 from vitruvius.spec.tape_ops import cut, joined, made_like, matmul, split, times, total, unary, wants, widened
 
 if TYPE_CHECKING:
@@ -198,7 +198,9 @@ def _stored(q: Value, k: Value, v: Value, maps: Maps, stored: Stored) -> Value:
     if length == 1:
         keys = stored.used(stored.held + 1)
         along = batch * groups * keys * q.item
-        high = max(2 * along, batch * heads * keys * ((4 if decayed else 3) * q.item + v.item))
+        copied = batch * groups * keys * v.shape[-1] * v.item if v.item < q.item else 0  # bf16 wants values in order
+        copied += min(copied, REPACKED)
+        high = max(2 * along, batch * heads * keys * ((4 if decayed else 3) * q.item + v.item) + copied)
         tape.op("one step", reads=[q], makes=[out], forward=high, gives=[])
         return out.transpose(1, 2)
     chunks = -(-length // BLOCK)

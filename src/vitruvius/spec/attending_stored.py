@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PREFILL = 512
 """Tokens of a prompt that go through a model at a time, so that what a piece takes does not grow with the prompt."""
+KEPT_PARTS = 8
+"""Plans of pieces of a prompt that are kept for the next layers."""
 KEYS_AT_ONCE = 4096
 """Keys of a cache that are copied in fp32 at a time where a product in their own format would be slow."""
 _PAIRS_AT_ONCE = 1 << 20

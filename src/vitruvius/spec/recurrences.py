@@ -338,37 +338,37 @@ def _correct(
 # The selective scan
 
 
-def selective_scan(x: Value, dt: Value, B: Value, C: Value) -> Value:  # noqa: N803 (the paper's letters)
-    """Outputs [B, T, D] of `selective_scan` with a skip, from x, dt [B, T, D] and B, C [B, T, N]."""
+def selective_scan(x: Value, dt: Value, inward: Value, outward: Value) -> Value:
+    """Outputs [B, T, D] of `selective_scan` with a skip, from x, dt [B, T, D], and the paper's B and C [B, T, N]."""
     tape, (batch, length, inner) = x.tape, x.shape
-    numbers = inner * B.shape[-1]
+    numbers = inner * inward.shape[-1]
     with tape.call():
-        A = exp_of_weight(tape, numbers)  # noqa: N806
+        rates = exp_of_weight(tape, numbers)
         if _is_one_step(x):
-            return _step(x.unsqueeze(2), B.shape[-1]).squeeze(2)
-        x, dt, B, C = (widened(part) for part in (x, dt, B, C))  # noqa: N806
-        tape.hold(A, x, dt, B, C)
+            return _step(x.unsqueeze(2), inward.shape[-1]).squeeze(2)
+        x, dt, inward, outward = (widened(part) for part in (x, dt, inward, outward))
+        tape.hold(rates, x, dt, inward, outward)
         v = times(x, dt)
         start = tape.fresh((batch * numbers,), item=x.item, gradient=False)
         tape.op("zeros", makes=[start], gives=[])
         tape.hold(start)
         product = v
-        v, dt, B, C = (part.transpose(0, 1).contiguous() for part in (v, dt, B, C))  # noqa: N806
+        v, dt, inward, outward = (part.transpose(0, 1).contiguous() for part in (v, dt, inward, outward))
         size = piece_length(length, batch * numbers)
         pieces = -(-length // size)
         ends = length - (pieces - 1) * size
         y = made_like(v)
         starts = tape.fresh((pieces, batch * numbers), item=x.item, gradient=False)
         state = batch * numbers * x.item
-        kept = [v, dt, A, B, C, starts]
+        kept = [v, dt, rates, inward, outward, starts]
         tape.op(
             "scan",
-            reads=[v, dt, B, C, product],
+            reads=[v, dt, inward, outward, product],
             makes=[y, starts],
             saves=kept,
             # Names hold decays and states of one piece, going back gradients too, until the next has its own.
             forward=max(3 * size, (2 * size + 3 * (size if pieces > 2 else ends)) * (pieces > 1)) * state,
-            gives=[(part, part.size) for part in (v, dt, B, C)],
+            gives=[(part, part.size) for part in (v, dt, inward, outward)],
             weights=numbers * tape.work.value_bytes,
             backward=max(4 * size * state + y.size, 3 * ((size if pieces > 2 else ends) + size) * state * (pieces > 1))
             + (y.size if batch > 1 else 0)

@@ -33,6 +33,7 @@ AT_MOST = "at most"
 REPACKED = 2 << 20
 """Bytes that products of matrices in bf16 repack at most, by measurement of oneDNN on AMX and AVX-512."""
 _FP32 = 4
+_FEW = 16
 _BLOCK = 1 << 17
 """Numbers that a thread works on at a time."""
 
@@ -162,8 +163,10 @@ class Op:
 class Tape:
     """Operations in the order in which a forward pass does them."""
 
-    def __init__(self, work: Work, *, lends: frozenset[str] = frozenset()) -> None:
+    def __init__(self, work: Work, *, lends: frozenset[str] = frozenset(), place: str = "") -> None:
         self.work = work
+        self.place = place
+        """Name of the text whose positions count: those of a source are others than those of the target."""
         self.lends = lends
         """Kinds of loans that later layers take."""
         self.lent: dict[str, Value] = {}
@@ -277,6 +280,8 @@ class Tape:
         weights = (sum(outs) * x.shape[-1] + biases) * self.work.value_bytes
         kept = x if viewed(x.shape, x.strides, (rows, x.shape[-1])) is not None else self.copy(x)
         packed = min(max(outs) * x.shape[-1] * x.item, REPACKED) if x.item < _FP32 else 0
+        if self.stored is not None:
+            packed = packed * min(rows, _FEW) // _FEW  # a product of few rows is computed in another way
         back = backward + packed
         self.op("linear", reads=[kept], makes=made, saves=[kept], forward=packed, weights=weights, backward=back)
         return made

@@ -11,7 +11,7 @@ from vitruvius.spec.tape import Value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vitruvius.spec.tape import Tape
+    from vitruvius.spec.tape import Give, Tape
 
 
 def made_like(x: Value, shape: Sequence[int] | None = None, *, item: int | None = None, gradient: bool = True) -> Value:
@@ -142,7 +142,7 @@ def total(one: Value, other: Value) -> Value:
     """A sum; where one is broadcast its gradient is summed."""
     larger = one if prod(one.shape) >= prod(other.shape) else other
     made = made_like(larger, item=max(one.item, other.item), gradient=wants(one, other))
-    gives = [(x, "same" if x.size == made.size else x.size) for x in (one, other) if wants(x)]
+    gives: list[tuple[Value, Give]] = [(x, "same" if x.size == made.size else x.size) for x in (one, other) if wants(x)]
     one.tape.op("add", reads=[one, other], makes=[made], gives=gives)
     return made
 

@@ -78,6 +78,8 @@ class Foreign:
         self._with_targets = False
         self._low_cache = False
         self._refused = "" if double else "fp64 ended the process"
+        if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+            raise UsageError("a model on the meta device has no values to probe", fix="make it with values")
         try:
             deepcopy(module)
         except Exception as error:  # noqa: BLE001 (locks, tensors with a history and more cannot be copied)

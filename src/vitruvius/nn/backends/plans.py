@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from vitruvius.nn.ops import QueryBlock
 from vitruvius.patterns import Clause, Pattern
 from vitruvius.patterns.blocks import BLOCK, Keys, idle_keys, keys_of_block, only_distance
+from vitruvius.spec.attending_stored import KEPT_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ def forget_plans() -> None:
     plan_part.cache_clear()
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=KEPT_PARTS)
 def plan_part(pattern: Pattern, start: int, stop: int, device: torch.device) -> tuple[QueryBlock, ...]:
     """Blocks for the queries [start, stop) of a row of `stop` tokens; they count queries from `start`."""
     tiler = Tiler(pattern, device)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitruvius.nn.ops import apply_rotary
 from vitruvius.nn.registry import Factory, implements
-from vitruvius.spec.positions.rope import RotaryPosition
+from vitruvius.spec.positions.rope import KEPT_TABLES, RotaryPosition
 
 if TYPE_CHECKING:
     from vitruvius.spec import Scope
@@ -39,7 +39,7 @@ class RotaryPositionModule(nn.Module):
 class _Tables:
     """Cosines and sines of the last positions asked for: layers of one call, and calls of one length, share them."""
 
-    def __init__(self, most: int = 16) -> None:
+    def __init__(self, most: int = KEPT_TABLES) -> None:
         self.most = most
         self.kept: dict[tuple[object, ...], tuple[Tensor, Tensor, Tensor]] = {}
 

@@ -85,13 +85,13 @@ class Mamba(Recurrent):
             tape.hold(whole, u)
             low = tape.linear(converted(u, z.item), [rank + 2 * self.state])[0]
             tape.hold(low)
-            dt, B, C = split(low, [rank, self.state, self.state])  # noqa: N806 (the paper's letters)
+            dt, inward, outward = split(low, [rank, self.state, self.state])
             if self.inner_norm is not None:
-                dt, B, C = (self.inner_norm.trace_normed(tape, part) for part in (dt, B, C))  # noqa: N806
-                tape.hold(dt, B, C)
+                dt, inward, outward = (self.inner_norm.trace_normed(tape, part) for part in (dt, inward, outward))
+                tape.hold(dt, inward, outward)
             steps = unary("softplus", wide_linear(dt, inner), "input")
             tape.hold(steps)
-            y = selective_scan(u, steps, B, C)
+            y = selective_scan(u, steps, inward, outward)
             tape.hold(y)
             return tape.linear(converted(gated(widened(z), y), x.item), [scope.width], biases=biases[1])[0]
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from vitruvius.spec.tape import Tape, Value
 
+KEPT_TABLES = 16
+"""Tables of cosines and sines that are kept for the next call."""
 Pairing = Literal["halves", "interleaved"]
 """Which channels turn together: `halves` i and i + half, `interleaved` 2i and 2i + 1."""
 
@@ -72,7 +74,7 @@ class RotaryPosition(Position):
         # Packed rows have tables of their own, and their rows are not worked on a few at a time.
         is_packed = tape.work.documents == "separate"
         rows = x.shape[2] * (x.shape[0] if is_packed else 1)
-        key = f"rope {self.in_context(scope.context)} {width} {x.shape[2]}"
+        key = f"{tape.place}rope {self.in_context(scope.context)} {width} {x.shape[2]}"
         tables = [tape.constant(f"{key} {which}", rows * pairs * wide) for which in ("cos", "sin")]
         turned = tape.like(x)
         # A few rows of the batch at a time, in fp32: the turned ones, and the others where they are not fp32 already.

@@ -48,7 +48,7 @@ class LearnedPosition(Position):
         """Adds rows of the table; keeps which ones."""
         length, width = x.shape[-2:]
         rows = length * (x.shape[0] if tape.work.documents == "separate" else 1)
-        ids = tape.constant("positions", 8 * rows)
+        ids = tape.constant(f"{tape.place}positions", 8 * rows)
         y, weights = tape.like(x), self.rows(scope) * width * x.item
         tape.op(
             "positions",
