@@ -97,7 +97,9 @@ class _Walk:
         self.graph, self.work = graph, work
         self.loss: Loss = loss
         self.shape = (work.batch, work.tokens, graph.scope.width)
-        self._known: dict[object, tuple[Replay, int]] = {}
+        self._known: dict[object, tuple[Replay, int, dict[str, tuple[int, ...]]]] = {}
+        self._strides: dict[str, tuple[int, ...]] = {}
+        """Of what layers lend, by its name in the step."""
 
     def stretches(self) -> Iterator[Stretch]:
         graph = self.graph
@@ -131,12 +133,15 @@ class _Walk:
         known = {"stream": reads, "source": "source"}
         known |= {f"{what}.{i}": f"{what} of {lender}.{i}" for what, lender in loans.items() for i in range(2)}
         lent = {f"{what}.{i}": f"{what} of {layer.index}.{i}" for what in loans for i in range(2)}
-        key = (layer.stack, layer.name, layer.scope.readers, layer.lends)
+        borrowed = {name: self._strides[known[name]] for name in known if known[name] in self._strides}
+        key = (layer.stack, layer.name, layer.scope.readers, layer.lends, tuple(borrowed.items()))
         if key not in self._known:
-            tape = Tape(self.work, lends=layer.lends, place=_STACKS[layer.stack])
+            tape = Tape(self.work, lends=layer.lends, loans=borrowed, place=_STACKS[layer.stack])
             y = trace_layer(tape, layer, tape.given("stream", self.shape))
-            self._known[key] = (tape.replay(y), tape.unsure)
-        replay, unsure = self._known[key]
+            strides = {name: value.strides for name, value in tape.lent.items()}
+            self._known[key] = (tape.replay(y), tape.unsure, strides)
+        replay, unsure, strides = self._known[key]
+        self._strides |= {lent[name]: steps for name, steps in strides.items()}
         return Stretch(
             name=f"{_STACKS[layer.stack]}layer {layer.index}",
             replay=replay,

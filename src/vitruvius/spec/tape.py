@@ -23,7 +23,7 @@ from vitruvius.spec.replay import Replay, replay
 from vitruvius.spec.strides import contiguous, dense, viewed
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from vitruvius.spec.attending_stored import Stored
     from vitruvius.spec.costs import Activations, Work
@@ -163,8 +163,17 @@ class Op:
 class Tape:
     """Operations in the order in which a forward pass does them."""
 
-    def __init__(self, work: Work, *, lends: frozenset[str] = frozenset(), place: str = "") -> None:
+    def __init__(
+        self,
+        work: Work,
+        *,
+        lends: frozenset[str] = frozenset(),
+        loans: Mapping[str, tuple[int, ...]] | None = None,
+        place: str = "",
+    ) -> None:
         self.work = work
+        self.loans = loans or {}
+        """Strides of what earlier layers lend, by name."""
         self.place = place
         """Name of the text whose positions count: those of a source are others than those of the target."""
         self.lends = lends
@@ -194,6 +203,12 @@ class Tape:
             slot = self._slot() if gradient else -1
             self._known[key] = Value(self, tuple(shape), dense(shape), item, storage, slot)
         return self._known[key]
+
+    def borrowed(self, key: str, shape: Sequence[int]) -> Value:
+        """What an earlier layer lends, [B, G, T, K]; by default its heads lie side by side in each token."""
+        batch, groups, length, width = shape
+        x = self.given(key, (batch, length, groups, width)).transpose(1, 2)
+        return Value(self, x.shape, self.loans.get(key, x.strides), x.item, x.storage, x.slot)
 
     def constant(self, key: str, size: int) -> Value:
         """Bytes that all layers share and that need no gradient: tables, masks, ids. Counted once for the model."""

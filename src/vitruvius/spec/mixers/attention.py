@@ -192,7 +192,7 @@ class Attention(Seeing):
             if self.position is not None:
                 q, _ = self.position.trace_turned(tape, q, q.one_head(), x, scope)
             tape.hold(q)
-            lent = [tape.given(f"keys.{i}", (batch, length, self.groups, head)).transpose(1, 2) for i in range(2)]
+            lent = [tape.borrowed(f"keys.{i}", (batch, self.groups, length, head)) for i in range(2)]
             return attend(tape, q, *lent, pattern=self.pattern(), scores=self._scores(tape, x, scope))
 
     def _scores(self, tape: Tape, x: Value, scope: Scope) -> Scores:
@@ -202,8 +202,7 @@ class Attention(Seeing):
         return replace(asked, softcap=self.logit_cap is not None, sink=sink)
 
     def _mixed(self, tape: Tape, v: Value) -> Value:
-        batch, groups, length, head = v.shape
-        other = tape.given("values.0", (batch, length, groups, head)).transpose(1, 2)
+        other = tape.borrowed("values.0", v.shape)
         mixed = [
             tape.pointwise("value mix", each, saves=[each], backward=each.size, weights=tape.work.value_bytes)
             for each in (v, other)

@@ -64,7 +64,7 @@ class GatedAdditivePosition(Position):
             gate = unary("sigmoid", tape.linear(x, [width], biases=width)[0], "output")
             tape.hold(gate)
             rows, product = tape.fresh((length, width), gradient=False), tape.like(gate)
-            ids = [tape.constant("positions", 8 * length)] if learned else []
+            ids = [tape.constant(f"{tape.place}positions", 8 * length)] if learned else []
             making = 0 if learned else 4 * 8 * length * width
             tape.op("rows", reads=ids, makes=[rows], saves=ids, forward=making, gives=[])
             table = self.added.tensors(scope).get("weight")
