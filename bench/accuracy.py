@@ -157,18 +157,26 @@ def cache_table(rows: dict[str, Any]) -> str:
 
 
 def memory_table(rows: list[dict[str, Any]]) -> str:
-    """Peaks of training and decoding against what the allocator counted."""
-    lines = [
-        "| what | model | batch x tokens | format | settings | predicted | measured | error |",
-        "| --- | --- | ---: | --- | --- | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        off = 100 * (row["predicted"] / row["measured"] - 1)
-        lines.append(
-            f"| {row['what']} | {row['name']} | {row['batch']} x {row['tokens']:,} | {row['dtype']} | "
-            f"{row['settings']} | {row['predicted']:,} | {row['measured']:,} | {off:+.2f} % |"
+    """Peaks of training and decoding against what the allocator counted, and how far they are off at most."""
+    parts: list[str] = []
+    for work in dict.fromkeys(row["work"] for row in rows):
+        mine = [row for row in rows if row["work"] == work]
+        errors = [row["error_percent"] for row in mine]
+        parts.append(
+            f"**{work}**: {len(mine)} rows, errors from {min(errors):+.2f} % to {max(errors):+.2f} %.\n\n"
+            "| design | batch x tokens | format | settings | predicted bytes | measured bytes | error |\n"
+            "| --- | ---: | --- | --- | ---: | ---: | ---: |\n" + "\n".join(_memory_row(row) for row in mine)
         )
-    return "\n".join(lines)
+    return "\n\n".join(parts)
+
+
+def _memory_row(row: dict[str, Any]) -> str:
+    usual = {"optimizer": "adamw", "checkpointing": "none", "accumulate": 1}
+    settings = ", ".join(f"{k} {row[k]}" for k, v in usual.items() if row.get(k) not in {v, None}) or "-"
+    return (
+        f"| {row['component']} | {row['batch']} x {row['tokens']:,} | {row['dtype']} | {settings} | "
+        f"{row['predicted_bytes']:,} | {row['measured_bytes']:,} | {row['error_percent']:+.2f} % |"
+    )
 
 
 def written(page: str, name: str, table: str) -> str:
@@ -182,14 +190,17 @@ def main() -> None:
     """Measure, print, and write when asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="fill the tables of docs/accuracy.md")
-    parser.add_argument("--memory", type=Path, help="rows that bench/memory.py --json printed")
+    parser.add_argument(
+        "--memory", type=Path, action="append", default=[], help="what bench/memory.py --json printed; repeatable"
+    )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     args = parser.parse_args()
     found = measure()
     tables = {"parameters": parameters_table(found["rows"]), "caches": cache_table(found["rows"])}
     tables["versions"] = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    if args.memory is not None:
-        tables["memory"] = memory_table(json.loads(args.memory.read_text())["rows"])
+    measured = [row for path in args.memory for row in json.loads(path.read_text())["rows"]]
+    if measured:
+        tables["memory"] = memory_table(measured)
     if args.write:
         page = PAGE.read_text(encoding="utf-8")
         for name, table in tables.items():
