@@ -15,7 +15,6 @@ from vitruvius.nn.weights import tables_that_grow
 from vitruvius.patterns import parse
 from vitruvius.sizing.levels import levels_of
 from vitruvius.spec import Architecture, Block, preset, preset_names, resolve, shrink, to_yaml
-from vitruvius.spec.activity import steps
 from vitruvius.spec.costs import Work
 from vitruvius.spec.ffn.mlp import GeGLU, Mlp, SwiGLU
 from vitruvius.spec.mixers.attention import Attention
@@ -23,6 +22,7 @@ from vitruvius.spec.norms import LayerNorm, RMSNorm
 from vitruvius.spec.positions.alibi import ALiBi
 from vitruvius.spec.positions.rope import RotaryPosition
 from vitruvius.spec.positions.t5 import T5Position
+from vitruvius.spec.tracing.activity import steps
 
 BYTES = {"fp32": 4, "bf16": 2}
 

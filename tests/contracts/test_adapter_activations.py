@@ -13,9 +13,9 @@ from vitruvius.sizing.levels import levels_of
 from vitruvius.sizing.training import training_memory
 from vitruvius.sizing.workload import Adapters, Workload
 from vitruvius.spec import preset, shrink
-from vitruvius.spec.activity import steps
 from vitruvius.spec.costs import Work
 from vitruvius.spec.rules import ensure
+from vitruvius.spec.tracing.activity import steps
 
 BATCH, TOKENS, RANK = 2, 64, 4
 

@@ -16,7 +16,7 @@ from vitruvius.nn.updates import after_step
 from vitruvius.spec import preset, preset_names, shrink
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contracts"))
-from specs import architectures
+from specs import architectures  # pyright: ignore[reportMissingImports]
 
 
 def one_step(architecture, checkpointing, *, dtype="fp64", passes=2, packed=False, replay=None, tokens=24):

@@ -26,7 +26,7 @@ from vitruvius.nn import build
 from vitruvius.nn.backends.packed import forget_batches
 from vitruvius.nn.backends.plans import forget_plans
 from vitruvius.nn.positions.rope import forget_tables
-from vitruvius.spec.attending_stored import PREFILL
+from vitruvius.spec.tracing.attending_stored import PREFILL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ import torch
 
 from vitruvius.errors import UsageError
 from vitruvius.inference.sampling import Sampler
-from vitruvius.spec.attending_stored import PREFILL
+from vitruvius.spec.tracing.attending_stored import PREFILL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

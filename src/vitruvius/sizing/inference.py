@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.patterns.blocks import BLOCK, keys_of_block
 from vitruvius.sizing.formats import BYTES_PER_VALUE, weight_format
-from vitruvius.spec.activity import trace_layer
-from vitruvius.spec.attending import TILE_SCORES
-from vitruvius.spec.attending_stored import KEPT_PARTS, PREFILL, Stored
 from vitruvius.spec.costs import Work
 from vitruvius.spec.layer import Stack
 from vitruvius.spec.mixers.attention import Attention
 from vitruvius.spec.mixers.seeing import Seeing
 from vitruvius.spec.positions.rope import KEPT_TABLES, RotaryPosition
-from vitruvius.spec.tape import Tape
+from vitruvius.spec.tracing.activity import trace_layer
+from vitruvius.spec.tracing.attending import TILE_SCORES
+from vitruvius.spec.tracing.attending_stored import KEPT_PARTS, PREFILL, Stored
+from vitruvius.spec.tracing.tape import Tape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vitruvius.spec.costs import AttentionKernel
     from vitruvius.spec.graph import Graph
     from vitruvius.spec.layer import Layer
-    from vitruvius.spec.tape import Value
+    from vitruvius.spec.tracing.tape import Value
 
 Moment = Literal["prefill", "decode", "forward"]
 """`forward` is the one pass over a whole text of a model that sees later tokens, and has no cache."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.sizing.parts import Part
-from vitruvius.spec.tape import AT_MOST
+from vitruvius.spec.tracing.tape import AT_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vitruvius.spec.activity import Stretch
+    from vitruvius.spec.tracing.activity import Stretch
 
 Checkpointing = Literal["none", "layers"]
 RANDOM_STATE = 5056

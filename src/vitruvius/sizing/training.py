@@ -18,8 +18,8 @@ from vitruvius.sizing.fragmentation import margin_of
 from vitruvius.sizing.levels import Levels, levels_of
 from vitruvius.sizing.parts import Part
 from vitruvius.sizing.updates import OptimizerMemory, optimizer_memory
-from vitruvius.spec.activity import steps
 from vitruvius.spec.costs import Work
+from vitruvius.spec.tracing.activity import steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

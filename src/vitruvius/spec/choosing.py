@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     from vitruvius.errors import Finding
     from vitruvius.spec.costs import TensorSpec
-    from vitruvius.spec.routing import Routed
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.routing import Routed
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 class Chooser:
@@ -30,7 +30,7 @@ class Chooser:
 
     def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
         """Write on a tape what choosing experts for tokens [N, D] does: by default a map of them and a softmax."""
-        from vitruvius.spec import routing
+        from vitruvius.spec.tracing import routing
 
         scores = routing.scores(tape, x, experts)
         weights = routing.gathered(scores, routing.largest(tape, scores, top_k))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vitruvius.spec.costs import LINEAR_ROLES, Activations, Flops
-from vitruvius.spec.tape import Tape
+from vitruvius.spec.tracing.tape import Tape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vitruvius.spec.costs import TensorSpec, Work
     from vitruvius.spec.scope import Scope
-    from vitruvius.spec.tape import Value
+    from vitruvius.spec.tracing.tape import Value
 
 
 class Costing:

@@ -7,16 +7,16 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding, UsageError
-from vitruvius.spec.attending import Scores
-from vitruvius.spec.attending_open import attend_open
 from vitruvius.spec.expressions import evaluate
 from vitruvius.spec.node import Cross, Flops, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
-from vitruvius.spec.tape_ops import fused
+from vitruvius.spec.tracing.attending import Scores
+from vitruvius.spec.tracing.attending_open import attend_open
+from vitruvius.spec.tracing.tape_ops import fused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

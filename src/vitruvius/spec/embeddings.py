@@ -10,7 +10,7 @@ from vitruvius.spec.node import Flops, Node, Norm, Position, Scope, TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.spec.losing import cross_entropy
 from vitruvius.spec.node import Flops, Head, PositiveFloat, Scope, TensorSpec, register
 from vitruvius.spec.norms import LayerNorm
+from vitruvius.spec.tracing.losing import cross_entropy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vitruvius.spec.losing import Loss
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.losing import Loss
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

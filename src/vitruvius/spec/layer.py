@@ -114,8 +114,8 @@ class Layer:
 
     def activations(self, work: Work) -> Activations:
         """Bytes that training holds because of the layer, norms and the stream that enters it included."""
-        from vitruvius.spec.activity import trace_layer
-        from vitruvius.spec.tape import Tape
+        from vitruvius.spec.tracing.activity import trace_layer
+        from vitruvius.spec.tracing.tape import Tape
 
         tape = Tape(work, lends=frozenset(self.lends))
         y = trace_layer(tape, self, tape.given("stream", (work.batch, work.tokens, self.scope.width)))

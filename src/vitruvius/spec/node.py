@@ -19,10 +19,10 @@ from vitruvius.errors import UsageError
 from vitruvius.spec.choosing import Chooser
 from vitruvius.spec.costing import Costing
 from vitruvius.spec.costs import LINEAR_ROLES, Activations, Flops, LearnedTable, Role, StateSpec, TensorSpec, Work
-from vitruvius.spec.losing import Losing
 from vitruvius.spec.mixing import Mixing
 from vitruvius.spec.placing import Norming, Placing
 from vitruvius.spec.scope import Heads, Scope, Twin
+from vitruvius.spec.tracing.losing import Losing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -7,12 +7,12 @@ from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.spec.node import Norm, PositiveFloat, TensorSpec, register
-from vitruvius.spec.strides import contiguous, viewed
+from vitruvius.spec.tracing.strides import contiguous, viewed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vitruvius.spec.tape import Give, Tape, Value
+    from vitruvius.spec.tracing.tape import Give, Tape, Value
 
 
 @register

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vitruvius.patterns import Pattern
-    from vitruvius.spec.attending import Scores
     from vitruvius.spec.costs import TensorSpec
     from vitruvius.spec.scope import Heads, Scope
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.attending import Scores
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 class Placing:
@@ -40,7 +40,7 @@ class Placing:
     def trace_scores(self, tape: Tape, heads: Heads, x: Value, scope: Scope) -> Scores:
         """What its hooks `bias`, `table_bias` and `decay` ask of the scores."""
         del scope
-        from vitruvius.spec.attending import Scores
+        from vitruvius.spec.tracing.attending import Scores
 
         if self.acts_on != "scores":
             return Scores()
@@ -52,7 +52,7 @@ class Placing:
     ) -> Value:
         """What its hook `attend` does, [B, H, T, V]: by default as attention without positions, and unsure of it."""
         del x, scope
-        from vitruvius.spec.attending import Scores, attend
+        from vitruvius.spec.tracing.attending import Scores, attend
 
         tape.unsure += q.size + k.size + v.size
         return attend(tape, q, k, v, pattern=pattern, scores=Scores())

@@ -15,7 +15,7 @@ from vitruvius.nn.ops.recurrence import (
     short_conv,
     short_conv_matmul,
 )
-from vitruvius.spec import recurrences
+from vitruvius.spec.tracing import recurrences
 
 
 def scan_inputs(*, b=2, t=13, d=3, n=4, strength=1.0, seed=0):

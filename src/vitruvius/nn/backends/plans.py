@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from vitruvius.nn.ops import QueryBlock
 from vitruvius.patterns import Clause, Pattern
 from vitruvius.patterns.blocks import BLOCK, Keys, idle_keys, keys_of_block, only_distance
-from vitruvius.spec.attending_stored import KEPT_PARTS
+from vitruvius.spec.tracing.attending_stored import KEPT_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

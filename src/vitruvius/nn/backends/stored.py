@@ -18,7 +18,7 @@ from vitruvius.nn.backends.scores import added, sink_share, softcapped, wide
 from vitruvius.nn.backends.table import STORED, Row, Situation, Work, lookup
 from vitruvius.nn.ops import QueryBlock
 from vitruvius.patterns import causal
-from vitruvius.spec.attending_stored import KEYS_AT_ONCE
+from vitruvius.spec.tracing.attending_stored import KEYS_AT_ONCE
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vitruvius.spec.attending_stored import mask_rows
+from vitruvius.spec.tracing.attending_stored import mask_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vitruvius.sizing.levels import levels_of
 from vitruvius.sizing.parallel.sharding import layer_parts, stays_whole
-from vitruvius.spec.activity import steps
 from vitruvius.spec.costs import Work
+from vitruvius.spec.tracing.activity import steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vitruvius.sizing.workload import Checkpointing, Workload
-    from vitruvius.spec.activity import Stretch
     from vitruvius.spec.graph import Graph
     from vitruvius.spec.layer import Layer, Stack
+    from vitruvius.spec.tracing.activity import Stretch
 
 SequenceParallel = Literal["off", "on"]
 """Whether tensor-parallel ranks divide norms and the inputs of sublayers along the sequence."""

@@ -10,7 +10,7 @@ from vitruvius.spec.node import FeedForward, PositiveInt, Scope, TensorSpec, reg
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "relu2", "silu"]
 

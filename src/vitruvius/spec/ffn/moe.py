@@ -25,7 +25,7 @@ from vitruvius.spec.routers.softmax import SoftmaxRouter
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 STACKABLE = (Mlp, Gated)
 """Families of experts that are computed stacked; a kind that derives from one keeps its formula and tensor names."""
@@ -79,7 +79,7 @@ class Moe(FeedForward):
 
     def trace(self, tape: Tape, x: Value, scope: Scope) -> Value:
         """Each token through its experts, weighted, and through the shared expert when there is one."""
-        from vitruvius.spec.routing import trace_mixture
+        from vitruvius.spec.tracing.routing import trace_mixture
 
         return trace_mixture(tape, self, x, scope)
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.patterns import shrink_text
-from vitruvius.spec.attending import Scores, attend
 from vitruvius.spec.mixers.seeing import Seeing, divisors_of
 from vitruvius.spec.node import (
     Heads,
@@ -24,12 +23,13 @@ from vitruvius.spec.node import (
     under,
 )
 from vitruvius.spec.reporting import printable, quoted
+from vitruvius.spec.tracing.attending import Scores, attend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.spec.mixing import Mixing
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 _NARROWEST_TWIN, _WIDEST_TWIN = 8, 256
 """Channels of a head of a small twin."""

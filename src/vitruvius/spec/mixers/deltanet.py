@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.spec.costs import Start
-from vitruvius.spec.linear_parts import gated_norm, log_decay, short_conv, unit
 from vitruvius.spec.mixers.recurrent import (
     NormedHeads,
     conv_findings,
@@ -19,14 +18,15 @@ from vitruvius.spec.mixers.recurrent import (
     width_findings,
 )
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
-from vitruvius.spec.recurrences import gated_delta
-from vitruvius.spec.tape_ops import joined, split, unary, widened
+from vitruvius.spec.tracing.linear_parts import gated_norm, log_decay, short_conv, unit
+from vitruvius.spec.tracing.recurrences import gated_delta
+from vitruvius.spec.tracing.tape_ops import joined, split, unary, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.errors import Finding
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 Eigenvalues = Literal["positive", "both"]
 """Range of what the state is multiplied by along a key: 0 to 1, or -1 to 1."""

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.patterns import shrink_text
-from vitruvius.spec.attending import Scores, attend
-from vitruvius.spec.linear_parts import difference
 from vitruvius.spec.mixers.seeing import Seeing, divisors_of
 from vitruvius.spec.node import (
     Heads,
@@ -25,12 +23,14 @@ from vitruvius.spec.node import (
     under,
 )
 from vitruvius.spec.norms import RMSNorm
-from vitruvius.spec.tape_ops import cut, joined, split, times
+from vitruvius.spec.tracing.attending import Scores, attend
+from vitruvius.spec.tracing.linear_parts import difference
+from vitruvius.spec.tracing.tape_ops import cut, joined, split, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 _LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 

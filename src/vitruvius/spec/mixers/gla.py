@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.linear_parts import gated_norm
 from vitruvius.spec.mixers.recurrent import NormedHeads, matrix_state, small, width_findings
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
-from vitruvius.spec.recurrences import gated_delta
-from vitruvius.spec.tape_ops import made_like, widened
+from vitruvius.spec.tracing.linear_parts import gated_norm
+from vitruvius.spec.tracing.recurrences import gated_delta
+from vitruvius.spec.tracing.tape_ops import made_like, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.costs import Start
-from vitruvius.spec.linear_parts import gated, short_conv, wide_linear
 from vitruvius.spec.mixers.recurrent import Recurrent, conv_findings, conv_state, conv_tensor, small, step_bias
 from vitruvius.spec.node import Norm, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register, under
-from vitruvius.spec.recurrences import selective_scan
-from vitruvius.spec.tape_ops import converted, split, unary, widened
+from vitruvius.spec.tracing.linear_parts import gated, short_conv, wide_linear
+from vitruvius.spec.tracing.recurrences import selective_scan
+from vitruvius.spec.tracing.tape_ops import converted, split, unary, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

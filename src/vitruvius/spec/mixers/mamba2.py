@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.spec.costs import Start
-from vitruvius.spec.linear_parts import gated_norm, log_decay, short_conv
 from vitruvius.spec.mixers.recurrent import (
     Recurrent,
     conv_findings,
@@ -18,14 +17,15 @@ from vitruvius.spec.mixers.recurrent import (
     step_bias,
 )
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
-from vitruvius.spec.recurrences import gated_delta
-from vitruvius.spec.tape_ops import by_weight, split, times, total, wide_weight
+from vitruvius.spec.tracing.linear_parts import gated_norm, log_decay, short_conv
+from vitruvius.spec.tracing.recurrences import gated_delta
+from vitruvius.spec.tracing.tape_ops import by_weight, split, times, total, wide_weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.errors import Finding
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

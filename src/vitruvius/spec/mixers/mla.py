@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.patterns import shrink_text
-from vitruvius.spec.attending import Scores, attend
-from vitruvius.spec.attending_stored import attend_stored, beside
 from vitruvius.spec.mixers.seeing import Seeing
 from vitruvius.spec.node import (
     Heads,
@@ -26,13 +24,15 @@ from vitruvius.spec.node import (
 )
 from vitruvius.spec.norms import RMSNorm
 from vitruvius.spec.positions.fox import ForgettingPosition
-from vitruvius.spec.tape_ops import expand, joined, split
+from vitruvius.spec.tracing.attending import Scores, attend
+from vitruvius.spec.tracing.attending_stored import attend_stored, beside
+from vitruvius.spec.tracing.tape_ops import expand, joined, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.attending_stored import Stored
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.attending_stored import Stored
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.linear_parts import gated, rms
 from vitruvius.spec.mixers.recurrent import NormedHeads, matrix_state, small, width_findings
 from vitruvius.spec.node import PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
 from vitruvius.spec.positions.rope import RotaryPosition
-from vitruvius.spec.recurrences import gated_delta
-from vitruvius.spec.tape_ops import converted, expand, widened
+from vitruvius.spec.tracing.linear_parts import gated, rms
+from vitruvius.spec.tracing.recurrences import gated_delta
+from vitruvius.spec.tracing.tape_ops import converted, expand, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 SLOWEST = 40
 """Halvings of the rate at which a head forgets, beyond which fp32 holds no difference from never."""

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.costs import Start
-from vitruvius.spec.linear_parts import biased, difference, head_sum, layer_normed, low_rank, short_conv, unit
 from vitruvius.spec.mixers.recurrent import NormedHeads, conv_state, matrix_state
 from vitruvius.spec.node import Heads, PositiveFloat, PositiveInt, Scope, StateSpec, TensorSpec, Twin, register
-from vitruvius.spec.recurrences import rank_one
 from vitruvius.spec.reporting import printable, quoted
-from vitruvius.spec.tape_ops import by_weight, converted, times, total, unary, widened
+from vitruvius.spec.tracing.linear_parts import biased, difference, head_sum, layer_normed, low_rank, short_conv, unit
+from vitruvius.spec.tracing.recurrences import rank_one
+from vitruvius.spec.tracing.tape_ops import by_weight, converted, times, total, unary, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.spec.mixing import Mixing
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 SHIFTED = ("r", "w", "k", "v", "a", "g")
 """What is made of a mixture of the token and the one before: receptance, decay, key, value, rate, gate."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.spec.linear_parts import short_conv
 from vitruvius.spec.mixers.recurrent import Recurrent, conv_findings, conv_state, conv_tensor
 from vitruvius.spec.node import PositiveInt, Scope, StateSpec, TensorSpec, register
-from vitruvius.spec.tape_ops import converted, split, times
+from vitruvius.spec.tracing.linear_parts import short_conv
+from vitruvius.spec.tracing.tape_ops import converted, split, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.errors import Finding
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

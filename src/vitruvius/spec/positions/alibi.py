@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from math import floor, log2
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.spec.attending import Scores
 from vitruvius.spec.node import Position, register
+from vitruvius.spec.tracing.attending import Scores
 
 if TYPE_CHECKING:
     from vitruvius.spec.scope import Heads, Scope
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

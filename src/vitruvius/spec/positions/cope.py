@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.attending_cope import attend_cope
 from vitruvius.spec.node import Heads, Position, PositiveInt, Scope, TensorSpec, Twin, register
+from vitruvius.spec.tracing.attending_cope import attend_cope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.patterns import Pattern
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 MOST_POSITIONS = 65_536
 

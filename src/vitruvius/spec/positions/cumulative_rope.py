@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.linear_parts import wide_linear
 from vitruvius.spec.node import Heads, Position, PositiveFloat, Scope, StateSpec, TensorSpec, register
-from vitruvius.spec.running import rotated
-from vitruvius.spec.tape_ops import converted, unary
+from vitruvius.spec.tracing.linear_parts import wide_linear
+from vitruvius.spec.tracing.running import rotated
+from vitruvius.spec.tracing.tape_ops import converted, unary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

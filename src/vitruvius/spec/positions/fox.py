@@ -7,14 +7,14 @@ from math import expm1, log
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.attending import Scores
 from vitruvius.spec.node import Heads, Position, PositiveFloat, Scope, StateSpec, TensorSpec, register
-from vitruvius.spec.running import cumulative_decay
+from vitruvius.spec.tracing.attending import Scores
+from vitruvius.spec.tracing.running import cumulative_decay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 LONGEST_HORIZON = 1e6
 """Tokens. Beyond it the gate's start is so near to one that fp32 cannot tell it from never forgetting."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 from vitruvius.errors import Finding
 from vitruvius.spec.node import LearnedTable, Position, PositiveFloat, PositiveInt, Scope, TensorSpec, Twin, register
 from vitruvius.spec.positions.tables import LearnedPosition, SinusoidalPosition
-from vitruvius.spec.tape_ops import unary
+from vitruvius.spec.tracing.tape_ops import unary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

@@ -7,9 +7,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.attending_path import Maps, attend_path
 from vitruvius.spec.costs import Start
-from vitruvius.spec.linear_parts import wide_linear
 from vitruvius.spec.node import (
     Heads,
     Position,
@@ -22,14 +20,16 @@ from vitruvius.spec.node import (
     register,
 )
 from vitruvius.spec.positions.fox import gate_tensors, horizon_findings
-from vitruvius.spec.running import convolved, cumulative_decay, divided_by_norm
-from vitruvius.spec.tape_ops import unary, widened
+from vitruvius.spec.tracing.attending_path import Maps, attend_path
+from vitruvius.spec.tracing.linear_parts import wide_linear
+from vitruvius.spec.tracing.running import convolved, cumulative_decay, divided_by_norm
+from vitruvius.spec.tracing.tape_ops import unary, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.patterns import Pattern
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 MOST_TAPS = 64
 

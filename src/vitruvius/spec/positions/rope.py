@@ -15,7 +15,7 @@ from vitruvius.spec.node import LARGEST, Position, PositiveFloat, Scaling, Scope
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 KEPT_TABLES = 16
 """Tables of cosines and sines that are kept for the next call."""

@@ -8,13 +8,13 @@ from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.attending import Scores
 from vitruvius.spec.node import Heads, Position, PositiveInt, Scope, TensorSpec, register
+from vitruvius.spec.tracing.attending import Scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 MOST_BUCKETS = 1024
 """Far beyond any published table."""

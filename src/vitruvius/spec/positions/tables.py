@@ -12,7 +12,7 @@ from vitruvius.spec.placing import added_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, Router, Scope, TensorSpec, register
-from vitruvius.spec.tape_ops import unary
+from vitruvius.spec.tracing.tape_ops import unary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.routing import Routed
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.routing import Routed
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register
@@ -33,7 +33,7 @@ class ExpertChoiceRouter(Router):
 
     def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
         """Probabilities of every token with every expert, and which of these pairs are taken."""
-        from vitruvius.spec import routing
+        from vitruvius.spec.tracing import routing
 
         del top_k
         with tape.call():

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from vitruvius.spec.node import NonNegativeInt, Router, register
 
 if TYPE_CHECKING:
-    from vitruvius.spec.routing import Routed
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.routing import Routed
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register
@@ -23,7 +23,7 @@ class HashRouter(Router):
 
     def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
         """Ids and constant weights; of the draws nothing is left."""
-        from vitruvius.spec import routing
+        from vitruvius.spec.tracing import routing
 
         chosen = tape.fresh((x.shape[0], top_k), item=8, gradient=False)
         weights = tape.fresh(chosen.shape, item=tape.work.wide_bytes, gradient=False)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, PositiveFloat, PositiveInt, Router, TensorSpec, register
-from vitruvius.spec.tape_ops import unary
+from vitruvius.spec.tracing.tape_ops import unary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vitruvius.spec.routing import Routed
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.routing import Routed
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 @register
@@ -45,7 +45,7 @@ class SigmoidRouter(Router):
 
     def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
         """Scores of all, the chosen and their weights, and what the loss reads."""
-        from vitruvius.spec import routing
+        from vitruvius.spec.tracing import routing
 
         with tape.call():
             scores = unary("sigmoid", routing.scores(tape, x, experts), "output")

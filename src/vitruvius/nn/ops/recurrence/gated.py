@@ -23,7 +23,7 @@ import torch
 from vitruvius.nn.ops.recurrence.carry import carry_corrections, carry_state
 from vitruvius.nn.ops.recurrence.chunks import Borders, Chunks, borders, exp_of_decay, working_dtype
 from vitruvius.nn.ops.recurrence.scores import Rows, scores_by_channel, scores_by_token
-from vitruvius.spec.recurrences import CHUNK, chunk_length
+from vitruvius.spec.tracing.recurrences import CHUNK, chunk_length
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from vitruvius.nn.ops.compiling import uncompiled
 from vitruvius.nn.ops.recurrence.chunks import exp_of_decay, segments_of, working_dtype
-from vitruvius.spec.recurrences import piece_length
+from vitruvius.spec.tracing.recurrences import piece_length
 
 if TYPE_CHECKING:
     from torch import Tensor

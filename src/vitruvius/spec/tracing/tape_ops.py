@@ -5,13 +5,13 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from vitruvius.spec.strides import dense
-from vitruvius.spec.tape import Value
+from vitruvius.spec.tracing.strides import dense
+from vitruvius.spec.tracing.tape import Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vitruvius.spec.tape import Give, Tape
+    from vitruvius.spec.tracing.tape import Give, Tape
 
 
 def made_like(x: Value, shape: Sequence[int] | None = None, *, item: int | None = None, gradient: bool = True) -> Value:

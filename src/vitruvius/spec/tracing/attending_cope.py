@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from vitruvius.patterns.blocks import BLOCK
 from vitruvius.patterns.segments import segments
-from vitruvius.spec.tape import Tape
-from vitruvius.spec.tape_ops import converted, made_like, matmul, times, total, unary, widened
+from vitruvius.spec.tracing.tape import Tape
+from vitruvius.spec.tracing.tape_ops import converted, made_like, matmul, times, total, unary, widened
 
 if TYPE_CHECKING:
     from vitruvius.patterns import Pattern
-    from vitruvius.spec.attending_stored import Stored
-    from vitruvius.spec.tape import Value
+    from vitruvius.spec.tracing.attending_stored import Stored
+    from vitruvius.spec.tracing.tape import Value
 
 
 def attend_cope(q: Value, k: Value, v: Value, *, pattern: Pattern, positions: int, per_head: bool) -> Value:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitruvius.spec.costs import Activations, Work
-from vitruvius.spec.strides import contiguous, dense, viewed
-from vitruvius.spec.tape import Tape
+from vitruvius.spec.tracing.strides import contiguous, dense, viewed
+from vitruvius.spec.tracing.tape import Tape
 
 WORK = Work(batch=2, tokens=3, value_bytes=2)
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from vitruvius.patterns.blocks import BLOCK
 from vitruvius.patterns.segments import segments
-from vitruvius.spec.attending_cope import grouped_scores, masked, weighted_sum
-from vitruvius.spec.linear_parts import difference
-from vitruvius.spec.tape import REPACKED, Tape
-from vitruvius.spec.tape_ops import cut, joined, made_like, matmul, split, times, total, unary, wants, widened
+from vitruvius.spec.tracing.attending_cope import grouped_scores, masked, weighted_sum
+from vitruvius.spec.tracing.linear_parts import difference
+from vitruvius.spec.tracing.tape import REPACKED, Tape
+from vitruvius.spec.tracing.tape_ops import cut, joined, made_like, matmul, split, times, total, unary, wants, widened
 
 if TYPE_CHECKING:
     from vitruvius.patterns import Pattern
-    from vitruvius.spec.attending_stored import Stored
-    from vitruvius.spec.replay import Replay
-    from vitruvius.spec.tape import Value
+    from vitruvius.spec.tracing.attending_stored import Stored
+    from vitruvius.spec.tracing.replay import Replay
+    from vitruvius.spec.tracing.tape import Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

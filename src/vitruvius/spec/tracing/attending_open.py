@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vitruvius.spec.attending import Scores
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.attending import Scores
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 
 def attend_open(tape: Tape, q: Value, k: Value, v: Value, *, scores: Scores) -> Value:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.spec.tape_ops import by_weight, converted, made_like, times, unary, wants, wide_weight, widened
+from vitruvius.spec.tracing.tape_ops import by_weight, converted, made_like, times, unary, wants, wide_weight, widened
 
 if TYPE_CHECKING:
-    from vitruvius.spec.tape import Give, Tape, Value
+    from vitruvius.spec.tracing.tape import Give, Tape, Value
 
 
 def short_conv(

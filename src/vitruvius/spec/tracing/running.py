@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vitruvius.spec.linear_parts import wide_linear
-from vitruvius.spec.tape_ops import cut, made_like, times, unary, wants, wide_weight, widened
+from vitruvius.spec.tracing.linear_parts import wide_linear
+from vitruvius.spec.tracing.tape_ops import cut, made_like, times, unary, wants, wide_weight, widened
 
 if TYPE_CHECKING:
-    from vitruvius.spec.tape import Value
+    from vitruvius.spec.tracing.tape import Value
 
 
 def log_sigmoid(x: Value) -> Value:

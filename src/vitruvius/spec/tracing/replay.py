@@ -10,7 +10,7 @@ from vitruvius.spec.costs import Activations
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from vitruvius.spec.tape import Op, Storage, Value
+    from vitruvius.spec.tracing.tape import Op, Storage, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.spec.tape import REPACKED
+from vitruvius.spec.tracing.tape import REPACKED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vitruvius.spec.costs import TensorSpec
     from vitruvius.spec.scope import Scope
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 CHUNK_LOGITS = 1 << 24
 """Logits held at a time; `vitruvius.nn.ops.cross_entropy` says why."""

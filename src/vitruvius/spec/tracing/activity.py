@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vitruvius.spec.layer import Stack
-from vitruvius.spec.tape import Tape
+from vitruvius.spec.tracing.tape import Tape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from vitruvius.spec.costs import Work
     from vitruvius.spec.graph import Graph
     from vitruvius.spec.layer import Layer
-    from vitruvius.spec.losing import Loss
     from vitruvius.spec.node import Component
-    from vitruvius.spec.replay import Replay
-    from vitruvius.spec.tape import Value
+    from vitruvius.spec.tracing.losing import Loss
+    from vitruvius.spec.tracing.replay import Replay
+    from vitruvius.spec.tracing.tape import Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

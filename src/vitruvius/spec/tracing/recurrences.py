@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vitruvius.spec.linear_parts import exp_of_weight
-from vitruvius.spec.tape_ops import (
+from vitruvius.spec.tracing.linear_parts import exp_of_weight
+from vitruvius.spec.tracing.tape_ops import (
     by_weight,
     first,
     made_like,
@@ -27,7 +27,7 @@ from vitruvius.spec.tape_ops import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vitruvius.spec.tape import Value
+    from vitruvius.spec.tracing.tape import Value
 
 CHUNK = 64
 """Tokens of a chunk: a power of two."""

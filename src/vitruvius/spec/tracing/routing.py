@@ -7,12 +7,12 @@ from math import ceil, erfc, sqrt
 from typing import TYPE_CHECKING
 
 from vitruvius.spec.ffn.mlp import Gated, Mlp
-from vitruvius.spec.tape_ops import converted, times, total, unary, wants, wide_weight, widened
+from vitruvius.spec.tracing.tape_ops import converted, times, total, unary, wants, wide_weight, widened
 
 if TYPE_CHECKING:
     from vitruvius.spec.ffn.moe import Moe
     from vitruvius.spec.scope import Scope
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 ROWS = 32
 """On CPUs, bf16 products are compiled for each number of rows; rounding runs up to this lets them be reused."""

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 from vitruvius.patterns import fold
 from vitruvius.patterns.blocks import block_sizes
-from vitruvius.spec.attending_open import attend_open
-from vitruvius.spec.attending_stored import attend_stored
-from vitruvius.spec.strides import contiguous
-from vitruvius.spec.tape import AT_MOST
+from vitruvius.spec.tracing.attending_open import attend_open
+from vitruvius.spec.tracing.attending_stored import attend_stored
+from vitruvius.spec.tracing.strides import contiguous
+from vitruvius.spec.tracing.tape import AT_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vitruvius.patterns import Pattern
     from vitruvius.patterns.blocks import BlockSize
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 TILE_SCORES = 1 << 22
 """Scores computed at a time; `vitruvius.nn.ops.query_blocks` says why."""
@@ -306,7 +306,7 @@ def _backward_high(kernel: _Kernel, q: Value) -> tuple[int, int]:
 
 def _folds_freely(batch: int, groups: int, repeats: int, length: int) -> bool:
     """Whether folding [B, T, H, K] memory is a view: numbers of a key head lie together."""
-    from vitruvius.spec.strides import dense, viewed
+    from vitruvius.spec.tracing.strides import dense, viewed
 
     b, t, h, k = batch, length, groups * repeats, 2
     steps = dense((b, t, h, k))

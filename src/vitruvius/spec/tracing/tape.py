@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.spec.replay import Replay, replay
-from vitruvius.spec.strides import contiguous, dense, viewed
+from vitruvius.spec.tracing.replay import Replay, replay
+from vitruvius.spec.tracing.strides import contiguous, dense, viewed
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
-    from vitruvius.spec.attending_stored import Stored
     from vitruvius.spec.costs import Activations, Work
+    from vitruvius.spec.tracing.attending_stored import Stored
 
 AT_MOST = "at most"
 """How the names of constants begin of which only a bound is known."""

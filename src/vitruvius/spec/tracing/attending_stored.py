@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from vitruvius.patterns import Pattern
     from vitruvius.patterns.stores import StorePlan
-    from vitruvius.spec.attending import Scores
-    from vitruvius.spec.tape import Tape, Value
+    from vitruvius.spec.tracing.attending import Scores
+    from vitruvius.spec.tracing.tape import Tape, Value
 
 PREFILL = 512
 """Tokens of a prompt that go through a model at a time, so that what a piece takes does not grow with the prompt."""
@@ -224,7 +224,7 @@ def _blockwise(sizes: Sizes, blocks: tuple[BlockSize, ...], scores: Scores, *, o
 
     ordered: whether keys and values of a head lie in order already, as in a cache.
     """
-    from vitruvius.spec.attending import blocks_high
+    from vitruvius.spec.tracing.attending import blocks_high
 
     high = blocks_high(
         rows=sizes.batch,
