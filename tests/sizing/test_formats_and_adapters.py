@@ -48,7 +48,7 @@ def test_what_is_not_a_map_inside_a_layer_is_never_quantised(name):
     plain = {tensor: size for tensor, _, size in stored_tensors(graph, "bf16")}
     for tensor_name, tensor, size in stored_tensors(graph, "nf4"):
         is_map = tensor.role in {"matrix", "output"} and "layers." in tensor_name and len(tensor.shape) > 1
-        kept = not is_map or tensor.shape[-1] <= 8  # a convolution's taps
+        kept = not is_map or tensor.shape[-1:] <= (8,)  # a convolution's taps
         assert (size == plain[tensor_name]) == kept, tensor_name
         assert size <= plain[tensor_name]
 
