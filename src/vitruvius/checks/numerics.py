@@ -63,9 +63,9 @@ def bf16(subject: Subject) -> Measure:
     bound = bf16_bound(sum(1 for layer in subject.graph.layers for _ in layer.sublayers()))
     where = (" of the median token" if uneven else "") + (", routing replayed" if chosen else "")
     warning = ""
-    if bound < error < _ALL:
+    if error > bound:
         moved = _error(_stream_rounded(exact, tokens, chosen), expected, uneven=uneven)
-        if error <= _SLACK * moved:
+        if error <= _SLACK * moved and error < _ALL:
             bound = _SLACK * moved
             warning = f"rounding the stream alone moves the logits by {moved:.0%}: these first weights amplify errors"
         elif any(isinstance(layer.mixer, RWKV7) and layer.mixer.head_width == _SIGN for layer in subject.graph.layers):

@@ -137,6 +137,8 @@ def choose_command(*, spec: str, overrides: tuple[str, ...], as_json: bool, **op
         order=order,
     )
     reading = read_with_findings(spec, overrides=overrides)
+    if not 1 <= options["top"] <= 1000:
+        raise UsageError(f"--top {options['top']} is out of range", fix="use 1 to 1,000")
     graph = ensure(reading.architecture)
     names = ("context", "batch", "dtype", "mode", "checkpointing", "optimizer")
     workload = workload_of(None, {name: options[name] for name in names})
@@ -151,7 +153,7 @@ def choose_command(*, spec: str, overrides: tuple[str, ...], as_json: bool, **op
     else:
         from vitruvius.report.hardware import choice_text
 
-        emit(clean(choice_text(found, name, most=max(1, options["top"]))))
+        emit(clean(choice_text(found, name, most=options["top"])))
     say_findings(reading.findings)
     shown = shlex.quote(clean(spec))
     if found.offers:

@@ -69,7 +69,7 @@ def price_options(function: Any) -> Any:
 @click.option("--tokens", type=Count(), metavar="N", help="Tokens of the whole run, e.g. 1T or 300B (decimal).")
 @click.option("--batch-tokens", type=Tokens(), metavar="N", help="Tokens of a step, e.g. 4m (4,194,304).")
 @click.option("--context", type=Tokens(), help="Tokens in a sequence; the spec's own when not given.")
-@click.option("--dtype", default="bf16", show_default=True, help="Number format: bf16, fp16 or fp32.")
+@click.option("--dtype", default="bf16", show_default=True, help="Number format: bf16, fp16, fp32 or fp64.")
 @click.option("--mode", default="train", show_default=True, help="train; adapters and inference are `size`'s.")
 @click.option("--optimizer", default="adamw", show_default=True, help="adamw, adamw-8bit, adamw-bf16 or muon.")
 @click.option("--checkpointing", default="auto", show_default=True, help="auto, none or layers.")
@@ -113,6 +113,9 @@ def _quoted(architecture: Any, device: Device, options: dict[str, Any]) -> Quote
         raise UsageError(f"--top {options['top']} is out of range", fix="use 1 to 100")
     if options["tokens"] is not None and options["tokens"] < 1:
         raise UsageError("a run has at least one token", where="--tokens", fix="use a number such as 300B or 1T")
+    if options["mode"] != "train":
+        what = f"plans are for training all weights, and the mode is {options['mode']}"
+        raise UsageError(what, where="--mode", fix="leave out --mode; `vitruvius size --mode` bills the others")
     graph = ensure(architecture)
     workload = _workload(options)
     context = workload.context or graph.scope.context

@@ -108,6 +108,8 @@ def command(
 
     if explain and as_json:
         raise UsageError("--explain is for reading and --json for machines", fix="give one of the two")
+    if frontier is not None and not frontier.endswith(".svg"):
+        raise UsageError(f"{frontier} is no name of an SVG", where="--frontier", fix="end it in .svg")
     if frontier is not None and not devices:
         raise UsageError("--frontier needs hardware to draw", fix="name it: --on rtx-4090 --on h100-80gb")
     reading = read_with_findings(spec, overrides=overrides)

@@ -53,7 +53,12 @@ _TIMES = re.compile(r"(\d+(?:\.\d+)?)\s*[xX×]?", re.ASCII)
 @click.option(
     "--from", "source", metavar="SPEC", shell_complete=complete_preset, help="Keep norms, head, init of this."
 )
-@click.option("--train-context", type=Tokens(), metavar="N", help="Tokens of a training sequence; at most 8,192.")
+@click.option(
+    "--train-context",
+    type=Tokens(),
+    metavar="N",
+    help="Tokens of a training sequence; those of --context, 8,192 at most, when not given.",
+)
 @click.option("--law", default="chinchilla-refit", show_default=True, help="Scaling law: or hoffmann-2022.")
 @click.option("--most", type=int, default=8, show_default=True, metavar="N", help="Candidates to show.")
 @click.option("--out", metavar="DIR", help="Folder to write the specs into.")

@@ -53,6 +53,8 @@ def ensure_found(spec: str) -> None:
     if spec.startswith(HF):
         from vitruvius.checks.foreign.folder import read_config
 
+        if spec == HF:
+            raise UsageError("a folder is missing after hf:", fix="write hf:FOLDER, a folder with a config.json")
         read_config(Path(spec.removeprefix(HF)))
     elif spec.startswith(MODULE):
         _parts(spec)

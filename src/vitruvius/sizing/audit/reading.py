@@ -72,7 +72,9 @@ _AMOUNTS: dict[str, Callable[[str], int]] = {
     "count": parse_count,
     "rank": parse_count,
 }
-_LARGEST = 2**40
+_LARGEST = 2**40 - 1
+_MOST_TRAINED = 10**18
+"""Tokens of a training run: no run has had a millionth of it."""
 _TEXTS = frozenset({"about", "says", "source", "note", "on", "expression", "why", "shown_by"})
 
 
@@ -295,7 +297,13 @@ class _Reader:
                 "texts such as width=512 are due here", mark=node.mark, fix="set: [width=512]", path=f"{at}.set"
             )
             return None
-        return tuple(cast("list[str]", texts))
+        overrides = tuple(cast("list[str]", texts))
+        for item, text in zip(items, overrides, strict=True):
+            if "=" not in text:
+                what = f"{text!r} sets nothing: no '=' between path and value"
+                self._report.add(what, mark=item.mark, fix="set: [width=512]", path=f"{at}.set")
+                return None
+        return overrides
 
     def _read(self, spec: Node, overrides: tuple[str, ...], at: str, *, inline_allowed: bool) -> Graph | None:
         try:
@@ -349,9 +357,9 @@ def _cut(text: str, start: Mark, end: Mark | None) -> str:
 def _amount(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise UsageError(f"a whole number is due for {name}", fix=f"{name}: 8")
-    amount = _AMOUNTS[name](str(value))
-    if not 1 <= amount <= _LARGEST:
-        raise UsageError(f"{name}={amount:,} is out of range", fix=f"use 1 to {_LARGEST:,}")
+    amount, most = _AMOUNTS[name](str(value)), _MOST_TRAINED if name == "tokens" else _LARGEST
+    if not 1 <= amount <= most:
+        raise UsageError(f"{name}={amount:,} is out of range", fix=f"use 1 to {most:,}")
     return amount
 
 

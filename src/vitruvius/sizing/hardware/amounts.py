@@ -14,7 +14,7 @@ _DECIMAL = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, 
 _BYTES = {f"{letter}B": worth for letter, worth in _DECIMAL.items()} | {
     f"{letter}iB": 1024**power for power, letter in enumerate("KMGTP", start=1)
 }
-_NUMBER = re.compile(r"(\$?)\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,15}(?:\.\d{1,12})?)\s*(.*)", re.ASCII)
+_NUMBER = re.compile(r"(\$?)\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,15}(?:\.\d{1,12})?)(?![\d.eE])\s*(.*)", re.ASCII)
 _LONGEST = 40
 
 

@@ -203,8 +203,8 @@ class _Sheet:
         shares: dict[str, float] = {}
         for key in ("compute", "bandwidth"):
             share = table.get(key)
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-                self.say(f"efficiency.{key}", f"{repr(share)[:40]} is no share of the peak above 0 and up to 1", shape)
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0.001 <= share <= 1:
+                self.say(f"efficiency.{key}", f"{repr(share)[:40]} is no share of the peak, 0.001 to 1", shape)
                 return None
             shares[key] = float(share)
         for key in set(table) - {"compute", "bandwidth", "source"}:

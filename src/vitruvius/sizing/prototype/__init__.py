@@ -111,7 +111,7 @@ def scale_down(
 def _check(architecture: Architecture, parameters: int, total: int, context: int, vocab: int | None) -> None:
     if not 1 <= parameters < total:
         what = f"{architecture.name} has {total:,} parameters, and a prototype of {parameters:,} is asked for"
-        raise UsageError(what, fix=f"ask for fewer than {format_count(total)}")
+        raise UsageError(what, fix=f"ask for 1 or more, and fewer than {format_count(total)}")
     if not 1 <= context <= architecture.context:
         what = f"a prototype for {context:,} tokens, and {architecture.name} is made for {architecture.context:,}"
         raise UsageError(what, fix=f"use a context of at most {architecture.context:,}")

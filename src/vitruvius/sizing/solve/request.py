@@ -149,6 +149,9 @@ def _check(problem: Problem) -> None:
         raise UsageError(f"a vocabulary of {problem.style.vocab_size:,}", where="--vocab", fix="use 64 to 16,777,216")
     if not 16 <= problem.style.context <= 2**27:
         raise UsageError(f"a context of {problem.style.context:,}", where="--context", fix="use 16 to 134,217,728")
+    if problem.train_context is not None and not 1 <= problem.train_context <= problem.style.context:
+        what = f"training sequences of {problem.train_context:,} tokens in a context of {problem.style.context:,}"
+        raise UsageError(what, where="--train-context", fix=f"use 1 to {problem.style.context:,}")
     for experts in problem.experts:
         if not 1 <= experts <= 4096:
             raise UsageError(f"{experts} experts", where="--experts", fix="use 1 (none) to 4,096")
