@@ -131,3 +131,10 @@ def test_very_long_sequences_stand_for_stretches_and_count_about_the_same_pairs(
         assert sum(size.count for size in sizes) == -(-length // 128)
         pairs = sum(size.pairs * size.count for size in sizes)
         assert pairs == pytest.approx(length * length / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_at_the_end_every_parameter_has_one_gradient(name):
+    graph = resolve(preset(name))
+    memory = training_memory(graph, Workload(mode="train", context=min(64, graph.scope.context)))
+    assert memory.gradients == 2 * sum(tensor.count for tensor in graph.tensors().values())

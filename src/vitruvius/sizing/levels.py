@@ -18,6 +18,9 @@ RANDOM_STATE = 5056
 """Bytes of torch's CPU generator, which a layer that is computed again starts from."""
 
 
+_TABLE = "token table"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """What one stretch keeps, in bytes, with the operation that keeps it."""
@@ -203,6 +206,9 @@ class _Walk:
             if stretch.weights not in made:
                 made.add(stretch.weights)
                 self.gradients += replay.weights
+                # The table that embedding and head share has one gradient.
+                self.gradients -= stretch.tied if _TABLE in made else 0
+                made |= {_TABLE} if stretch.tied else set()
             self.kept -= sum(size for _, size in piece.outside)
 
     def _high(self, index: int) -> int:

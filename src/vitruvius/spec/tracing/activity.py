@@ -38,6 +38,8 @@ class Stretch:
     weights: str
     """Whose weights its own are: stretches of one name share them."""
     is_layer: bool = False
+    tied: int = 0
+    """Of the gradients of its weights, bytes that are the token table's where the head's map is that table."""
 
 
 def steps(graph: Graph, work: Work, *, loss: Loss = "chunked") -> list[Stretch]:
@@ -116,7 +118,7 @@ class _Walk:
     def _embedding(self, leaves: str, name: str, ids: str) -> Stretch:
         tape = Tape(self.work, place=_PLACES.get(name, ""))
         y = self.graph.architecture.embedding.trace(tape, self.graph.scope, ids=ids)
-        return self._stretch(name, tape, y, leaves={"output": leaves}, weights="embedding")
+        return self._stretch(name, tape, y, leaves={"output": leaves}, weights="embedding", tied=self._tied())
 
     def _main(self) -> Iterator[Stretch]:
         """The stack under the head, with what enters its layers beside the stream."""
@@ -230,7 +232,8 @@ class _Walk:
                 y,
                 reads={"stream": after},
                 leaves={"output": f"loss {ahead}"},
-                weights=self._of_head(),
+                weights="head",
+                tied=self._tied(),
             )
 
     def _head(self) -> Stretch:
@@ -244,11 +247,14 @@ class _Walk:
                 tape.hold(h)
             y = graph.architecture.head.trace_loss(tape, h.flatten(0, 1), graph.scope, loss=self.loss)
         return self._stretch(
-            "loss", tape, y, reads={"stream": last}, leaves={"output": "loss"}, weights=self._of_head()
+            "loss", tape, y, reads={"stream": last}, leaves={"output": "loss"}, weights="head", tied=self._tied()
         )
 
-    def _of_head(self) -> str:
-        return "head" if "weight" in self.graph.architecture.head.tensors(self.graph.scope) else "embedding"
+    def _tied(self) -> int:
+        """Bytes of the table that embedding and head share; 0 where the head has a map of its own."""
+        scope = self.graph.scope
+        own = "weight" in self.graph.architecture.head.tensors(scope)
+        return 0 if own else scope.vocab_size * scope.width * self.work.value_bytes
 
     @staticmethod
     def _stretch(
@@ -259,6 +265,7 @@ class _Walk:
         leaves: Mapping[str, str],
         reads: Mapping[str, str] | None = None,
         weights: str = "",
+        tied: int = 0,
     ) -> Stretch:
         return Stretch(
             name=name,
@@ -267,6 +274,7 @@ class _Walk:
             reads=reads or {},
             leaves=leaves,
             weights=weights or name,
+            tied=tied,
         )
 
 
