@@ -251,10 +251,10 @@ class _Walk:
         )
 
     def _tied(self) -> int:
-        """Bytes of the table that embedding and head share; 0 where the head has a map of its own."""
+        """Bytes of the gradient that embedding and head share; 0 where the head has a map of its own."""
         scope = self.graph.scope
         own = "weight" in self.graph.architecture.head.tensors(scope)
-        return 0 if own else scope.vocab_size * scope.width * self.work.value_bytes
+        return 0 if own or self.work.weights != "trained" else scope.vocab_size * scope.width * self.work.value_bytes
 
     @staticmethod
     def _stretch(
