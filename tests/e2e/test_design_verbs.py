@@ -341,7 +341,7 @@ def test_overrides_are_sized(said):
         (["--set", "widht=64"], "did you mean"),
         (["--set", "width"], "="),
         (["--set", "width=sixty"], "not a whole number"),
-        (["--contxt", "4k"], "Did you mean '--context'?"),
+        (["--contxt", "4k"], "Did you mean one of: '--context'"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )

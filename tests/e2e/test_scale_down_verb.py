@@ -116,7 +116,7 @@ def test_files_that_are_there_are_not_overwritten_unless_told_to(here, said):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--parameters", "9T"], "ask for fewer than"),
+        (["--parameters", "9T"], "and fewer than"),
         (["--parameters", "1"], "has no prototype of 1 parameters"),
         (["--parameters", "0"], "a prototype of 0 is asked for"),
         (["--parameters", "-5"], "cannot read '-5'"),
