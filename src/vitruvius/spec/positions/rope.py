@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from math import cos, floor, isfinite
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -192,16 +193,22 @@ _MOST_COSINES = 3_000_000
 @lru_cache(maxsize=1024)
 def _first_negative(position: RotaryPosition, head_width: int, farthest: int) -> int | None:
     """Blocks that extend one another ask the same question again and again."""
-    frequencies = position.frequencies(head_width)
+    rising = sorted(position.frequencies(head_width))
     still = (head_width - position.rotary_width(head_width)) / 2  # pairs that do not turn: cos(0) each
-    steepest, budget = sum(frequencies), _MOST_COSINES // len(frequencies)
+    budget = _MOST_COSINES // len(rising)
+    slopes = list(accumulate(rising))
+    pairs = [(f, slope, len(rising) - 1 - i) for i, (f, slope) in enumerate(zip(rising, slopes, strict=True))]
     distance = 1
     while distance < farthest:
-        total = still + sum(cos(distance * frequency) for frequency in frequencies)
+        total, step = still, 0.0
+        for frequency, slope, faster in pairs:
+            total += cos(distance * frequency)
+            # The pairs so far change by at most `slope` from one distance to the next, and the faster ones are no less
+            # than -1 each: where that leaves much, some distances can be passed over.
+            if slope > 0 and total > faster + step * slope:
+                step = (total - faster) / slope
         if total < 0:
             return distance
-        # From one distance to the next the sum changes by less than `steepest`: a large one lets some be passed over.
-        step = int(total / steepest) if budget > 0 else distance // 100
-        distance += max(1, step)
+        distance += max(1, int(step) if budget > 0 else distance // 100)
         budget -= 1
     return None
