@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import doctest
 import os
 import re
@@ -74,7 +75,10 @@ def test_a_name_from_an_installed_package_works_on_the_command_line(vitruvius, p
     ours = vitruvius("size", *given, "--json", env=package)
     theirs = vitruvius("size", *given, "--set", "blocks.layer.mixer.sees=causal & landmarks(64)", "--json", env=package)
     assert ours.returncode == theirs.returncode == 0, theirs.stderr
-    assert ours.stdout == theirs.stdout
+    bills = [json.loads(said.stdout) for said in (ours, theirs)]
+    for bill in bills:
+        del bill["next_experiment"]  # its command names the overrides
+    assert bills[0] == bills[1]
     unknown = vitruvius("size", *given, "--set", "blocks.layer.mixer.sees=causal & landmrks(64)", env=package)
     assert unknown.returncode == 2
     assert "did you mean 'landmarks'?" in unknown.stderr

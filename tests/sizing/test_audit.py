@@ -305,7 +305,7 @@ CLAIMS = "spec: llama-3-8b\nclaims:\n"
         ("{about: parameters, says: 8B, spec: nothing-there}", "3:41", "no file or preset"),
         ("{about: parameters, says: 8B, spec: {width: 3}}", "3:41", "at the top of the file alone"),
         ("{about: parameters, says: 8B, set: [width=3]}", "9:37", "does not divide"),
-        ("{about: parameters, says: 8B, set: width}", "1:1", "no '='"),
+        ("{about: parameters, says: 8B, set: width}", "3:40", "no '='"),
         ("{about: ratio, of: parameters, says: 2x, a: {spec: llama-3-8b}}", "3:5", "needs b"),
         ("{about: ratio, of: beauty, says: 2x, a: {}, b: {}}", "3:24", "there is no of 'beauty'"),
         ("{about: ratio, of: parameters, says: 2x, a: 3, b: {spec: llama-3-8b}}", "3:49", "a case is a mapping"),
