@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import doctest
+import json
 import os
 import re
 import shlex
