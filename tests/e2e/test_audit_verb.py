@@ -7,28 +7,7 @@ import os
 
 import pytest
 
-from vitruvius.cli.main import run
 from vitruvius.spec import preset, write
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder of the test's own to be in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def said(capsys):
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def call(*argv):
-        code = run([str(word) for word in argv])
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err and "Traceback" not in shown.out
-        return code, shown.out, shown.err
-
-    return call
 
 
 def test_the_documents_own_claims_are_audited_with_their_arithmetic(said):

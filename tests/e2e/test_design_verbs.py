@@ -17,32 +17,11 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from vitruvius.cli.main import run
 from vitruvius.spec import preset, preset_names, read
 from vitruvius.spec.reading import presets_folder
 
 VERBS = (["show"], ["size"], ["diff", "gpt2"])
 """The verbs that read a spec, which comes last."""
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder of the test's own to be in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def said(capsys):
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def call(*argv):
-        code = run([str(word) for word in argv])
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err and "Traceback" not in shown.out
-        return code, shown.out, shown.err
-
-    return call
 
 
 # ----------------------------------------------------------------------------------------------------------------------

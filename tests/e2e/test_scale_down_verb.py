@@ -8,30 +8,9 @@ import random
 import pytest
 import yaml
 
-from vitruvius.cli.main import run
 from vitruvius.data import PrepareOptions, prepare
 from vitruvius.spec import preset, read, resolve
 from vitruvius.training.request import read_request
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder of the test's own to be in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def said(capsys):
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def call(*argv):
-        code = run([str(word) for word in argv])
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err and "Traceback" not in shown.out
-        return code, shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -7,22 +7,7 @@ import shlex
 
 import pytest
 
-from vitruvius.cli.main import run
-
 GPU = 'memory = "16 GB"\nbandwidth = "500 GB/s"\nflops = {bf16 = "100 TFLOP/s"}\n'
-
-
-@pytest.fixture
-def said(capsys):
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def call(*argv):
-        code = run([str(word) for word in argv])
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err and "Traceback" not in shown.out
-        return code, shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture

@@ -6,30 +6,9 @@ import json
 
 import pytest
 
-from vitruvius.cli.main import run
 from vitruvius.spec import read, resolve
 
 SMALL = ["solve", "--parameters", "60M", "--context", "1k", "--vocab", "8192"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder of the test's own to be in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def said(capsys):
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def call(*argv):
-        code = run([str(word) for word in argv])
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err and "Traceback" not in shown.out
-        return code, shown.out, shown.err
-
-    return call
 
 
 def test_the_document_s_question_is_answered_with_reasons(said):

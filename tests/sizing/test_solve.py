@@ -254,6 +254,20 @@ def test_every_relaxation_is_enough_by_itself(name) -> None:
         assert tighter == (relaxation.constraint in {"memory_bytes", "decode_slowdown", "train_flops", "cost", "loss"})
 
 
+def test_where_no_one_change_is_enough_several_are_together() -> None:
+    problem = Problem(parameters=7e9, memory_bytes=12.0 * 2**30, decode_slowdown=1.001, style=Style(context=102_400))
+    solution = solve(problem)
+    assert not solution.candidates and not solution.relaxations
+    assert {each.constraint for each in solution.together} == {"memory_bytes", "decode_slowdown"}
+    (witness,) = {each.witness.architecture.name: each.witness for each in solution.together}.values()
+    relaxed = solution.problem
+    for each in solution.together:
+        assert each.needed > each.asked
+        relaxed = _with(relaxed, each.constraint, each.needed)
+    assert not violations(witness.point, relaxed)
+    assert memory_of(ensure(witness.architecture), workload_of(relaxed)).total <= relaxed.memory_bytes
+
+
 def _with(problem, name, needed):
     if name == "context":
         return replace(problem, style=replace(problem.style, context=int(needed)))

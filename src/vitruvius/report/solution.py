@@ -158,15 +158,18 @@ def _blocked(solution: Solution) -> Iterator[str]:
         total = solution.evaluations
         for name, count in sorted(solution.broken.items(), key=lambda pair: -pair[1]):
             yield f"  {_NAMES[name]}: {count:,} of {total:,} shapes break it"
+    if solution.together:
+        yield "no change of one of them alone is enough; these are, together, with one design that proves it:"
+        yield from columns([_relaxation(each) for each in solution.together], align="<<<")
+        return
     if not solution.relaxations:
         if "parameters" not in solution.hopeless:
-            yield _NO_RELAXATION if solution.evaluations else _NO_STACK
+            yield _NO_STACK
         return
     yield "any one of these changes is enough, with a design that proves it:"
     yield from columns([_relaxation(each) for each in solution.relaxations], align="<<<")
 
 
-_NO_RELAXATION = "  no single constraint is to blame: each change of one alone leaves another broken; relax two"
 _NO_STACK = (
     "  no sensible stack of layers has that many parameters with this vocabulary; change --vocab or --parameters"
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vitruvius.sizing.solve.billing import Billed, bill, meets, renamed
 from vitruvius.sizing.solve.evaluating import OBJECTIVES, objectives, pareto, score, violations
 from vitruvius.sizing.solve.reasons import reasons
-from vitruvius.sizing.solve.relaxing import Relaxation, relaxations
+from vitruvius.sizing.solve.relaxing import Relaxation, relaxations, together
 from vitruvius.sizing.solve.request import Problem, settled
 from vitruvius.sizing.solve.searching import hopeless, search
 from vitruvius.sizing.solve.shapes import Style
@@ -62,6 +62,8 @@ class Solution:
     """Points of the search that met every constraint before they were billed."""
     relaxations: tuple[Relaxation, ...]
     """Where nothing was found: the least change of each constraint that is enough."""
+    together: tuple[Relaxation, ...] = ()
+    """Where no constraint alone is to blame: changes that are enough together, with one design as proof."""
     broken: dict[str, int]
     """How many of the points that were evaluated break each constraint."""
     hopeless: tuple[str, ...] = ()
@@ -88,15 +90,18 @@ class Solution:
             "evaluations": self.evaluations,
             "feasible": self.feasible,
             "candidates": [_candidate(candidate) for candidate in self.candidates],
-            "relaxations": [
-                {"constraint": each.constraint, "asked": each.asked, "needed": each.needed} for each in self.relaxations
-            ],
+            "relaxations": [_relaxed(each) for each in self.relaxations],
+            "relaxed_together": [_relaxed(each) for each in self.together],
             "broken": self.broken,
             "hopeless": list(self.hopeless),
         }
 
 
 _LIMITS = ("memory_bytes", "decode_slowdown", "tokens_per_second", "train_flops", "cost", "loss")
+
+
+def _relaxed(each: Relaxation) -> dict[str, Any]:
+    return {"constraint": each.constraint, "asked": each.asked, "needed": each.needed}
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
@@ -143,12 +148,14 @@ def solve(problem: Problem, *, most: int = MOST) -> Solution:
     for point in points:
         for name in violations(point, problem):
             broken[name] = broken.get(name, 0) + 1
+    alone = () if chosen else relaxations(problem, evaluate)
     return Solution(
         problem=problem,
         candidates=_candidates(chosen, problem, evaluate),
         evaluations=evaluate.evaluations,
         feasible=len(meeting),
-        relaxations=() if chosen else relaxations(problem, evaluate),
+        relaxations=alone,
+        together=() if chosen or alone else together(problem, evaluate),
         broken=broken,
         hopeless=hopeless(problem),
     )

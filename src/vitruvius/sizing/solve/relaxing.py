@@ -59,6 +59,39 @@ def relaxations(problem: Problem, evaluate: Evaluator) -> tuple[Relaxation, ...]
     return tuple(found)
 
 
+def together(problem: Problem, evaluate: Evaluator) -> tuple[Relaxation, ...]:
+    """Limits that are enough when all of them change, by as little as was found in all: one design proves them."""
+    if "parameters" in hopeless(problem):
+        return ()
+    free = replace(
+        problem,
+        memory_bytes=None if problem.device is None else inf,
+        decode_slowdown=None,
+        tokens_per_second=None,
+        train_flops=None,
+        cost=None,
+        loss=None,
+    )
+    shapes = {
+        **evaluate.points,
+        **search(free).points,
+        **search(replace(problem, memory_bytes=free.memory_bytes)).points,
+    }
+    measured = Evaluator(free)
+    points = [point for point in map(measured, shapes) if not violations(point, free)]
+    points.sort(key=lambda point: (sum(violations(point, problem).values()), str(point.shape)))
+    billed = (bill(point, free, "witness") for point in points[:_TRIED])
+    proved = [each for each in billed if each is not None and meets(each, free)]
+    if not proved:
+        return ()
+    witness = min(proved, key=lambda each: sum(violations(each.point, problem).values()))
+    return tuple(
+        Relaxation(constraint=name, asked=limit, needed=witness.point.metrics.value(name), witness=witness)
+        for name, limit in problem.limits.items()
+        if name in violations(witness.point, problem)
+    )
+
+
 def _under(problem: Problem, found: Evaluator) -> Evaluator:
     """The same shapes measured under the problem itself."""
     evaluate = Evaluator(problem)
