@@ -31,8 +31,9 @@ class Chooser:
     def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
         """Write on a tape what choosing experts for tokens [N, D] does: by default a map of them and a softmax."""
         from vitruvius.spec.tracing import routing
+        from vitruvius.spec.tracing.linear_parts import wide_linear
 
-        scores = routing.scores(tape, x, experts)
+        scores = wide_linear(x, experts)
         weights = routing.gathered(scores, routing.largest(tape, scores, top_k))
         tape.unsure += 2 * scores.size
         return routing.Routed(chosen=tape.fresh((x.shape[0], top_k), item=8, gradient=False), weights=weights)

@@ -1,12 +1,14 @@
-"""From blocks to the shortest layer line that names them: `(dense moe)*16`."""
+"""Layer lines as text: the shortest one that names some blocks (`(dense moe)*16`), and other counts in a given one."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+_MARKS: Final = re.compile(r"([()])|([*^])\s*(\d+)")
 _LONGEST_PERIOD: Final = 64
 
 
@@ -83,3 +85,27 @@ def _repeats(names: tuple[str, ...]) -> list[list[tuple[int, int]]]:
             ):
                 found[start].append((period, times))
     return found
+
+
+def counts(line: str) -> Iterator[tuple[int, int]]:
+    """(parentheses around it, rounds) of every count in a line that can be read."""
+    return ((depth, int(mark[3])) for depth, mark in _counted(line))
+
+
+def with_counts(line: str, change: Callable[[int, int], int]) -> str:
+    """The line with every count replaced by what `change` makes of the parentheses around it and its rounds."""
+    pieces: list[str] = []
+    end = 0
+    for depth, mark in _counted(line):
+        pieces += [line[end : mark.start()], f"{mark[2]}{change(depth, int(mark[3]))}"]
+        end = mark.end()
+    return "".join([*pieces, line[end:]])
+
+
+def _counted(line: str) -> Iterator[tuple[int, re.Match[str]]]:
+    depth = 0
+    for mark in _MARKS.finditer(line):
+        if mark[1]:
+            depth += 1 if mark[1] == "(" else -1
+        else:
+            yield depth, mark

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitruvius.errors import SpecError
 from vitruvius.spec.graph import resolve
+from vitruvius.spec.line_writing import counts, with_counts
 from vitruvius.spec.node import Component, Node, Twin
 from vitruvius.spec.validating import checked_types
 
@@ -27,7 +28,6 @@ _MOST_PARAMETERS = 2**27
 _MOST_LAYERS = 24
 """A twin with more layers gives up the counts inside its parentheses too."""
 _LEAST_WIDTH = 16
-_MARKS = re.compile(r"([()])|([*^])\s*(\d+)")
 _ONE_GROUP = re.compile(r"\s*(\([^()]*(?:\([^()]*\)[^()]*)*\)|[^\s()*^]+)\s*([*^])\s*(\d+)\s*")
 """A line that is one group or one block, repeated: `(dense moe)*16`; groups nest at most twice."""
 
@@ -113,32 +113,16 @@ def _encoder(architecture: Architecture) -> Encoder | None:
 
 def _shorter(lines: list[str], architecture: Architecture) -> Iterator[list[str]]:
     """Ways to write fewer layers, from the one that keeps most of the layout."""
-    deepest = max((depth for line in lines for depth, _ in _repeats(line)), default=0)
+    deepest = max((depth for line in lines for depth, _ in counts(line)), default=0)
     yield [_cut(line, 0) for line in lines]
     yield from _common_rounds(lines, architecture)
     for depth in range(1, deepest + 1):
         yield [_cut(line, depth) for line in lines]
 
 
-def _repeats(line: str) -> Iterator[tuple[int, re.Match[str]]]:
-    """(parentheses around it, match) of every count."""
-    depth = 0
-    for mark in _MARKS.finditer(line):
-        if mark[1]:
-            depth += 1 if mark[1] == "(" else -1
-        else:
-            yield depth, mark
-
-
 def _cut(line: str, deepest: int) -> str:
     """The line with two rounds where there were more, inside at most `deepest` parentheses."""
-    pieces: list[str] = []
-    end = 0
-    for depth, mark in _repeats(line):
-        times = int(mark[3]) if depth > deepest else min(int(mark[3]), 2)
-        pieces += [line[end : mark.start()], f"{mark[2]}{times}"]
-        end = mark.end()
-    return "".join([*pieces, line[end:]])
+    return with_counts(line, lambda depth, rounds: rounds if depth > deepest else min(rounds, 2))
 
 
 def _common_rounds(lines: list[str], architecture: Architecture) -> Iterator[list[str]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vitruvius.errors import SpecError
 from vitruvius.spec.graph import resolve
-from vitruvius.spec.line_writing import format_line
+from vitruvius.spec.line_writing import counts, format_line, with_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from vitruvius.spec.graph import Layer
     from vitruvius.spec.model import Architecture, Encoder
 
-_MARKS = re.compile(r"([()])|([*^])\s*(\d+)")
 _MOST_COUNTS = 400
 """Of an outermost repeat, how many smaller counts are tried."""
 
@@ -28,10 +26,10 @@ def shallower(architecture: Architecture) -> Iterator[Architecture]:
     Counts inside parentheses are the layout's period and stay. An encoder shrinks by the same share.
     """
     lines = _compact(architecture)
-    counts = [count for line in lines for count in _outermost(line)]
+    outermost = [count for line in lines for count in _outermost(line)]
     seen: set[tuple[str, ...]] = set()
-    for kept in range(min(max(counts, default=1), _MOST_COUNTS), 0, -1):
-        share = kept / max(counts, default=1)
+    for kept in range(min(max(outermost, default=1), _MOST_COUNTS), 0, -1):
+        share = kept / max(outermost, default=1)
         shorter = tuple(_scaled(line, share) for line in lines)
         if shorter in seen:
             continue
@@ -75,25 +73,9 @@ def _encoder(encoder: Encoder | None, share: float) -> Encoder | None:
 
 
 def _outermost(line: str) -> list[int]:
-    return [int(mark[3]) for depth, mark in _repeats(line) if depth == 0]
-
-
-def _repeats(line: str) -> Iterator[tuple[int, re.Match[str]]]:
-    """(parentheses around it, match) of every count."""
-    depth = 0
-    for mark in _MARKS.finditer(line):
-        if mark[1]:
-            depth += 1 if mark[1] == "(" else -1
-        else:
-            yield depth, mark
+    return [rounds for depth, rounds in counts(line) if depth == 0]
 
 
 def _scaled(line: str, share: float) -> str:
     """The line with its outermost counts times `share`, none below one."""
-    pieces: list[str] = []
-    end = 0
-    for depth, mark in _repeats(line):
-        times = max(1, round(int(mark[3]) * share)) if depth == 0 else int(mark[3])
-        pieces += [line[end : mark.start()], f"{mark[2]}{times}"]
-        end = mark.end()
-    return "".join([*pieces, line[end:]])
+    return with_counts(line, lambda depth, rounds: rounds if depth else max(1, round(rounds * share)))

@@ -89,7 +89,7 @@ class Mamba(Recurrent):
             if self.inner_norm is not None:
                 dt, inward, outward = (self.inner_norm.trace_normed(tape, part) for part in (dt, inward, outward))
                 tape.hold(dt, inward, outward)
-            steps = unary("softplus", wide_linear(dt, inner), "input")
+            steps = unary("softplus", wide_linear(dt, inner, biases=inner), "input")
             tape.hold(steps)
             y = selective_scan(u, steps, inward, outward)
             tape.hold(y)

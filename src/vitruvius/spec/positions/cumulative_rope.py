@@ -72,7 +72,8 @@ class CumulativeRotaryPosition(Position):
 
     def _angles(self, tape: Tape, x: Value, groups: int, pairs: int) -> Value:
         with tape.call():
-            rates = wide_linear(x, groups * (pairs if self.per == "pair" else 1))
+            count = groups * (pairs if self.per == "pair" else 1)
+            rates = wide_linear(x, count, biases=count)
             if self.rate == "bounded":
                 rates = tape.scaled(unary("sigmoid", rates, "output"))
             tape.hold(rates)

@@ -103,7 +103,7 @@ class PathPosition(Position):
             tape.hold(vectors)
             w = divided_by_norm(vectors)
             tape.hold(w)
-            beta = tape.scaled(unary("sigmoid", wide_linear(x, groups), "output"))
+            beta = tape.scaled(unary("sigmoid", wide_linear(x, groups, biases=groups), "output"))
             return w, beta.transpose(1, 2)
 
     def pair_flops_for_heads(self, heads: Heads) -> int:

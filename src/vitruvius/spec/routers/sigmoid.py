@@ -46,9 +46,10 @@ class SigmoidRouter(Router):
     def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
         """Scores of all, the chosen and their weights, and what the loss reads."""
         from vitruvius.spec.tracing import routing
+        from vitruvius.spec.tracing.linear_parts import wide_linear
 
         with tape.call():
-            scores = unary("sigmoid", routing.scores(tape, x, experts), "output")
+            scores = unary("sigmoid", wide_linear(x, experts), "output")
             chosen = routing.largest(tape, scores, top_k)
             weights = routing.gathered(scores, chosen)
             tape.hold(scores, chosen)

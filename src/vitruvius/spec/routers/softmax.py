@@ -38,9 +38,10 @@ class SoftmaxRouter(Router):
     def trace_routed(self, tape: Tape, x: Value, *, experts: int, top_k: int) -> Routed:
         """Scores of all, the chosen and their weights, and what the losses read."""
         from vitruvius.spec.tracing import routing
+        from vitruvius.spec.tracing.linear_parts import wide_linear
 
         with tape.call():
-            scores = routing.scores(tape, x, experts)
+            scores = wide_linear(x, experts)
             chosen = routing.largest(tape, scores, top_k)
             tape.hold(scores, chosen)
             if self.order == "top-k-then-softmax":

@@ -190,13 +190,13 @@ def layer_normed(x: Value) -> Value:
     return made
 
 
-def wide_linear(x: Value, out: int) -> Value:
-    """A linear map with a bias in at least fp32, whatever the format of its weights."""
+def wide_linear(x: Value, out: int, *, biases: int = 0) -> Value:
+    """A linear map, with so many biases, in at least fp32 whatever the format of its weights."""
     tape = x.tape
     x = widened(x)
     copy = wide_weight(tape, out, x.shape[-1])
     made = tape.fresh((*x.shape[:-1], out), item=x.item)
-    count = out * (x.shape[-1] + 1)
+    count = out * x.shape[-1] + biases
     tape.op(
         "wide linear",
         reads=[x],

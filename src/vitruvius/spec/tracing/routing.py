@@ -7,7 +7,7 @@ from math import ceil, erfc, sqrt
 from typing import TYPE_CHECKING
 
 from vitruvius.spec.ffn.mlp import Gated, Mlp
-from vitruvius.spec.tracing.tape_ops import converted, times, total, unary, wants, wide_weight, widened
+from vitruvius.spec.tracing.tape_ops import converted, times, total, unary, wants
 
 if TYPE_CHECKING:
     from vitruvius.spec.ffn.moe import Moe
@@ -30,24 +30,6 @@ class Routed:
     """[N, K], in at least fp32."""
     kept: Value | None = None
     """Which of these pairs are computed, a byte each; None is all of them."""
-
-
-def scores(tape: Tape, x: Value, experts: int) -> Value:
-    """Scores [N, E] of tokens [N, D] in at least fp32: keeps the tokens and the map in that format."""
-    with tape.call():
-        x = widened(x)
-        copy = wide_weight(tape, experts, x.shape[-1])
-        made = tape.fresh((x.shape[0], experts), item=x.item)
-        count = experts * x.shape[-1]
-        tape.op(
-            "scores",
-            reads=[x],
-            makes=[made],
-            saves=[x, *([] if copy is None else [copy])],
-            weights=count * tape.work.value_bytes,
-            backward=count * x.item if copy is not None else 0,
-        )
-        return made
 
 
 def largest(tape: Tape, values: Value, top_k: int) -> Value:
@@ -315,7 +297,6 @@ __all__ = [
     "gathered",
     "largest",
     "row_sums",
-    "scores",
     "trace_mixture",
     "z_loss",
 ]

@@ -21,7 +21,7 @@ def log_sigmoid(x: Value) -> Value:
 def cumulative_decay(x: Value, heads: int) -> Value:
     """Sums of log forget gates [B, H, T] in at least fp32, from the layer's input."""
     with x.tape.call():
-        gates = log_sigmoid(wide_linear(x, heads))
+        gates = log_sigmoid(wide_linear(x, heads, biases=heads))
         x.tape.hold(gates)
         return unary("cumsum", gates, backward=gates.size).transpose(1, 2)
 
