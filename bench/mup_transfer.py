@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vitruvius.data.batches import Batch
-from vitruvius.data.corpora import standard_library_sources
+from vitruvius.data.packing.batches import Batch
+from vitruvius.data.reading.corpora import standard_library_sources
 from vitruvius.nn import build
 from vitruvius.spec import Architecture, from_plain
 from vitruvius.training import TrainConfig

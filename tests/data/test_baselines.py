@@ -18,8 +18,8 @@ from vitruvius.data.baselines import (
     trigram_bits_per_byte,
     unigram_bits_per_byte,
 )
-from vitruvius.data.shards import dtype_for
-from vitruvius.data.writing import SplitWriter
+from vitruvius.data.packing.shards import dtype_for
+from vitruvius.data.packing.writing import SplitWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

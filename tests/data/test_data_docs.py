@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vitruvius.data.inputs import SUFFIXES
 from vitruvius.data.ledger import BAD_REASONS, HARMLESS_REASONS
-from vitruvius.data.tokenizer import KNOWN_SEPARATORS
+from vitruvius.data.reading.inputs import SUFFIXES
+from vitruvius.data.tokenization.tokenizer import KNOWN_SEPARATORS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 

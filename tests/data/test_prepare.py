@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from vitruvius.data import PrepareOptions, TokenShards, prepare, read_index, standard_library_sources, train_bpe
-from vitruvius.data.inputs import find_inputs
-from vitruvius.data.spool import HASH_RANGE, Spool
+from vitruvius.data.job.spool import HASH_RANGE, Spool
+from vitruvius.data.reading.inputs import find_inputs
 from vitruvius.errors import DataError, TooMuchBadDataError, UsageError
 
 pytest.importorskip("tokenizers")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from vitruvius.cli.main import run
-from vitruvius.data.shards import read_index
-from vitruvius.data.writing import SplitWriter, fingerprint_of
+from vitruvius.data.packing.shards import read_index
+from vitruvius.data.packing.writing import SplitWriter, fingerprint_of
 from vitruvius.runs.manifest import write_manifest
 
 pytestmark = pytest.mark.timeout(600)

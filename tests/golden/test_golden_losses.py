@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitruvius.data.batches import Batch
+from vitruvius.data.packing.batches import Batch
 from vitruvius.nn import build
 from vitruvius.spec import preset
 from vitruvius.training import TrainConfig

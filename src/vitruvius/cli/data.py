@@ -88,8 +88,8 @@ def prepare_command(
     as_json: bool,
 ) -> None:
     """Read, split, tokenize and pack."""
-    from vitruvius.data.inputs import INPUT_KINDS
     from vitruvius.data.prepare import PrepareOptions, prepare
+    from vitruvius.data.reading.inputs import INPUT_KINDS
 
     context = click.get_current_context()
     vocab_given = context.get_parameter_source("vocab") is not click.core.ParameterSource.DEFAULT

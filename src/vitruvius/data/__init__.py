@@ -5,11 +5,11 @@ numpy and tokenizers are imported inside the functions that need them, so import
 
 from __future__ import annotations
 
-from vitruvius.data.batches import Batch, PackedBatches
-from vitruvius.data.corpora import standard_library_sources
+from vitruvius.data.packing.batches import Batch, PackedBatches
+from vitruvius.data.packing.shards import TokenShards, read_index
 from vitruvius.data.prepare import Prepared, PrepareOptions, prepare
-from vitruvius.data.shards import TokenShards, read_index
-from vitruvius.data.tokenizer import StreamDecoder, Tokenizer, load_tokenizer, train_bpe
+from vitruvius.data.reading.corpora import standard_library_sources
+from vitruvius.data.tokenization.tokenizer import StreamDecoder, Tokenizer, load_tokenizer, train_bpe
 
 __all__ = [
     "Batch",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from vitruvius.data.shards import TokenShards
+    from vitruvius.data.packing.shards import TokenShards
 
 DISCOUNT = 0.75
 """Subtracted from every count of the trigram and bigram; what it frees goes to the shorter context."""

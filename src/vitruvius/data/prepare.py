@@ -8,23 +8,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vitruvius.data.documents import ReadOptions, read_documents
 from vitruvius.data.extras import require
-from vitruvius.data.folder import check_output, evidence_folder, leave_evidence, publish, rejected_folder, staging
-from vitruvius.data.inputs import InputKind, find_inputs
+from vitruvius.data.job.folder import check_output, evidence_folder, leave_evidence, publish, rejected_folder, staging
+from vitruvius.data.job.spool import HASH_RANGE, Spool
 from vitruvius.data.ledger import Ledger, Refusal
-from vitruvius.data.shards import DATA_SCHEMA, dtype_for
-from vitruvius.data.spool import HASH_RANGE, Spool
-from vitruvius.data.streams import LINE_LIMIT
-from vitruvius.data.tokenizer import LARGEST_VOCABULARY, SMALLEST_VOCABULARY, Tokenizer, load_tokenizer, train_bpe
-from vitruvius.data.writing import SplitWriter, fingerprint_of
+from vitruvius.data.packing.shards import DATA_SCHEMA, dtype_for
+from vitruvius.data.packing.writing import SplitWriter, fingerprint_of
+from vitruvius.data.reading.documents import ReadOptions, read_documents
+from vitruvius.data.reading.inputs import InputKind, find_inputs
+from vitruvius.data.reading.streams import LINE_LIMIT
+from vitruvius.data.tokenization.tokenizer import (
+    LARGEST_VOCABULARY,
+    SMALLEST_VOCABULARY,
+    Tokenizer,
+    load_tokenizer,
+    train_bpe,
+)
 from vitruvius.errors import UsageError
 from vitruvius.runs.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vitruvius.data.inputs import Inputs
+    from vitruvius.data.reading.inputs import Inputs
 
 TRAINING_TEXT_BYTES = 256 * 2**20
 """A larger corpus trains its tokenizer on a sample of about this size, drawn by the hash of each document."""

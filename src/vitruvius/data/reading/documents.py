@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from vitruvius.data.ledger import Refusal
-from vitruvius.data.markup import declared_encoding, html_text
-from vitruvius.data.streams import BOM, LINE_LIMIT, BrokenStreamError, Line, lines, opened
+from vitruvius.data.reading.markup import declared_encoding, html_text
+from vitruvius.data.reading.streams import BOM, LINE_LIMIT, BrokenStreamError, Line, lines, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitruvius.data.shards import BLOCK_BYTES, TokenShards, dtype_for, read_index
-from vitruvius.data.writing import SplitWriter, fingerprint_of
+from vitruvius.data.packing.shards import BLOCK_BYTES, TokenShards, dtype_for, read_index
+from vitruvius.data.packing.writing import SplitWriter, fingerprint_of
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:

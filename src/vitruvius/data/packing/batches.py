@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
-from vitruvius.data.shuffle import shuffled
+from vitruvius.data.packing.shuffle import shuffled
 from vitruvius.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from vitruvius.data.shards import TokenShards
+    from vitruvius.data.packing.shards import TokenShards
 
 Order = Literal["shuffled", "in-order"]
 

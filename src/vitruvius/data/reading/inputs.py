@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from vitruvius.data.corpora import CORPORA
-from vitruvius.data.documents import InputFile, Kind
+from vitruvius.data.reading.corpora import CORPORA
+from vitruvius.data.reading.documents import InputFile, Kind
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, final
 
-from vitruvius.data.shards import BLOCK_BYTES, dtype_for
+from vitruvius.data.packing.shards import BLOCK_BYTES, dtype_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitruvius.data.markup import declared_encoding, html_text
+from vitruvius.data.reading.markup import declared_encoding, html_text
 
 PAGES = {
     "paragraphs are apart": ("<p>One</p><p>Two</p>", "One\n\nTwo\n"),

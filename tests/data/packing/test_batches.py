@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitruvius.data.batches import PackedBatches
-from vitruvius.data.shards import TokenShards, dtype_for
-from vitruvius.data.shuffle import shuffled
-from vitruvius.data.writing import SplitWriter
+from vitruvius.data.packing.batches import PackedBatches
+from vitruvius.data.packing.shards import TokenShards, dtype_for
+from vitruvius.data.packing.shuffle import shuffled
+from vitruvius.data.packing.writing import SplitWriter
 from vitruvius.errors import DataError, UsageError
 
 if TYPE_CHECKING:

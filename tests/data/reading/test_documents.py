@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vitruvius.data.documents import InputFile, ReadOptions, read_documents
 from vitruvius.data.ledger import BAD_REASONS, HARMLESS_REASONS, Refusal
+from vitruvius.data.reading.documents import InputFile, ReadOptions, read_documents
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def test_a_line_of_100_megabytes_never_gets_into_memory(tmp_path):
     code = f"""
 import resource
 from pathlib import Path
-from vitruvius.data.documents import InputFile, ReadOptions, read_documents
+from vitruvius.data.reading.documents import InputFile, ReadOptions, read_documents
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 file = InputFile(name="huge", path=Path({str(path)!r}), kind="jsonl")
 print([getattr(found, "reason", found) for found in read_documents(file, ReadOptions())])

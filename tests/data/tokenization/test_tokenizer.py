@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitruvius.data.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, train_bpe
+from vitruvius.data.tokenization.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, train_bpe
 from vitruvius.errors import DataError, UsageError
 
 pytest.importorskip("tokenizers")
@@ -85,7 +85,7 @@ def test_a_vocabulary_of_bytes_alone_works():
 
 def test_the_order_of_texts_and_the_process_do_not_matter(tokenizer):
     code = f"""
-from vitruvius.data.tokenizer import train_bpe
+from vitruvius.data.tokenization.tokenizer import train_bpe
 print(train_bpe({TEXTS[::-1]!r}, 320).fingerprint)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -147,7 +147,7 @@ def test_training_on_a_word_of_a_million_characters_ends(word):
 
 
 def test_cutting_long_words_loses_no_text():
-    from vitruvius.data.tokenizer import _without_long_words
+    from vitruvius.data.tokenization.tokenizer import _without_long_words
 
     text = "a b" * 10 + "x" * 1000 + "-" * 700 + "\n" * 513 + "end"
     pieces = list(_without_long_words(text))

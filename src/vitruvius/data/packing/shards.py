@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 from vitruvius.data.extras import require
-from vitruvius.data.tokenizer import Tokenizer, load_tokenizer
+from vitruvius.data.tokenization.tokenizer import Tokenizer, load_tokenizer
 from vitruvius.errors import DataError
 from vitruvius.runs.files import read_json
 from vitruvius.runs.shapes import COUNT, TEXT, Shape, first_misfit, matching, one_of

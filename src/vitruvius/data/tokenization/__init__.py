@@ -1,0 +1,1 @@
+"""Tokenizers trained or loaded, and what they make of a text."""
