@@ -110,6 +110,8 @@ class MissingExtraError(VitruviusError):
     """A command needs an optional dependency that is not installed."""
 
     def __init__(self, extra: str, module: str) -> None:
+        self.extra = extra
+        self.module = module
         super().__init__(
             f"this needs the {extra!r} extra ({module} is not installed)",
             fix=f"pip install 'vitruvius[{extra}]'",

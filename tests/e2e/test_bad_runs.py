@@ -261,7 +261,7 @@ def test_an_index_that_is_not_as_it_was_written_is_named(command, keys, value, m
 
 def test_a_whole_that_its_parts_do_not_add_up_to_is_named(here, refused):
     changed(here / "data" / "index.json", "splits", "train", "tokens", value=9999)
-    assert "the train split has 9,999 tokens, and its shards have" in refused(*TRAIN)
+    assert "splits.train has 9,999 tokens, and its sources have" in refused(*TRAIN)
 
 
 @pytest.mark.parametrize("name", ["data", "run", "texts", "nowhere", "small.yaml", ""])
@@ -293,8 +293,8 @@ def test_a_token_of_two_to_the_31_is_named_where_it_is_read(here, capsys):
     writer = SplitWriter(folder, "train", vocab_size=70_000, shard_tokens=10**9)
     writer.add([1, 2, 2**31 - 1] * 100 + [0], text_bytes=300)
     index = read_index("data") | {"vocab_size": 270, "dtype": "<u4"}
-    index["splits"] = {"train": writer.close(), "validation": {**index["splits"]["validation"], "shards": []}}
-    index["splits"]["validation"] |= {"documents": 0, "tokens": 0}
+    empty = SplitWriter(folder, "validation", vocab_size=70_000, shard_tokens=10**9)
+    index["splits"] = {"train": writer.close(), "validation": empty.close()}
     index["fingerprint"] = fingerprint_of(index)
     (folder / "index.json").write_text(json.dumps(index))
     shutil.copy("data/tokenizer.json", folder)

@@ -30,10 +30,14 @@ class Verb:
     stage: str
     """The part of the journey under which help lists it."""
 
+    group: str = ""
+    """The verb it belongs to (`data` of `data prepare`); empty at the top."""
+
     @property
     def module(self) -> str:
         """The file that defines the verb, as `command`."""
-        return f"vitruvius.cli.{self.name.replace('-', '_')}"
+        name = f"{self.group}_{self.name}" if self.group else self.name
+        return f"vitruvius.cli.{name.replace('-', '_')}"
 
 
 def _write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
@@ -117,3 +121,7 @@ class LazyGroup(click.Group):
             if verb.name.startswith(incomplete)
         ]
         return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+class LazyExampleGroup(_WithExamples, LazyGroup):
+    """A verb with verbs of its own, each in a file of its own (`cli/data_prepare.py`)."""

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
+from vitruvius.data.reading.reasons import DAMAGE, HARMLESS
 from vitruvius.errors import DataError, TooMuchBadDataError
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from collections.abc import Mapping
 
-COUNTS_SCHEMA = "vitruvius.counts/1"
+    from vitruvius.data.cleaning.step import Measure
+    from vitruvius.data.document import Document
+    from vitruvius.data.job.kept import Origin
 
-HARMLESS_REASONS = {
-    "blank_line": "the line holds nothing but white space",
-    "empty": "the document holds nothing but white space",
+COUNTS_SCHEMA = "vitruvius.counts/2"
+
+DUPLICATES = {
+    "exact_duplicate": "another document has the same text",
+    "near_duplicate": "a document that stays has nearly the same text",
 }
-"""Dropped and listed like the others, but no sign of damage: they do not count towards the rate of bad data."""
-
-BAD_REASONS = {
-    "binary": "a NUL character: this is not text",
-    "corrupt_gzip": "the compressed file is damaged or cut short; what follows this place is lost",
-    "gzip_bomb": "the compressed file unpacks to more than 200 times its size; what follows this place is not read",
-    "invalid_json": "the line is not JSON",
-    "invalid_utf8": "a byte that is not UTF-8",
-    "lone_surrogate": "half of a surrogate pair, which is no character and has no UTF-8",
-    "missing_field": "the JSON object has no text field",
-    "nan_or_infinity": "NaN or Infinity, which JSON does not have",
-    "not_an_object": "the JSON value is not an object",
-    "too_long": "the line or file is longer than the limit; it was never in memory as a whole",
-    "truncated_last_line": "the file ends in the middle of a JSON value",
-    "wrong_type": "the text field is not a string",
-}
-"""Why a document is refused. The share of these among all documents is the rate of bad data."""
+"""Why a document is dropped that is like another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A document that was dropped: where it is and why."""
+    """A record that no document could be made of: where it is and why."""
 
     file: str
     """Name of the file, as the inputs named it."""
@@ -48,48 +36,108 @@ class Refusal:
     byte_offset: int
     """Bytes before the record, or before the bad byte in it; in the unpacked stream for a compressed file."""
     reason: str
-    """A key of `HARMLESS_REASONS` or `BAD_REASONS`."""
+    """A key of `HARMLESS` or `DAMAGE`."""
     detail: str = ""
     """What exactly, where there is more to say."""
 
     def __post_init__(self) -> None:
-        assert self.reason in HARMLESS_REASONS or self.reason in BAD_REASONS
+        assert self.reason in HARMLESS or self.reason in DAMAGE, self.reason
 
 
-@final
-class Ledger:
-    """Counts documents and writes the quarantine file as they go by."""
+def refusal_row(refusal: Refusal) -> dict[str, Any]:
+    """The row of the quarantine for a record that could not be read."""
+    return {
+        "id": None,
+        "file": refusal.file,
+        "line": refusal.line,
+        "byte_offset": refusal.byte_offset,
+        "reason": refusal.reason,
+        "detail": refusal.detail or meaning_of(refusal.reason),
+    }
 
-    __slots__ = ("_quarantine", "documents_in", "documents_out", "dropped")
 
-    def __init__(self, quarantine: BinaryIO) -> None:
-        self._quarantine = quarantine
-        self.documents_in = 0
-        self.documents_out = 0
-        self.dropped: Counter[str] = Counter()
+def rule_row(document: Document, measure: Measure, *, step: str) -> dict[str, Any]:
+    """The row of the quarantine for a document that a step dropped."""
+    return {
+        "id": document.id,
+        "file": document.file,
+        "line": document.line,
+        "byte_offset": document.byte_offset,
+        "reason": measure.reason,
+        "detail": meaning_of(measure.reason),
+        "step": step,
+        "value": measure.value,
+        "relation": measure.relation,
+        "limit": measure.limit,
+    }
 
-    def accept(self) -> None:
-        """Count a document that will be in the output."""
-        self.documents_in += 1
-        self.documents_out += 1
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Count a document that will not, and write where and why."""
-        self.documents_in += 1
-        self.dropped[refusal.reason] += 1
-        row = {
-            "file": refusal.file,
-            "line": refusal.line,
-            "byte_offset": refusal.byte_offset,
-            "reason": refusal.reason,
-            "detail": refusal.detail or BAD_REASONS.get(refusal.reason) or HARMLESS_REASONS[refusal.reason],
-        }
-        self._quarantine.write((json.dumps(row) + "\n").encode())
+def duplicate_row(origin: Origin, *, kind: str, keeper: str, jaccard: float) -> dict[str, Any]:
+    """The row of the quarantine for a document that is like another; `keeper` is the id of that."""
+    reason = f"{kind}_duplicate"
+    return {
+        "id": origin.id,
+        "file": origin.file,
+        "line": origin.line,
+        "byte_offset": origin.byte_offset,
+        "reason": reason,
+        "detail": DUPLICATES[reason],
+        "keeper": keeper,
+        "jaccard": jaccard,
+    }
+
+
+def meaning_of(reason: str) -> str:
+    """What a reason means, in a line.
+
+    Raises:
+        KeyError: nobody gives this reason.
+    """
+    for table in (DAMAGE, HARMLESS, DUPLICATES):
+        if reason in table:
+            return table[reason]
+    from vitruvius.data.cleaning.table import rule_reasons
+
+    return rule_reasons()[reason]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How many documents came in, and what became of them."""
+
+    kept: int = 0
+    """Documents that stay."""
+    dropped: Mapping[str, int]
+    """Reason -> documents."""
+    changed: Mapping[str, int]
+    """`STEP.CHANGE` -> how many were made in documents that passed every rule."""
+
+    @classmethod
+    def of(cls, summaries: list[Mapping[str, Any]]) -> Tally:
+        """The sum of what tasks say."""
+        dropped: Counter[str] = Counter()
+        changed: Counter[str] = Counter()
+        for summary in summaries:
+            dropped.update(summary["dropped"])
+            changed.update(summary.get("changed", {}))
+        kept = sum(summary["documents"] for summary in summaries)
+        return cls(kept=kept, dropped=dict(sorted(dropped.items())), changed=dict(sorted(changed.items())))
+
+    def without(self, duplicates: Mapping[str, int]) -> Tally:
+        """After so many of what was kept turned out to be duplicates: reason -> documents."""
+        gone = {reason: count for reason, count in duplicates.items() if count}
+        dropped = dict(sorted((Counter(self.dropped) + Counter(gone)).items()))
+        return Tally(kept=self.kept - sum(gone.values()), dropped=dropped, changed=self.changed)
+
+    @property
+    def documents_in(self) -> int:
+        """All of them."""
+        return self.kept + sum(self.dropped.values())
 
     @property
     def bad(self) -> int:
         """Documents refused for a reason that is a sign of damage."""
-        return sum(count for reason, count in self.dropped.items() if reason in BAD_REASONS)
+        return sum(count for reason, count in self.dropped.items() if reason in DAMAGE)
 
     @property
     def bad_rate(self) -> float:
@@ -97,13 +145,12 @@ class Ledger:
         return self.bad / self.documents_in if self.documents_in else 0.0
 
     def counts(self) -> dict[str, Any]:
-        """The content of `counts.json`; asserts that every document is accounted for."""
-        assert self.documents_in == self.documents_out + sum(self.dropped.values())
+        """The tally's part of `counts.json`."""
         return {
-            "schema": COUNTS_SCHEMA,
             "documents_in": self.documents_in,
-            "documents_out": self.documents_out,
-            "dropped": dict(sorted(self.dropped.items())),
+            "documents_out": self.kept,
+            "dropped": dict(self.dropped),
+            "changed": dict(self.changed),
             "bad_documents": self.bad,
             "bad_rate": self.bad_rate,
         }
@@ -116,18 +163,19 @@ class Ledger:
             DataError: no document is left.
         """
         if self.bad_rate > max_bad_rate:
-            worst = ", ".join(
-                f"{reason} {count:,}" for reason, count in self.dropped.most_common() if reason in BAD_REASONS
-            )
+            most = sorted(self.dropped.items(), key=lambda item: -item[1])
+            worst = ", ".join(f"{reason} {count:,}" for reason, count in most if reason in DAMAGE)
             raise TooMuchBadDataError(
                 f"{self.bad:,} of {self.documents_in:,} documents are bad ({self.bad_rate:.2%}: {worst}); "
                 f"the limit is {max_bad_rate:.2%}",
                 where=f"{evidence}/quarantine.jsonl",
                 fix="mend or remove what the quarantine lists, or raise --max-bad-rate",
             )
-        if self.documents_out == 0:
+        if self.kept == 0:
+            by_rules = any(reason not in DAMAGE and reason not in HARMLESS for reason in self.dropped)
             raise DataError(
                 f"no document is left of {self.documents_in:,}",
                 where=evidence,
-                fix="name files that hold text; quarantine.jsonl says why each document was dropped",
+                fix="quarantine.jsonl says why each document was dropped; "
+                + ("loosen the recipe, or use --recipe plain" if by_rules else "name files that hold text"),
             )

@@ -28,9 +28,9 @@ def build(folder: Path, documents: list[list[int]], *, vocab_size: int = 300, sh
     writer = SplitWriter(folder, "train", vocab_size=vocab_size, shard_tokens=shard_tokens)
     for ids in documents:
         writer.add(ids, text_bytes=len(ids) - 1)
-    empty = {"documents": 0, "tokens": 0, "text_bytes": 0, "shards": []}
+    empty = {"documents": 0, "tokens": 0, "text_bytes": 0, "sources": {}, "shards": []}
     index = {
-        "schema": "vitruvius.data/1",
+        "schema": "vitruvius.data/2",
         "vocab_size": vocab_size,
         "dtype": dtype_for(vocab_size),
         "eos": "<|endoftext|>",

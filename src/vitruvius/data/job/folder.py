@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 _OURS = re.compile(
-    r"index\.json|tokenizer\.json|counts\.json|quarantine\.jsonl|(train|validation)(/shard-\d{5}\.(bin|idx))?"
+    r"index\.json|tokenizer\.json|counts\.json|quarantine\.jsonl|(train|validation)(/shard-\d{5,}\.(bin|idx|origins\.jsonl\.gz))?"
 )
 EVIDENCE = ("counts.json", "quarantine.jsonl")
 

@@ -6,35 +6,49 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
+from vitruvius.data.packing.curriculum import context_at
+from vitruvius.data.packing.index import DEFAULT_SOURCE
+from vitruvius.data.packing.mixing import Turns, whole_weights
+from vitruvius.data.packing.samples import PADDING, samples_of
 from vitruvius.data.packing.shuffle import shuffled
 from vitruvius.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
 
+    from vitruvius.data.packing.curriculum import Stage
+    from vitruvius.data.packing.plans import Efficiency, Packing
+    from vitruvius.data.packing.samples import Sample, Samples
     from vitruvius.data.packing.shards import TokenShards
 
 Order = Literal["shuffled", "in-order"]
+Sources = Literal["apart", "together"]
+"""`apart`: each source has samples of its own, drawn by weight. `together`: the split is one stream."""
+
+MOST_EPOCHS = 4
+"""Up to about this often text may be repeated and count almost as new (Muennighoff et al., "Scaling Data-Constrained
+Language Models", 2023)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one step reads. B samples of T tokens."""
+    """What one step reads. S samples of R rows each make B = S R rows of T tokens; R is 1 but in a curriculum."""
 
     inputs: np.ndarray
-    """Tokens, int64 [B, T]."""
+    """Tokens, int64 [B, T]; the separator at padding."""
     targets: np.ndarray
-    """The token after each input, int64 [B, T]."""
+    """The token after each input, int64 [B, T]; -100 where there is none to be predicted."""
     documents: np.ndarray
-    """Which document of the stream each input belongs to, int64 [B, T]; a separator belongs to the one it ends."""
+    """Which document of its source each input belongs to, int64 [B, T]; a separator belongs to the one it ends, and -1
+    is padding."""
     crosses: np.ndarray
     """Whether the target belongs to the next document (the input is a separator), bool [B, T]."""
     sample_ids: np.ndarray
-    """Which window of the stream each sample is, int64 [B]."""
+    """Which sample of the epoch each is, int64 [S]; those of a source come after those of the sources before it."""
     epochs: np.ndarray
-    """In which pass over the data each sample is, int64 [B]."""
+    """In which pass over its source each sample is, int64 [S]."""
 
     @property
     def sample_digest(self) -> str:
@@ -42,36 +56,178 @@ class Batch:
         digest = hashlib.sha256(self.epochs.astype("<i8").tobytes() + self.sample_ids.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def rows_per_sample(self) -> int:
+        """Into how many rows each sample is cut."""
+        return len(self.inputs) // len(self.sample_ids)
+
+    @property
+    def padding(self) -> int:
+        """Places without a token."""
+        return int((self.documents == PADDING).sum())
+
+    @property
+    def tokens(self) -> int:
+        """Inputs that are no padding."""
+        return self.inputs.size - self.padding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What a source is to a run."""
+
+    source: str
+    share: float
+    """Part of all samples that are its own."""
+    samples: int
+    """Its samples per epoch."""
+    first_sample: int
+    """Number of the first of them among the samples of all sources."""
+    bound: float
+    """After any number of samples its count is within this of its share of them."""
+
 
 @final
 class PackedBatches:
-    """Windows of the token stream, each once per epoch.
+    """Samples of one length, each once per epoch of its source; sources take turns by weight.
 
-    Window i reads tokens iT to iT + T, both ends included: T inputs, and the target of the last. The
-    stream's last incomplete window is left out. An epoch may end in the middle of a batch.
+    An epoch may end in the middle of a batch.
     """
 
-    __slots__ = ("batch", "context", "order", "seed", "shards", "windows")
+    __slots__ = (
+        "_parts",
+        "_turns",
+        "batch",
+        "context",
+        "curriculum",
+        "order",
+        "packing",
+        "seed",
+        "shards",
+        "shares",
+        "windows",
+    )
 
     def __init__(
-        self, shards: TokenShards, *, batch: int, context: int, seed: int = 0, order: Order = "shuffled"
+        self,
+        shards: TokenShards,
+        *,
+        batch: int,
+        context: int,
+        seed: int = 0,
+        order: Order = "shuffled",
+        packing: Packing = "stream",
+        sources: Sources = "apart",
+        mix: Mapping[str, float] | None = None,
+        curriculum: Sequence[Stage] = (),
     ) -> None:
-        """Cut `shards` into windows of `context` tokens, `batch` of them per step.
+        """Make samples of `context` tokens of `shards`, `batch` of them per step.
+
+        mix: weight of each source, by name; 0 leaves one out. When not given, those that the data was prepared with,
+        or as much of each as there is.
 
         Raises:
-            UsageError: `batch` or `context` is below 1.
-            DataError: the data is shorter than one window.
+            UsageError: `batch` or `context` is below 1, `mix` does not name just the sources that there are, or a stage
+                of the curriculum does not divide the context.
+            DataError: a source that is to be drawn from is shorter than one sample.
         """
         for name, value in (("--batch", batch), ("--context", context)):
             if value < 1:
                 raise UsageError(f"{value} is below 1", where=name, fix="use a whole number from 1 on")
+        for stage in curriculum:
+            if stage.context < 1 or context % stage.context:
+                what = f"samples of {context:,} tokens cannot be cut into equal pieces of {stage.context:,}"
+                raise UsageError(what, where="train.curriculum", fix=f"use lengths that divide {context:,}")
         self.shards = shards
         self.batch = batch
         self.context = context
         self.seed = seed
         self.order: Order = order
-        self.windows = max(0, shards.tokens - 1) // context
-        """Samples per epoch."""
+        self.packing: Packing = packing
+        self.curriculum = tuple(curriculum)
+        streams = {DEFAULT_SOURCE: shards.stream}
+        if sources == "apart":
+            streams = {name: shards.source_stream(name) for name in shards.sources}
+        asked = _weights(shards, mix) if sources == "apart" else None
+        # A source that is left out needs no plan.
+        taken = [name for name in streams if asked is None or asked[name] > 0]
+        self._parts: list[Samples] = [
+            samples_of(streams[name], context, packing=packing, eos_id=shards.eos_id) for name in taken
+        ]
+        self.windows = sum(part.count for part in self._parts)
+        """Samples per epoch, of all sources that are drawn from."""
+        self._refuse_short(taken, asked)
+        counts = [part.count for part in self._parts]
+        self._turns = Turns(counts if asked is None else whole_weights([asked[name] for name in taken]))
+        self.shares = _shares(taken, self._turns, counts)
+        """The sources that are drawn from."""
+
+    def at(self, step: int) -> Batch:
+        """The batch of `step`, counted from 0; the same for every call and in any order of calls."""
+        assert step >= 0
+        parts, before = self._turns.draw(step * self.batch, self.batch)
+        counts = self._counts()[parts]
+        return self._read(parts, before // counts, before % counts, context_at(self.curriculum, step, self.context))
+
+    def once(self) -> Iterator[Batch]:
+        """Every sample once, as in epoch 0, source after source; the last batch may be smaller. For validation."""
+        import numpy as np
+
+        edges = np.cumsum([0, *(part.count for part in self._parts)])
+        for first in range(0, self.windows, self.batch):
+            numbers = np.arange(first, min(first + self.batch, self.windows), dtype=np.int64)
+            parts = np.searchsorted(edges, numbers, side="right") - 1
+            yield self._read(parts, np.zeros_like(numbers), numbers - edges[parts], self.context)
+
+    def epochs(self, steps: int) -> dict[str, float]:
+        """How often each source is read in so many steps, by name."""
+        drawn = self._turns.counts(steps * self.batch)
+        return {share.source: count / share.samples for share, count in zip(self.shares, drawn, strict=True)}
+
+    def efficiency(self) -> dict[str, Efficiency]:
+        """What packing makes of each source that is drawn from, by name."""
+        return {share.source: part.efficiency() for share, part in zip(self.shares, self._parts, strict=True)}
+
+    @property
+    def padding_share(self) -> float:
+        """Part of all places that is padding, with sources in their shares."""
+        found = self.efficiency()
+        return sum(share.share * found[share.source].padding_share for share in self.shares)
+
+    def _counts(self) -> np.ndarray:
+        import numpy as np
+
+        # Sources without a sample have no turn.
+        return np.array([max(1, part.count) for part in self._parts], dtype=np.int64)
+
+    def _read(self, parts: np.ndarray, epochs: np.ndarray, positions: np.ndarray, context: int) -> Batch:
+        import numpy as np
+
+        numbers = positions.copy()
+        if self.order == "shuffled":
+            # A batch touches one epoch of a source, or two where one ends; more only when it is larger than an epoch.
+            for part, epoch in {*zip(parts.tolist(), epochs.tolist(), strict=True)}:
+                here = (parts == part) & (epochs == epoch)
+                name = self.shares[part].source
+                numbers[here] = shuffled(
+                    positions[here],
+                    self.shares[part].samples,
+                    seed=self.seed,
+                    epoch=epoch,
+                    of="" if name == DEFAULT_SOURCE else name,
+                )
+        chosen = zip(parts.tolist(), numbers.tolist(), strict=True)
+        samples = [self._parts[part].read(number) for part, number in chosen]
+        first = np.array([share.first_sample for share in self.shares], dtype=np.int64)
+        return Batch(
+            **{name: _stacked(samples, name, context) for name in ("inputs", "targets", "documents", "crosses")},
+            sample_ids=first[parts] + numbers,
+            epochs=epochs,
+        )
+
+    def _refuse_short(self, taken: list[str], asked: dict[str, float] | None) -> None:
+        """Raise DataError where there is nothing to draw from."""
+        context, shards = self.context, self.shards
         if self.windows == 0:
             raise DataError(
                 f"the {shards.split} split has {shards.tokens:,} tokens; one window of context {context:,} needs "
@@ -79,42 +235,50 @@ class PackedBatches:
                 where=str(shards.directory),
                 fix=f"use a --context of at most {max(1, shards.tokens - 1):,}, or prepare more text",
             )
+        for name, part in zip(taken, self._parts, strict=True):
+            if part.count == 0 and asked is not None:
+                tokens = shards.sources[name].tokens
+                raise DataError(
+                    f"source {name} has {tokens:,} tokens; one window of context {context:,} needs {context + 1:,}",
+                    where=str(shards.directory),
+                    fix=f"leave it out with --set train.mix.{name}=0, use a shorter --context, or packing best-fit",
+                )
 
-    def at(self, step: int) -> Batch:
-        """The batch of `step`, counted from 0; the same for every call and in any order of calls."""
-        import numpy as np
 
-        assert step >= 0
-        first = step * self.batch
-        samples = np.arange(first, first + self.batch, dtype=np.int64)
-        return self._read(samples // self.windows, samples % self.windows)
+def _weights(shards: TokenShards, mix: Mapping[str, float] | None) -> dict[str, float] | None:
+    """The weight of each source by name; None: as many samples as there are."""
+    sources = shards.sources
+    if mix is None:
+        given = {name: source.weight for name, source in sources.items()}
+        weights = {name: weight for name, weight in given.items() if weight is not None}
+        return weights if len(weights) == len(sources) and any(weights.values()) else None
+    known = ", ".join(sources)
+    for name, weight in mix.items():
+        if name not in sources:
+            what = f"the data has no source {name!r}"
+            raise UsageError(what, where=f"train.mix.{name}", fix=f"its sources are {known}")
+        if not 0 <= weight < float("inf"):
+            raise UsageError(f"{weight} is no weight", where=f"train.mix.{name}", fix="use a number from 0")
+    missing = next((name for name in sources if name not in mix), None)
+    if missing is not None:
+        what = f"source {missing!r} has no weight"
+        raise UsageError(what, where="train.mix", fix=f"name every source ({known}); 0 leaves one out")
+    if not any(mix.values()):
+        raise UsageError("every source has the weight 0", where="train.mix", fix="give one of them a weight above 0")
+    return dict(mix)
 
-    def once(self) -> Iterator[Batch]:
-        """Every window once, as in epoch 0; the last batch may be smaller. For validation."""
-        import numpy as np
 
-        for first in range(0, self.windows, self.batch):
-            positions = np.arange(first, min(first + self.batch, self.windows), dtype=np.int64)
-            yield self._read(np.zeros_like(positions), positions)
+def _shares(taken: list[str], turns: Turns, counts: list[int]) -> tuple[Share, ...]:
+    before = [sum(counts[:number]) for number in range(len(counts))]
+    columns = zip(taken, turns.shares, counts, before, turns.bounds(), strict=True)
+    return tuple(
+        Share(source=name, share=share, samples=count, first_sample=first, bound=bound)
+        for name, share, count, first, bound in columns
+    )
 
-    def _read(self, epochs: np.ndarray, positions: np.ndarray) -> Batch:
-        import numpy as np
 
-        windows = positions.copy()
-        if self.order == "shuffled":
-            # A batch touches one epoch, or two where one ends; more only when it is larger than an epoch.
-            for epoch in np.unique(epochs):
-                here = epochs == epoch
-                windows[here] = shuffled(positions[here], self.windows, seed=self.seed, epoch=int(epoch))
-        starts = windows * self.context
-        tokens = np.stack([self.shards.read(int(start), int(start) + self.context + 1) for start in starts])
-        places = starts[:, None] + np.arange(self.context + 1, dtype=np.int64)
-        documents = np.searchsorted(self.shards.document_starts, places, side="right") - 1
-        return Batch(
-            inputs=tokens[:, :-1],
-            targets=tokens[:, 1:],
-            documents=documents[:, :-1],
-            crosses=documents[:, 1:] != documents[:, :-1],
-            sample_ids=windows,
-            epochs=epochs,
-        )
+def _stacked(samples: list[Sample], name: str, context: int) -> np.ndarray:
+    """One array of the samples, each cut into rows of `context`."""
+    import numpy as np
+
+    return np.stack([getattr(sample, name) for sample in samples]).reshape(-1, context)

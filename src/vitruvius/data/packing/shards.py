@@ -1,133 +1,87 @@
-"""Token shards: the form of prepared data on disk, and the reader.
-
-DIR/index.json                 written last: a folder with an index is whole
-DIR/tokenizer.json
-DIR/counts.json, quarantine.jsonl
-DIR/train/shard-00000.bin      the tokens, little-endian uint16 or uint32, each document ended by the separator
-DIR/train/shard-00000.idx      int64, little-endian: where each document starts in the shard, and at last its length
-DIR/validation/...             the documents held out
-"""
+"""The reader of prepared data: opened, compared with its index, and read as one stream or source by source."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-import itertools
+import json
+import zlib
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 from vitruvius.data.extras import require
+from vitruvius.data.packing.index import (
+    AGAIN,
+    BLOCK_BYTES,
+    DATA_SCHEMA,
+    SPLITS,
+    Shard,
+    Split,
+    dtype_for,
+    read_index,
+    shard_of,
+)
+from vitruvius.data.packing.stream import Maps, TokenStream
 from vitruvius.data.tokenization.tokenizer import Tokenizer, load_tokenizer
 from vitruvius.errors import DataError
-from vitruvius.runs.files import read_json
-from vitruvius.runs.shapes import COUNT, TEXT, Shape, first_misfit, matching, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
 
-DATA_SCHEMA = "vitruvius.data/1"
-BLOCK_BYTES = 4 * 2**20
-"""Each shard is hashed in blocks of this size too, so that damage has an address."""
+__all__ = [
+    "BLOCK_BYTES",
+    "DATA_SCHEMA",
+    "SPLITS",
+    "Found",
+    "Shard",
+    "Source",
+    "Split",
+    "TokenShards",
+    "Verify",
+    "dtype_for",
+    "read_index",
+]
 
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
 Verify = Literal["hashes", "sizes"]
 """What opening compares with the index: every byte, or only the lengths of the files."""
 
-_AGAIN = "prepare the data again, or copy it again"
-
-
-def dtype_for(vocab_size: int) -> str:
-    """The numpy type of a token on disk: two bytes as long as every id fits."""
-    return "<u2" if vocab_size <= 65_536 else "<u4"
-
-
-# A shard lies inside the folder, whatever the index says: `../../etc/passwd` is the name of none.
-_SHARD_FILE = matching(r"(train|validation)/shard-[0-9]+\.(bin|idx)", "the name of a shard")
-_SPLIT: Shape = {
-    "documents": COUNT,
-    "tokens": COUNT,
-    "text_bytes": COUNT,
-    "shards": [
-        {
-            "tokens_file": _SHARD_FILE,
-            "starts_file": _SHARD_FILE,
-            "tokens": COUNT,
-            "documents": COUNT,
-            "sha256": TEXT,
-            "starts_sha256": TEXT,
-            "blocks": [TEXT],
-        }
-    ],
-}
-_INDEX: Shape = {
-    "vocab_size": COUNT,
-    "dtype": one_of("<u2", "<u4"),
-    "eos": TEXT,
-    "eos_id": COUNT,
-    "tokenizer": {"file": one_of("tokenizer.json"), "sha256": TEXT},
-    "splits": dict.fromkeys(SPLITS, _SPLIT),
-    "fingerprint": TEXT,
-}
-"""What `index.json` holds besides its schema and the settings it was prepared with."""
+_CHUNK_DOCUMENTS = 1 << 20
+_LONGEST_ROW = 1 << 20
+"""A row of the origins is an id, an address and numbers; no line of a damaged file is read further than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """One file of tokens and one of document starts, as the index lists them."""
+class Source:
+    """A part of the data under a name of its own."""
 
-    tokens_path: Path
-    """The `.bin` file."""
-    starts_path: Path
-    """The `.idx` file."""
-    tokens: int
-    """Tokens, separators included."""
+    name: str
+    weight: float | None
+    """How often preparing says to draw from it; None: as much as it holds."""
     documents: int
-    """Documents."""
-    sha256: str
-    """Of the `.bin` file."""
-    starts_sha256: str
-    """Of the `.idx` file."""
-    blocks: tuple[str, ...]
-    """SHA-256 of each 4 MiB of the `.bin` file."""
+    tokens: int
+    """Separators included."""
+    text_bytes: int
+    """UTF-8 bytes of the text."""
 
 
-def read_index(directory: Path | str) -> dict[str, Any]:
-    """The content of `index.json`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Where a document is."""
 
-    Raises:
-        DataError: there is none (preparing was stopped), it is not JSON, has another schema, or lacks something.
-    """
-    path = Path(directory) / "index.json"
-    try:
-        index: object = read_json(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            "there is no index.json, so this is not prepared data",
-            where=str(directory),
-            fix="name the folder that was given to `vitruvius data prepare --out`",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"the index cannot be read: {error}", where=str(path), fix=_AGAIN) from None
-    schema = cast("dict[str, Any]", index).get("schema") if isinstance(index, dict) else None
-    if schema != DATA_SCHEMA:
-        raise DataError(
-            f"the schema is {schema!r}, this version reads {DATA_SCHEMA!r}",
-            where=str(path),
-            fix="prepare the data again",
-        )
-    misfit = first_misfit(_INDEX, cast("object", index))
-    if misfit is not None:
-        raise DataError(f"the index is damaged: {misfit}", where=str(path), fix=_AGAIN)
-    return cast("dict[str, Any]", index)
+    document: int
+    """Its number in the split's stream."""
+    shard: int
+    """The shard that holds it, as the index counts them."""
+    row: dict[str, Any]
+    """Its row of the origins: id, source, text_bytes, tokens, url where there is one."""
 
 
 @final
 class TokenShards:
-    """The packed tokens of one split, read through memory maps as one long stream."""
+    """The packed tokens of one split, read through memory maps as one long stream, or as one for each source."""
 
     def __init__(self, directory: Path, split: str, index: dict[str, Any]) -> None:
         """Use `TokenShards.open`."""
@@ -140,16 +94,20 @@ class TokenShards:
         """Ends each document."""
         self.fingerprint: str = index["fingerprint"]
         """SHA-256 over everything that makes the data what it is, both splits."""
-        self.tokens: int = here["tokens"]
-        """Tokens in this split, separators included."""
-        self.documents: int = here["documents"]
-        """Documents in this split."""
         self.text_bytes: int = here["text_bytes"]
         """UTF-8 bytes of the text of this split: the denominator of bits per byte."""
         self.dtype: str = index["dtype"]
         """numpy type of a token on disk."""
-        self.shards = tuple(_shard(directory, entry) for entry in here["shards"])
-        self._first = tuple(itertools.accumulate((shard.tokens for shard in self.shards), initial=0))
+        self.shards = tuple(shard_of(directory, entry) for entry in here["shards"])
+        self.sources = {name: Source(name=name, **entry) for name, entry in sorted(here["sources"].items())}
+        """What the split is made of, by name; `all` alone where nobody named sources."""
+        self._maps = Maps()
+        self.stream = TokenStream(self.shards, dtype=self.dtype, vocab_size=self.vocab_size, maps=self._maps)
+        """All shards one after another."""
+        self.tokens = self.stream.tokens
+        """Tokens in this split, separators included."""
+        self.documents = self.stream.documents
+        """Documents in this split."""
 
     @classmethod
     def open(cls, directory: Path | str, split: str = "train", *, verify: Verify = "hashes") -> TokenShards:
@@ -165,7 +123,6 @@ class TokenShards:
         if split not in SPLITS:
             raise DataError(f"there is no split {split!r}", where=str(directory), fix=f"use {SPLITS}")
         shards = cls(directory, split, index)
-        _verify_sums(shards)
         if shards.documents == 0:
             raise DataError(
                 f"the {split} split has no documents",
@@ -175,6 +132,7 @@ class TokenShards:
         for shard in shards.shards:
             _verify_size(shard.tokens_path, shard.tokens * shards.item_bytes)
             _verify_size(shard.starts_path, (shard.documents + 1) * 8)
+            _verify_size(shard.origins_path, shard.origins_bytes)
             if verify == "hashes":
                 _verify_blocks(shard)
         return shards
@@ -182,16 +140,17 @@ class TokenShards:
     @property
     def item_bytes(self) -> int:
         """Bytes of a token on disk."""
-        return int(self.dtype[-1])
+        return self.stream.item_bytes
 
-    @cached_property
+    @property
     def document_starts(self) -> np.ndarray:
-        """Where each document starts in the stream, and at last its end: int64 [documents + 1]."""
-        import numpy as np
+        """Where each document starts in the stream, and at last its end: a new int64 array [documents + 1]."""
+        return self.stream.starts(0, self.documents)
 
-        parts = [np.fromfile(shard.starts_path, dtype="<i8") for shard in self.shards]
-        inner = [part[:-1] + first for part, first in zip(parts, self._first, strict=False)]
-        return np.concatenate([*inner, np.array([self.tokens], dtype=np.int64)]).astype(np.int64, copy=False)
+    def source_stream(self, name: str) -> TokenStream:
+        """The shards of one source, one after another."""
+        held = [shard for shard in self.shards if shard.source == name]
+        return TokenStream(held, dtype=self.dtype, vocab_size=self.vocab_size, maps=self._maps)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens `start` to `stop` of the stream, across shards: int64 [stop - start].
@@ -199,33 +158,48 @@ class TokenShards:
         Raises:
             DataError: one of them is not below the vocabulary size; names the file and the byte offset.
         """
-        import numpy as np
-
-        assert 0 <= start <= stop <= self.tokens
-        parts: list[np.ndarray] = []
-        for shard, tokens, first in zip(self.shards, self._maps, self._first, strict=False):
-            if first < stop and first + len(tokens) > start:
-                begin = max(0, start - first)
-                parts.append(tokens[begin : max(0, stop - first)])
-                self._refuse_large(shard, parts[-1], begin)
-        return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
-
-    def _refuse_large(self, shard: Shard, tokens: np.ndarray, first: int) -> None:
-        """Raise DataError where one of the shard's tokens from `first` on is not below the vocabulary size."""
-        too_large = tokens >= self.vocab_size
-        if too_large.any():
-            place = int(too_large.argmax())
-            at_byte = (first + place) * self.item_bytes
-            raise DataError(
-                f"token {int(tokens[place])} at byte {at_byte:,} is not below the vocabulary size {self.vocab_size:,}",
-                where=str(shard.tokens_path),
-                fix=_AGAIN,
-            )
+        return self.stream.read(start, stop)
 
     def document(self, number: int) -> np.ndarray:
         """The tokens of a document, its separator included: int64."""
-        starts = self.document_starts
-        return self.read(int(starts[number]), int(starts[number + 1]))
+        return self.stream.document(number)
+
+    def origins(self, shard: int) -> Iterator[dict[str, Any]]:
+        """Where the documents of a shard are from, in their order: id, source, text_bytes, tokens, url if there is one.
+
+        Raises:
+            DataError: the file is missing or damaged; names it and the row.
+        """
+        entry = self.shards[shard]
+        rows = 0
+        try:
+            with gzip.open(entry.origins_path, "rb") as file:
+                while line := file.readline(_LONGEST_ROW):
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("no mapping")
+                    yield cast("dict[str, Any]", row)
+                    rows += 1
+        except (OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
+            what = f"row {rows + 1:,} of the origins cannot be read: {error}"
+            raise DataError(what, where=str(entry.origins_path), fix=AGAIN) from None
+        if rows != entry.documents:
+            what = f"there are {rows:,} rows of origins for {entry.documents:,} documents"
+            raise DataError(what, where=str(entry.origins_path), fix=AGAIN)
+
+    def find(self, document_id: str) -> Found | None:
+        """The document with this id; None when there is none. Reads origins until it is found.
+
+        Raises:
+            DataError: a file of origins is missing or damaged; names it and the row.
+        """
+        before = 0
+        for number, shard in enumerate(self.shards):
+            for place, row in enumerate(self.origins(number)):
+                if row.get("id") == document_id:
+                    return Found(document=before + place, shard=number, row=row)
+            before += shard.documents
+        return None
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer the data was made with.
@@ -237,63 +211,48 @@ class TokenShards:
         path = self.directory / entry["tokenizer"]["file"]
         tokenizer = load_tokenizer(path, eos=entry["eos"])
         if hashlib.sha256(path.read_bytes()).hexdigest() != entry["tokenizer"]["sha256"]:
-            raise DataError("the tokenizer differs from the one in the index (SHA-256)", where=str(path), fix=_AGAIN)
+            raise DataError("the tokenizer differs from the one in the index (SHA-256)", where=str(path), fix=AGAIN)
         return tokenizer
 
     def validate(self) -> None:
-        """Look at every token and document start.
+        """Look at every token, document start and row of the origins.
 
         Raises:
             DataError: names the file and the byte offset of the first id that is not below the vocabulary,
-                of the first start out of order, or of a document that the separator does not end.
+                of the first start out of order, of a document that the separator does not end, or the row of the
+                origins that does not go with its document.
         """
-        for shard, tokens in zip(self.shards, self._maps, strict=True):
+        for number, shard in enumerate(self.shards):
             _verify_blocks(shard)
-            for first, block in _blocks(tokens, BLOCK_BYTES // self.item_bytes):
-                self._refuse_large(shard, block, first)
-            _validate_starts(shard, tokens, self.eos_id)
+            tokens = self.stream.tokens_of(number)
+            size = BLOCK_BYTES // self.item_bytes
+            for first in range(0, len(tokens), size):
+                self.stream.refuse_large(shard, tokens[first : first + size], first)
+            starts = self.stream.starts_of(number)
+            _validate_starts(shard, starts, tokens, self.eos_id)
+            self._validate_origins(number, starts)
 
-    @cached_property
-    def _maps(self) -> tuple[np.ndarray, ...]:
-        import numpy as np
-
-        # An empty file cannot be mapped; a shard without tokens is never written.
-        return tuple(np.memmap(shard.tokens_path, dtype=self.dtype, mode="r") for shard in self.shards)
-
-
-def _shard(directory: Path, entry: dict[str, Any]) -> Shard:
-    return Shard(
-        tokens_path=directory / entry["tokens_file"],
-        starts_path=directory / entry["starts_file"],
-        tokens=entry["tokens"],
-        documents=entry["documents"],
-        sha256=entry["sha256"],
-        starts_sha256=entry["starts_sha256"],
-        blocks=tuple(entry["blocks"]),
-    )
-
-
-def _verify_sums(shards: TokenShards) -> None:
-    """The whole must be what its parts add up to."""
-    for name, whole in (("tokens", shards.tokens), ("documents", shards.documents)):
-        parts = sum(getattr(shard, name) for shard in shards.shards)
-        if parts != whole:
-            what = f"the index says that the {shards.split} split has {whole:,} {name}, and its shards have {parts:,}"
-            raise DataError(what, where=str(shards.directory / "index.json"), fix=_AGAIN)
+    def _validate_origins(self, number: int, starts: np.ndarray) -> None:
+        shard = self.shards[number]
+        for place, row in enumerate(self.origins(number)):
+            length = int(starts[place + 1] - starts[place]) if place < shard.documents else None
+            if row.get("tokens") != length or row.get("source") != shard.source:
+                what = f"row {place + 1:,} does not go with its document, of {length} tokens and source {shard.source}"
+                raise DataError(what, where=str(shard.origins_path), fix=AGAIN)
 
 
 def _verify_size(path: Path, expected: int) -> None:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        raise DataError("the index lists this file, but it is missing", where=str(path), fix=_AGAIN) from None
+        raise DataError("the index lists this file, but it is missing", where=str(path), fix=AGAIN) from None
     if size != expected:
         what = "ends" if size < expected else "goes on"
         at = min(size, expected)
         raise DataError(
             f"the file {what} at byte {at:,}: the index says {expected:,} bytes, it has {size:,}",
             where=str(path),
-            fix=_AGAIN,
+            fix=AGAIN,
         )
 
 
@@ -305,32 +264,37 @@ def _verify_blocks(shard: Shard) -> None:
                 raise DataError(
                     f"the content differs from the index between bytes {first:,} and {last:,} (SHA-256)",
                     where=str(shard.tokens_path),
-                    fix=_AGAIN,
+                    fix=AGAIN,
                 )
-    if hashlib.sha256(shard.starts_path.read_bytes()).hexdigest() != shard.starts_sha256:
-        raise DataError("the content differs from the index (SHA-256)", where=str(shard.starts_path), fix=_AGAIN)
+    for path, expected in (
+        (shard.starts_path, shard.starts_sha256),
+        (shard.origins_path, shard.origins_sha256),
+    ):
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                raise DataError("the content differs from the index (SHA-256)", where=str(path), fix=AGAIN)
 
 
-def _blocks(tokens: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    for first in range(0, len(tokens), size):
-        yield first, tokens[first : first + size]
-
-
-def _validate_starts(shard: Shard, tokens: np.ndarray, eos_id: int) -> None:
+def _validate_starts(shard: Shard, starts: np.ndarray, tokens: np.ndarray, eos_id: int) -> None:
     import numpy as np
 
-    starts = np.fromfile(shard.starts_path, dtype="<i8")
-    wrong = np.flatnonzero(np.diff(starts) <= 0)
-    if starts[0] != 0 or starts[-1] != len(tokens) or len(wrong):
-        place = int(wrong[0]) + 1 if len(wrong) else (0 if starts[0] != 0 else len(starts) - 1)
-        raise DataError(
-            f"document start at byte {place * 8:,} is out of order", where=str(shard.starts_path), fix=_AGAIN
-        )
-    unended = np.flatnonzero(tokens[starts[1:] - 1] != eos_id)
-    if len(unended):
-        place = int(starts[int(unended[0]) + 1]) - 1
-        raise DataError(
-            f"document {int(unended[0])} does not end with the separator, near token {place:,}",
-            where=str(shard.tokens_path),
-            fix=_AGAIN,
-        )
+    for bad, place in ((starts[0] != 0, 0), (starts[-1] != len(tokens), len(starts) - 1)):
+        if bad:
+            raise _out_of_order(shard, place)
+    for first in range(0, shard.documents, _CHUNK_DOCUMENTS):
+        here = starts[first : first + _CHUNK_DOCUMENTS + 1]
+        wrong = np.flatnonzero(np.diff(here) <= 0)
+        if len(wrong):
+            raise _out_of_order(shard, first + int(wrong[0]) + 1)
+        unended = np.flatnonzero(tokens[here[1:] - 1] != eos_id)
+        if len(unended):
+            number = int(unended[0])
+            raise DataError(
+                f"document {first + number} does not end with the separator, near token {int(here[number + 1]) - 1:,}",
+                where=str(shard.tokens_path),
+                fix=AGAIN,
+            )
+
+
+def _out_of_order(shard: Shard, place: int) -> DataError:
+    return DataError(f"document start at byte {place * 8:,} is out of order", where=str(shard.starts_path), fix=AGAIN)

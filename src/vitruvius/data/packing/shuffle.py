@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 _ROUNDS = 6
 
 
-def shuffled(positions: np.ndarray, size: int, *, seed: int, epoch: int) -> np.ndarray:
+def shuffled(positions: np.ndarray, size: int, *, seed: int, epoch: int, of: str = "") -> np.ndarray:
     """Where `positions` (int64, each below `size`) go in the permutation of `size` numbers for this seed and epoch.
 
-    A Feistel network over the next even power of two, walked until the number is below `size` again
+    of: what is shuffled; things of different names have orders of their own. A Feistel network over the next even power of two, walked until the number is below `size` again
     (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). It uses integer arithmetic only,
     so the order is the same on every machine and with every version of numpy.
     """
     import numpy as np
 
     half = max(1, ((size - 1).bit_length() + 1) // 2)
-    keys = _round_keys(seed, epoch)
+    keys = _round_keys(seed, epoch, of)
     places = _feistel(positions.astype(np.uint64), half, keys)
     # The power of two is less than 4 * size, so a walk takes less than four steps on average.
     while (outside := places >= np.uint64(size)).any():
@@ -29,8 +29,8 @@ def shuffled(positions: np.ndarray, size: int, *, seed: int, epoch: int) -> np.n
     return places.astype(np.int64)
 
 
-def _round_keys(seed: int, epoch: int) -> list[int]:
-    digest = hashlib.shake_128(f"{seed}/{epoch}".encode()).digest(8 * _ROUNDS)
+def _round_keys(seed: int, epoch: int, of: str) -> list[int]:
+    digest = hashlib.shake_128(f"{seed}/{epoch}{f'/{of}' if of else ''}".encode()).digest(8 * _ROUNDS)
     return [int.from_bytes(digest[8 * i : 8 * i + 8], "little") for i in range(_ROUNDS)]
 
 

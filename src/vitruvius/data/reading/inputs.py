@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vitruvius.data.reading.corpora import CORPORA
-from vitruvius.data.reading.documents import InputFile, Kind
+from vitruvius.data.reading.options import InputFile, Kind
+from vitruvius.data.reading.unpacking import PACKING_SUFFIXES
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-InputKind = Literal["auto", "text", "jsonl", "html", "source"]
+InputKind = Literal["auto", "text", "jsonl", "html", "source", "parquet", "arrow"]
 INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
 
 SUFFIXES: dict[str, Kind] = {
@@ -28,8 +30,17 @@ SUFFIXES: dict[str, Kind] = {
     ".html": "html",
     ".htm": "html",
     ".xhtml": "html",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
-"""Kinds known by their name; source files are known by `--ext`. `.gz` may follow any of them."""
+"""Kinds known by their name; source files are known by `--ext`. A suffix of compression may follow, but for tables."""
+
+TABLES: frozenset[Kind] = frozenset(("parquet", "arrow"))
+"""Kinds that are compressed within, never as a whole."""
+
+HUB = "hf:"
+"""What the name of a dataset begins with that the `datasets` library reads: `hf:NAME_OR_PATH[:CONFIG][@SPLIT]`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,39 +72,47 @@ def find_inputs(
     left_out = {_identity(path) for path in exclude}
     wanted = _suffixes(kind, extensions)
     found: dict[str, InputFile] = {}
-    passed_over: Counter[str] = Counter()
+    passed_over: dict[str, str] = {}
+
+    def take(file: InputFile, identity: str) -> None:
+        # Of two names for one file the first in the alphabet counts, so that the order of arguments does not.
+        found[identity] = min(found.get(identity, file), file, key=lambda one: (one.name, one.kind))
+
     for argument in arguments:
         if not str(argument):
             raise DataError("a name is empty", where="IN", fix="name a file or folder; . is the one you are in")
         path = Path(argument)
-        if str(argument) in CORPORA and not path.exists():
+        if str(argument).startswith(HUB) and not path.exists():
+            take(InputFile(name=_name(path), path=path, kind="hf"), str(argument))
+        elif str(argument) in CORPORA and not path.exists():
             for name, source in CORPORA[str(argument)]():
-                found[_identity(source)] = InputFile(name=name, path=source, kind="source")
+                take(InputFile(name=name, path=source, kind="source"), _identity(source))
         elif path.is_dir():
             for file in _files_below(path, left_out):
                 suffix = _suffix(file)
                 if suffix in wanted:
-                    found.setdefault(_identity(file), InputFile(name=_name(file), path=file, kind=wanted[suffix]))
+                    take(InputFile(name=_name(file), path=file, kind=wanted[suffix]), _identity(file))
                 else:
-                    passed_over[suffix or "(none)"] += 1
+                    passed_over[_identity(file)] = suffix or "(none)"
         elif path.exists():
             of_file = wanted.get(_suffix(path), "text") if kind == "auto" else kind
-            found[_identity(path)] = InputFile(name=_name(path), path=path, kind=of_file)
+            take(InputFile(name=_name(path), path=path, kind=of_file), _identity(path))
         else:
             raise DataError(
                 "there is no such file or folder",
-                where=str(argument),
+                where=_name(path),
                 fix=f"check the path; the corpora that need none are: {', '.join(CORPORA)}",
             )
+    suffixes = Counter(suffix for identity, suffix in passed_over.items() if identity not in found)
     if not found:
-        seen = ", ".join(f"{count:,} {suffix}" for suffix, count in passed_over.most_common(5)) or "none at all"
+        seen = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(5)) or "none at all"
         raise DataError(
             f"no file to read: kind {kind} takes {' '.join(sorted(wanted))}; found {seen}",
             where=" ".join(map(str, arguments)),
             fix="choose --kind, or name the suffixes of source files with --ext",
         )
     files = sorted(found.values(), key=lambda file: (file.name, str(file.path)))
-    return Inputs(files=tuple(files), passed_over=dict(sorted(passed_over.items())))
+    return Inputs(files=tuple(files), passed_over=dict(sorted(suffixes.items())))
 
 
 def _suffixes(kind: InputKind, extensions: Sequence[str]) -> dict[str, Kind]:
@@ -103,18 +122,34 @@ def _suffixes(kind: InputKind, extensions: Sequence[str]) -> dict[str, Kind]:
 
 
 def _suffix(path: Path) -> str:
+    """What says the kind of a file: the suffix before that of compression; both, where a table is compressed."""
     suffix = path.suffix.lower()
-    return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+    if suffix not in PACKING_SUFFIXES:
+        return suffix
+    inner = Path(path.stem).suffix.lower()
+    return inner + suffix if SUFFIXES.get(inner) in TABLES else inner
 
 
 def _files_below(folder: Path, left_out: set[str]) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=_refuse_unlisted):
         wanted = (name for name in folders if not name.startswith("."))
         folders[:] = sorted(name for name in wanted if _identity(Path(parent, name)) not in left_out)
+        tables = _saved_tables(Path(parent)) if "state.json" in names else None
         for name in sorted(names):
             file = Path(parent, name)
+            if tables is not None and name.endswith(".arrow") and name not in tables:
+                continue
             if not name.startswith(".") and file.is_file():
                 yield file
+
+
+def _saved_tables(folder: Path) -> set[str] | None:
+    """The files of a dataset that `datasets` saved here; beside them may lie its caches. None where it is none."""
+    try:
+        state: Any = json.loads((folder / "state.json").read_bytes())
+        return {str(entry["filename"]) for entry in state["_data_files"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _refuse_unlisted(error: OSError) -> None:

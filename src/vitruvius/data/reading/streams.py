@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import os
 import stat
-import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Final, final
 
+from vitruvius.data.reading.options import LINE_LIMIT, ReadOptions
+from vitruvius.data.reading.unpacking import BrokenStreamError, Unpacked, packing_of
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
-LINE_LIMIT = 16 * 2**20
-"""Longest line in bytes that is read into memory."""
+__all__ = ["BOM", "LINE_LIMIT", "UTF16_MARKS", "BrokenStreamError", "Identity", "Line", "Span", "lines", "opened"]
 
-BOMB_RATIO = 200
-"""A compressed file that unpacks to more than this many times its size is a bomb: ten times what text reaches."""
-_BOMB_FLOOR = 64 * 2**20
-_SKIP_BYTES = 1 << 20
-BOM = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
+UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
+"""What a file in UTF-16 (or UTF-32) begins with."""
 
-
-class BrokenStreamError(Exception):
-    """The rest of a stream cannot be read; `reason` is the ledger's. Caught within this floor."""
-
-    def __init__(self, reason: str, offset: int, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.offset = offset
+_SKIP_BYTES: Final = 1 << 20
+_BUFFER_BYTES: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,78 +47,153 @@ class Line:
         return self.content is None or self.content.endswith(b"\n")
 
 
+@final
+@dataclass(slots=True, kw_only=True)
+class Span:
+    """A part of a file, and what is learned about it by reading: the one mutable value here."""
+
+    start: int = 0
+    """First byte (row group of a table, shard of a dataset)."""
+    stop: int | None = None
+    """The one after the last; None is the end of the file."""
+    lines: int = 0
+    """Lines that began in the span, once it is read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What shows that a file is still the one it was."""
+
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Last change of its content."""
+    inode: int | None = None
+    """Its number in the file system; None where that is not to be compared (it differs between machines)."""
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        """The identity of a file of this machine."""
+        return cls(size=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)
+
+    def difference(self, other: Identity) -> str | None:
+        """What became of the file when `other` is what it is now; None when it is the same."""
+        if None not in {self.inode, other.inode} and self.inode != other.inode:
+            return "was replaced by another file"
+        if other.size < self.size:
+            return f"was cut from {self.size:,} to {other.size:,} bytes"
+        if other.size > self.size:
+            return f"grew from {self.size:,} to {other.size:,} bytes"
+        return "was written to" if self.mtime_ns != other.mtime_ns else None
+
+
 @contextlib.contextmanager
-def opened(path: Path) -> Generator[BinaryIO]:
-    """Open a regular file for reading, unpacking `.gz`; the file must stay as it is until the block ends.
+def opened_raw(path: Path, *, name: str | None = None, expected: Identity | None = None) -> Generator[BinaryIO]:
+    """Open a regular file as it is; it must stay so until the block ends, and be the `expected` one.
 
     Raises:
-        DataError: the file is missing, unreadable, not a regular file, or changed while it was read.
+        DataError: the file is missing, unreadable, not a regular file, or changed before or while it was read.
     """
+    where = name or str(path)
     try:
-        # O_NONBLOCK, so that opening a pipe does not wait for someone to write to it.
-        raw = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+        # Asked before opening, because opening some devices does something.
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            # O_NONBLOCK, so that a pipe put there meanwhile does not wait for someone to write to it.
+            raw = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=_BUFFER_BYTES)
+        else:
+            raise DataError("this is not a regular file", where=where, fix="name files and folders of files")
     except OSError as error:
         raise DataError(
-            f"the file cannot be read: {error.strerror}", where=str(path), fix="check the path and its permissions"
+            f"the file cannot be read: {error.strerror}", where=where, fix="check the path and its permissions"
         ) from None
     with raw:
-        before = os.fstat(raw.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            raise DataError("this is not a regular file", where=str(path), fix="name files and folders of files")
-        if path.suffix == ".gz":
-            with io.BufferedReader(_Unpacked(raw)) as unpacked:
-                yield unpacked
-        else:
-            yield raw
-        after = os.fstat(raw.fileno())
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        status = os.fstat(raw.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("this is not a regular file", where=where, fix="name files and folders of files")
+        before = Identity.of(status)
+        if expected is not None and (change := expected.difference(before)):
             raise DataError(
-                "the file changed while it was read",
-                where=str(path),
-                fix="wait until whoever writes it is done, and prepare again",
+                f"the file {change} since the work was planned", where=where, fix="put it back, or prepare anew"
             )
+        try:
+            yield raw
+        except OSError as error:
+            raise DataError(
+                f"the file cannot be read: {error.strerror}", where=where, fix="check the disk it lies on"
+            ) from error
+        after = Identity.of(os.fstat(raw.fileno()))
+        try:
+            here = Identity.of(path.stat())
+        except OSError:
+            change = "was deleted"
+        else:
+            change = before.difference(after) or before.difference(here)
+    if change:
+        raise DataError(
+            f"the file changed while it was read: it {change}",
+            where=where,
+            fix="wait until whoever writes it is done, and prepare again",
+        )
 
 
-def lines(file: BinaryIO, *, limit: int = LINE_LIMIT) -> Iterator[Line]:
-    """The lines of `file`. A line over `limit` bytes is read past in pieces and yielded without its content.
+@contextlib.contextmanager
+def opened(
+    path: Path, *, name: str | None = None, options: ReadOptions | None = None, expected: Identity | None = None
+) -> Generator[BinaryIO]:
+    """Open a regular file for reading, unpacking `.gz`, `.zst`, `.bz2` and `.xz`.
+
+    Raises:
+        DataError: the file is missing, unreadable, not a regular file, or changed before or while it was read.
+        MissingExtraError: a `.zst` needs zstandard, which is not installed.
+    """
+    packing = packing_of(path)
+    with opened_raw(path, name=name, expected=expected) as raw:
+        if packing is None:
+            yield raw
+        else:
+            with io.BufferedReader(Unpacked(raw, packing, options or ReadOptions()), _BUFFER_BYTES) as unpacked:
+                yield unpacked
+
+
+def lines(file: BinaryIO, *, limit: int = LINE_LIMIT, span: Span | None = None) -> Iterator[Line]:
+    """The lines of `file` that begin within `span`, numbered from 1.
+
+    A line over `limit` bytes is read past in pieces and yielded without its content.
 
     Raises:
         BrokenStreamError: a compressed stream is damaged or a bomb; what came before was yielded.
     """
-    number, offset = 0, 0
-    while head := file.readline(limit + 1):
+    span = span or Span()
+    number, offset = 0, _first_line(file, span.start)
+    stop = span.stop
+    while (stop is None or offset < stop) and (head := file.readline(limit + 1)):
         number += 1
+        span.lines = number
         length, content = len(head), head
         if length > limit and not head.endswith(b"\n"):
             content = None
-            while piece := file.readline(_SKIP_BYTES):
-                length += len(piece)
-                if piece.endswith(b"\n"):
-                    break
+            length += _rest_of_line(file)
         elif length > limit + 1:
             content = None
         yield Line(number=number, offset=offset, length=length, content=content)
         offset += length
 
 
-class _Unpacked(io.RawIOBase):
-    """The unpacked bytes of a gzip file, with its damage and its bombs turned into BrokenStreamError."""
+def _first_line(file: BinaryIO, start: int) -> int:
+    """Go to the first line that begins at byte `start` or after, and say where that is."""
+    if start == 0:
+        return 0
+    # A line that begins just at `start` follows the newline before it.
+    file.seek(start - 1)
+    return start - 1 + _rest_of_line(file)
 
-    def __init__(self, raw: BinaryIO) -> None:
-        super().__init__()
-        self._raw = raw
-        self._gzip = gzip.GzipFile(fileobj=raw, mode="rb")
-        self._offset = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        try:
-            count = self._gzip.readinto(buffer)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BrokenStreamError("corrupt_gzip", self._offset, str(error)) from None
-        self._offset += count
-        if self._offset > max(_BOMB_FLOOR, BOMB_RATIO * self._raw.tell()):
-            raise BrokenStreamError("gzip_bomb", self._offset, "")
-        return count
+def _rest_of_line(file: BinaryIO) -> int:
+    """Read past the end of the line, in pieces, and say how many bytes that was."""
+    length = 0
+    while piece := file.readline(_SKIP_BYTES):
+        length += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return length

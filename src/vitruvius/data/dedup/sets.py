@@ -1,0 +1,63 @@
+"""Shingle sets of documents of a job, kept while they are needed and there is room."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, final
+
+from vitruvius.data.dedup.shingles import jaccard, shingles
+from vitruvius.data.job.kept import unit_and_row
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vitruvius.data.job.job import Job
+    from vitruvius.data.job.kept import Kept
+
+_HELD_BYTES = 48 * 2**20
+_OPEN_UNITS = 32
+
+
+@final
+class ShingleSets:
+    """The sets of documents, computed from their texts and held up to a number of bytes."""
+
+    __slots__ = ("_held", "_held_bytes", "_job", "_limit", "_ngram", "_units")
+
+    def __init__(self, job: Job, ngram: int, *, held_bytes: int = _HELD_BYTES) -> None:
+        self._job = job
+        self._ngram = ngram
+        self._limit = held_bytes
+        self._held: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._held_bytes = 0
+        self._units: OrderedDict[int, Kept] = OrderedDict()
+
+    def of(self, document: int) -> np.ndarray:
+        """The shingles of the document with this key."""
+        if document in self._held:
+            self._held.move_to_end(document)
+            return self._held[document]
+        unit, row = unit_and_row(document)
+        found = shingles(self._kept(unit).text(row), ngram=self._ngram)
+        self._held[document] = found
+        self._held_bytes += found.nbytes
+        while self._held_bytes > self._limit and len(self._held) > 1:
+            self._held_bytes -= self._held.popitem(last=False)[1].nbytes
+        return found
+
+    def size(self, document: int) -> int:
+        """How many shingles it has."""
+        return len(self.of(document))
+
+    def similarity(self, own: np.ndarray, document: int) -> float:
+        """Exact Jaccard similarity of a set and that of a document."""
+        return jaccard(own, self.of(document))
+
+    def _kept(self, unit: int) -> Kept:
+        if unit in self._units:
+            self._units.move_to_end(unit)
+        else:
+            self._units[unit] = self._job.kept(unit)
+            if len(self._units) > _OPEN_UNITS:
+                self._units.popitem(last=False)
+        return self._units[unit]

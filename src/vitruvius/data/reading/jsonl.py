@@ -1,0 +1,169 @@
+"""Lines of JSON as documents: each line has one fate, whichever parser reads it.
+
+orjson, where it is installed, reads the lines that are plainly right. Whatever it refuses is read again by the standard
+library's parser, which has the last word; what it would take and the other would not (values nested deeply) is
+settled before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import json
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from vitruvius.data.document import Document
+from vitruvius.data.ledger import Refusal
+from vitruvius.data.reading.streams import BOM, UTF16_MARKS, lines
+from vitruvius.data.reading.text import Problem, type_name, usable, usable_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import BinaryIO
+
+    from vitruvius.data.reading.options import ReadOptions
+    from vitruvius.data.reading.streams import Line, Span
+
+    Parser = Callable[[bytes], Any]
+
+DEPTH: Final = 256
+"""Lists and objects within each other; more is refused. Below what either parser can take."""
+
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_ESCAPED_BRACKET: Final = re.compile(rb"\\u00[57][bB]")
+
+
+class Record(NamedTuple):
+    """What a JSON line holds."""
+
+    text: str
+    """The document's text, as it is kept."""
+    url: str | None
+    """Where it was published."""
+
+
+def read_jsonl(stream: BinaryIO, name: str, options: ReadOptions, span: Span) -> Iterator[Document | Refusal]:
+    """The documents of the lines that begin within `span`.
+
+    Ids are `FILE@OFFSET`, where the line begins, so they do not depend on how a file is cut. Line numbers count from
+    the start of the span; `span.lines` says how many lines there were.
+
+    Raises:
+        BrokenStreamError: a compressed stream is damaged or a bomb; what came before was yielded.
+    """
+    fast = fast_parser()
+    for line in lines(stream, limit=options.limit, span=span):
+        content = line.content
+        if content is None:
+            yield _refusal(name, line, Problem("too_long", f"{line.length:,} bytes, the limit is {options.limit:,}"))
+            continue
+        if line.offset == 0:
+            if content.startswith(UTF16_MARKS):
+                yield _refusal(name, line, Problem("utf16"))
+                return
+            content = content.removeprefix(BOM)
+        record = json_record(content, options, fast=fast)
+        if isinstance(record, Record):
+            yield Document(
+                id=f"{name}@{line.offset}",
+                file=name,
+                line=line.number,
+                byte_offset=line.offset,
+                text=record.text,
+                markup=options.markup,
+                url=record.url,
+            )
+            continue
+        if record.reason == "invalid_json" and not line.complete:
+            record = Problem("truncated_last_line", record.detail)
+        yield _refusal(name, line, record)
+
+
+def _refusal(name: str, line: Line, problem: Problem) -> Refusal:
+    return Refusal(file=name, line=line.number, byte_offset=line.offset, reason=problem.reason, detail=problem.detail)
+
+
+@cache
+def fast_parser() -> Parser | None:
+    """orjson's parser, or None where it is not installed."""
+    return importlib.import_module("orjson").loads if importlib.util.find_spec("orjson") else None
+
+
+def json_record(content: bytes, options: ReadOptions, *, fast: Parser | None) -> Record | Problem:
+    """The document in a JSON line, or why there is none; the same with and without a `fast` parser."""
+    if not content or content.isspace():
+        return Problem("blank_line")
+    if b"\0" in content:
+        return Problem("binary")
+    parsed = _parsed(content, options.field, fast)
+    if isinstance(parsed, Problem):
+        return parsed
+    if not isinstance(parsed, dict):
+        return Problem("not_an_object", f"found {type_name(parsed)}")
+    record = cast("dict[str, Any]", parsed)
+    if options.field not in record:
+        return Problem("missing_field", f"no field {options.field!r}")
+    text = record[options.field]
+    if not isinstance(text, str):
+        return Problem("wrong_type", f"field {options.field!r} is {type_name(text)}")
+    kept = usable(text)
+    return kept if isinstance(kept, Problem) else Record(kept, usable_url(record.get(options.url_field)))
+
+
+def _parsed(content: bytes, field: str, fast: Parser | None) -> Any:
+    """The value of a JSON line, or the Problem with it."""
+    if fast is not None:
+        try:
+            value = fast(content)
+        except ValueError:
+            pass
+        else:
+            return _TOO_DEEP if _may_be_deep(content, value, field) and _depth(content) > DEPTH else value
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Problem("invalid_utf8", f"byte {error.start} of the line: {error.reason}")
+    if content.count(b"[") + content.count(b"{") > DEPTH and _depth(content) > DEPTH:
+        return _TOO_DEEP
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except _NotANumberError:
+        return Problem("nan_or_infinity")
+    except RecursionError:
+        return _TOO_DEEP
+    except ValueError as error:
+        return Problem("invalid_json", str(error))
+
+
+_TOO_DEEP = Problem("invalid_json", f"more than {DEPTH} lists and objects within each other")
+
+
+def _may_be_deep(content: bytes, value: Any, field: str) -> bool:
+    """Whether the line has enough brackets outside its text to be nested deeply; quick, and sure when it says no."""
+    brackets = content.count(b"[") + content.count(b"{")
+    if brackets <= DEPTH:
+        return False
+    # Source code is full of brackets, which are no JSON: take off those of the text, unless some are escaped.
+    text: Any = cast("dict[str, Any]", value).get(field) if isinstance(value, dict) else None
+    if not isinstance(text, str) or _ESCAPED_BRACKET.search(content):
+        return True
+    return brackets - text.count("[") - text.count("{") > DEPTH
+
+
+def _depth(content: bytes) -> int:
+    """How many lists and objects are within each other at most."""
+    brackets = _STRING.sub(b"", content).translate(None, _NOT_BRACKETS)
+    return max(itertools.accumulate(map(_STEP.__getitem__, brackets)), default=0)
+
+
+class _NotANumberError(ValueError):
+    """NaN or an infinity in JSON."""
+
+
+def _refuse_constant(name: str) -> None:
+    raise _NotANumberError(name)

@@ -1,0 +1,258 @@
+"""Compressed bytes, unpacked in bounded memory: damage and bombs end the stream with a reason and a place."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import zlib
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, final
+
+from vitruvius.data.extras import require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from vitruvius.data.reading.options import ReadOptions
+
+Packing = Literal["gzip", "zstd", "bzip2", "xz"]
+
+PACKING_SUFFIXES: Final[dict[str, Packing]] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
+"""How the bytes of a file are compressed, by the last part of its name."""
+
+_OUTPUT_BYTES: Final = 1 << 20
+_INPUT_BYTES: Final = 1 << 16
+_ZSTD_INPUT_BYTES: Final = 2048
+"""zstd's decoder cannot be told how much to give at once, and 4 bytes may stand for 128 KiB: this bounds it to 64 MiB."""
+
+
+class BrokenStreamError(Exception):
+    """The rest of a stream cannot be read; `reason` is the ledger's. Caught within this floor."""
+
+    def __init__(self, reason: str, offset: int, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.offset = offset
+
+
+def packing_of(path: Path) -> Packing | None:
+    """How a file is compressed, by its name; None when it is not."""
+    return PACKING_SUFFIXES.get(path.suffix.lower())
+
+
+class _TooLargeError(Exception):
+    """Unpacking would take more memory than allowed."""
+
+
+class _Decoder(Protocol):
+    """Unpacks one member (frame, stream) of a compressed file."""
+
+    input_bytes: int
+    """How much to give it at most at a time."""
+
+    def unpack(self, content: bytes) -> bytes:
+        """The next unpacked bytes; takes `content` once, and is called with none while it is not `hungry`."""
+        ...
+
+    @property
+    def hungry(self) -> bool:
+        """Whether there is nothing to come before it is given more."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether the member is whole."""
+        ...
+
+    @property
+    def left(self) -> bytes:
+        """What follows the member in what it was given."""
+        ...
+
+
+@final
+class _Gzip:
+    input_bytes = _INPUT_BYTES
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+        self.hungry = True
+
+    def unpack(self, content: bytes) -> bytes:
+        found = self._inner.decompress(self._inner.unconsumed_tail + content, _OUTPUT_BYTES)
+        # A full buffer may have more behind it even when all of the input is taken.
+        self.hungry = not self._inner.unconsumed_tail and len(found) < _OUTPUT_BYTES
+        return found
+
+    @property
+    def ended(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def left(self) -> bytes:
+        return self._inner.unused_data
+
+
+@final
+class _Standard:
+    """bzip2 and xz, whose decoders in the standard library look alike."""
+
+    input_bytes = _INPUT_BYTES
+
+    def __init__(self, inner: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> None:
+        self._inner = inner
+
+    def unpack(self, content: bytes) -> bytes:
+        return self._inner.decompress(content, _OUTPUT_BYTES)
+
+    @property
+    def hungry(self) -> bool:
+        return self._inner.needs_input
+
+    @property
+    def ended(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def left(self) -> bytes:
+        return self._inner.unused_data
+
+
+@final
+class _Zstd:
+    input_bytes = _ZSTD_INPUT_BYTES
+    hungry = True
+
+    def __init__(self, window_bytes: int) -> None:
+        import zstandard
+
+        self._inner: Any = zstandard.ZstdDecompressor(max_window_size=window_bytes).decompressobj()
+
+    def unpack(self, content: bytes) -> bytes:
+        return self._inner.decompress(content)
+
+    @property
+    def ended(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def left(self) -> bytes:
+        return self._inner.unused_data
+
+
+@final
+class Unpacked(io.RawIOBase):
+    """The unpacked bytes of a file of one or more members, with damage and bombs turned into BrokenStreamError."""
+
+    def __init__(self, raw: BinaryIO, packing: Packing, options: ReadOptions) -> None:
+        super().__init__()
+        self._raw = raw
+        self._packing: Packing = packing
+        self._options = options
+        if packing == "zstd":
+            require("zstandard")
+        self._errors = _errors(packing)
+        self._decoder = self._fresh()
+        self._member_begun = False
+        self._pending = b""
+        self._waiting = memoryview(b"")
+        self._offset = 0
+        self._taken = 0
+        self._members = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Fill as much of `buffer` as comes at once; 0 at the end."""
+        while not self._waiting:
+            content = self._next()
+            if content is None:
+                return 0
+            self._waiting = memoryview(content)
+            self._offset += len(content)
+            self._refuse_bomb()
+        count = min(len(buffer), len(self._waiting))
+        buffer[:count] = self._waiting[:count]
+        self._waiting = self._waiting[count:]
+        return count
+
+    def _next(self) -> bytes | None:
+        """The next unpacked bytes, which may be none; None at the end."""
+        try:
+            if self._decoder.ended:
+                self._pending = self._decoder.left + self._pending
+                self._decoder = self._fresh()
+                self._member_begun = False
+                self._members += 1
+            if not self._decoder.hungry:
+                return self._decoder.unpack(b"")
+            content = self._input()
+            if not content:
+                if self._member_begun or not self._members:
+                    raise BrokenStreamError("corrupt_stream", self._offset, f"the {self._packing} data ends too early")
+                return None
+            self._member_begun = True
+            return self._decoder.unpack(content)
+        except _MEMORY_ERRORS as error:
+            raise BrokenStreamError("too_much_memory", self._offset, self._memory_detail(error)) from None
+        except self._errors as error:
+            if self._needs_memory(error):
+                raise BrokenStreamError("too_much_memory", self._offset, self._memory_detail(error)) from None
+            raise BrokenStreamError("corrupt_stream", self._offset, f"{self._packing}: {error}") from None
+
+    def _input(self) -> bytes:
+        """Compressed bytes to go on with; without the zeros that may pad a file after its last member."""
+        size = self._decoder.input_bytes
+        while True:
+            if not self._pending:
+                self._pending = self._raw.read(_INPUT_BYTES)
+                if not self._pending:
+                    return b""
+            if not self._member_begun and self._members and self._packing in {"gzip", "xz"}:
+                self._pending = self._pending.lstrip(b"\0")
+                if not self._pending:
+                    continue
+            content, self._pending = self._pending[:size], self._pending[size:]
+            self._taken += len(content)
+            return content
+
+    def _fresh(self) -> _Decoder:
+        if self._packing == "gzip":
+            return _Gzip()
+        if self._packing == "zstd":
+            return _Zstd(self._options.window_bytes)
+        if self._packing == "bzip2":
+            return _Standard(bz2.BZ2Decompressor())
+        return _Standard(lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=self._options.window_bytes))
+
+    def _refuse_bomb(self) -> None:
+        ratio = self._options.bomb_ratio
+        if self._offset > max(self._options.bomb_floor_bytes, ratio * self._taken):
+            detail = f"{self._taken:,} bytes unpack to {self._offset:,} and more; the limit is {ratio:,} times as many"
+            raise BrokenStreamError("decompression_bomb", self._offset, detail)
+
+    def _needs_memory(self, error: Exception) -> bool:
+        text = str(error).lower()
+        return "memory" in text
+
+    def _memory_detail(self, error: Exception) -> str:
+        return f"{self._packing}: {error or 'out of memory'}; the limit is {self._options.window_bytes:,} bytes"
+
+
+_MEMORY_ERRORS: Final = (MemoryError,)
+
+
+def _errors(packing: Packing) -> tuple[type[Exception], ...]:
+    """What the decoder raises on damaged bytes."""
+    if packing == "gzip":
+        return (zlib.error,)
+    if packing == "bzip2":
+        return (OSError, ValueError, EOFError)
+    if packing == "xz":
+        return (lzma.LZMAError, EOFError)
+    import zstandard
+
+    return (zstandard.ZstdError,)
