@@ -49,6 +49,9 @@ class Inscriptis(BaseExtractor):
 
     name = "⛏ Inscriptis"
 
+    def __init__(self, timeout):
+        super().__init__(timeout)
+
     def extract(self, text):
         from inscriptis import get_text
         from inscriptis.css_profiles import CSS_PROFILES
@@ -142,6 +145,9 @@ def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     logger.remove()
     lid.FastTextLID.model = LocalModel(plan["language_model"])
+    if (extractor := EXTRACTORS[plan["extractor"]](plan["timeout"])) is not None:
+        # In its sandbox a missing library would cost a timeout for every page, and no page would come out.
+        extractor.extract("<html><body><p>A page to see whether the libraries are there.</p></body></html>")
     work = Path(plan["work"])
     found = {}
     for name, (steps, tasks) in stages(plan).items():

@@ -26,7 +26,7 @@ CORPORA = {
     "python-stdlib": "the source of Python's standard library",
     "python-packages": "the source of installed Python packages",
 }
-DOCUMENTS = {"html": ("html",), "text": ("text",), "all": ("html", "text")}
+DOCUMENTS = ("html", "text")
 
 
 @click.command(
@@ -56,10 +56,10 @@ DOCUMENTS = {"html": ("html",), "text": ("text",), "all": ("html", "text")}
 )
 @click.option(
     "--documents",
-    type=click.Choice(tuple(DOCUMENTS)),
+    type=click.Choice(DOCUMENTS),
     default="html",
     show_default=True,
-    help="What to keep of Debian packages: pages, plain text (also .txt.gz, .md, .rst), or both.",
+    help="What to keep of Debian packages: web pages, or plain text (.txt, .md, .rst); each also with .gz.",
 )
 @click.option(
     "--limit-mb",
@@ -93,7 +93,7 @@ def command(
             out,
             packages=packages or (() if debs else PACKAGES),
             debs=debs,
-            kinds=_kinds(documents),
+            kind="html" if documents == "html" else "text",
             limit_bytes=limit,
             progress=progress,
         ),
@@ -108,12 +108,9 @@ def command(
         emit_json(_json(fetched))
         return
     _tell(fetched)
-    recipe = "docs" if corpus == "debian-docs" else "code"
-    next_step(f"vitruvius data prepare {shlex.quote(clean_line(str(out)))} --recipe {recipe} --out data")
-
-
-def _kinds(documents: str) -> tuple[Any, ...]:
-    return DOCUMENTS[documents]
+    recipe = "--recipe docs" if corpus == "debian-docs" else "--recipe code"
+    markup = " --markup html" if corpus == "debian-docs" and documents == "html" else ""
+    next_step(f"vitruvius data prepare {shlex.quote(clean_line(str(out)))}{markup} {recipe} --out data")
 
 
 def _json(fetched: Corpus) -> dict[str, object]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, floor, log10
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from vitruvius.report.curve import nice_step
-from vitruvius.report.svg import HAIR, INK, LINE, MUTED, Svg, fitted
+from vitruvius.report.svg import HAIR, INK, LINE, MUTED, Svg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +88,7 @@ class _Plot:
 
     @classmethod
     def within(cls, box: Box, *, left: float = 52, top: float = 30) -> _Plot:
-        return cls(left=box.x + left, right=box.x + box.width - 10, top=box.y + top, bottom=box.y + box.height - 40)
+        return cls(left=box.x + left, right=box.x + box.width - 16, top=box.y + top, bottom=box.y + box.height - 40)
 
     def x(self, share: float) -> float:
         return self.left + share * (self.right - self.left)
@@ -184,22 +184,38 @@ def frequency_chart(svg: Svg, box: Box, frequencies: Mapping[str, Any], colours:
 
 
 def bars_chart(
-    svg: Svg, box: Box, bars: Sequence[tuple[str, int]], *, x_title: str, legend: str, colours: Palette, series: int = 0
+    svg: Svg,
+    box: Box,
+    bars: Sequence[tuple[str, int]],
+    *,
+    x_title: str,
+    legend: str,
+    colours: Palette,
+    labels: Literal["edge", "middle"] = "edge",
+    end: str = "",
+    series: int = 0,
 ) -> None:
-    """Counts as bars that stand side by side, each with its number; labels are of the bars' left edges."""
+    """Counts as bars side by side, each with its number; labels are of left edges (`end` of the last right one), or
+    stand under the middle.
+    """
     plot = _Plot.within(box)
     most = max((count for _, count in bars), default=0) or 1
-    width = (plot.right - plot.left) / max(1, len(bars))
+    width = (plot.right - plot.left) / max(1, len(bars), 0 if labels == "edge" else 4)
     every = max(1, ceil(34 / width))
     for place, (label, count) in enumerate(bars):
         x = plot.left + place * width
         if count:
             tall = max(1.5, (plot.bottom - plot.top - 14) * count / most)
             svg.rect(x + 1, plot.bottom - tall, width - 2, tall, fill=colours.series[series])
-            shown = fitted(f"{count:,}", max(width + 8, 24), 9)
-            svg.text(x + width / 2, plot.bottom - tall - 4, shown, size=9, fill=colours.muted, anchor="middle")
+            if width >= 5 * len(f"{count:,}"):
+                svg.text(
+                    x + width / 2, plot.bottom - tall - 4, f"{count:,}", size=9, fill=colours.muted, anchor="middle"
+                )
         if place % every == 0:
-            svg.text(x, plot.bottom + 15, label, size=10, fill=colours.muted, anchor="middle")
+            at = x if labels == "edge" else x + width / 2
+            svg.text(at, plot.bottom + 15, label, size=10, fill=colours.muted, anchor="middle")
+    if end and len(bars) % every == 0:
+        svg.text(plot.left + len(bars) * width, plot.bottom + 15, end, size=10, fill=colours.muted, anchor="middle")
     _baseline(svg, plot, colours)
     _x_title(svg, plot, x_title, colours)
     _legend(svg, plot, (legend,), colours, first=series)

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 _PRINT = """<style>
 figure { break-inside: avoid; } h2, h3 { break-after: avoid; } tr { break-inside: avoid; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem 2rem; }
-.pair h3 { margin-top: .5rem; } .pair figure svg { width: 100%; }
-table.narrow { width: auto; min-width: 24rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1rem 2rem; }
+.pair h3 { margin-top: .5rem; } .pair figure.chart svg { width: 100%; min-width: 0; }
+.pair th:nth-child(2):not(.number), .pair td:last-child { min-width: 0; }
 @media print { body { max-width: none; padding: 0; font-size: 11px; } table { font-size: 10px; }
   details { display: none; } @page { margin: 14mm; } h2 { margin-top: 1.2rem; } }
 </style>"""
@@ -155,6 +155,7 @@ def _overlap(statistics: Statistics) -> list[str]:
         overlap_bars(overlap),
         x_title="share of a document's n-grams that training holds",
         legend="validation documents",
+        end="100%",
         title="Validation documents by overlap",
     )
     rows = [
@@ -179,11 +180,11 @@ def _duplicates(statistics: Statistics) -> list[str]:
     for name, series in (("near", 0), ("exact", 1)):
         if sizes := duplicates[name]["sizes"]:
             bars = [(_range(row["from"], row["to"]), row["clusters"]) for row in sizes]
-            told: dict[str, Any] = {"x_title": "documents in a cluster", "legend": "clusters", "series": series}
+            told: dict[str, Any] = {"x_title": "documents in a cluster", "legend": "clusters", "series": series, "labels": "middle"}
             chart = drawn(bars_chart, bars, **told, title=f"Clusters of {name} duplicates by size")
             charts.append((f"Clusters of {name} duplicates", chart))
     if duplicates["jaccard"]["documents"]:
-        told = {"x_title": "Jaccard similarity to the document that was kept", "legend": "documents dropped"}
+        told = {"x_title": "Jaccard similarity to the document that was kept", "legend": "documents dropped", "end": "1"}
         chart = drawn(bars_chart, jaccard_bars(duplicates), **told, title="Near duplicates by similarity")
         charts.insert(0, ("How alike near duplicates were", chart))
     return ["<h2>Duplicates</h2>", listed(lines), _pair(charts) if charts else ""]
@@ -246,15 +247,19 @@ def _panels(statistics: Statistics) -> list[tuple[str, Callable[[Svg, Box], None
     if tokens and tokens["train"]["text_tokens"]:
         panels.append(("Occurrences of tokens", lambda svg, box: frequency_chart(svg, box, tokens["train"], PAPER)))
     if overlap:
-        told: dict[str, Any] = {"x_title": "n-grams that training holds too", "legend": "validation documents"}
+        told: dict[str, Any] = {"x_title": "n-grams that training holds too", "legend": "validation documents", "end": "100%"}
         panels.append(
             (
                 "Overlap of validation with training",
                 lambda svg, box: bars_chart(svg, box, overlap_bars(overlap), colours=PAPER, **told),
             )
         )
+    for name in ("near", "exact") if duplicates else ():
+        if sizes := duplicates[name]["sizes"]:
+            bars = [(_range(row["from"], row["to"]), row["clusters"]) for row in sizes]
+            panels.append((f"Clusters of {name} duplicates", _sizes_panel(bars)))
     if duplicates and duplicates["jaccard"]["documents"]:
-        alike: dict[str, Any] = {"x_title": "Jaccard similarity to the kept one", "legend": "near duplicates dropped"}
+        alike: dict[str, Any] = {"x_title": "Jaccard similarity to the kept one", "legend": "near duplicates dropped", "end": "1"}
         panels.append(
             (
                 "Near duplicates",
@@ -262,3 +267,11 @@ def _panels(statistics: Statistics) -> list[tuple[str, Callable[[Svg, Box], None
             )
         )
     return panels
+
+
+def _sizes_panel(bars: list[tuple[str, int]]) -> Callable[[Svg, Box], None]:
+    def draw(svg: Svg, box: Box) -> None:
+        told: dict[str, Any] = {"x_title": "documents in a cluster", "legend": "clusters", "labels": "middle"}
+        bars_chart(svg, box, bars, colours=PAPER, **told)
+
+    return draw

@@ -27,7 +27,22 @@ Fraction = Annotated[float, Ge(0.0), Le(1.0)]
 Beta = Annotated[float, Ge(0.0), Lt(1.0)]
 Positive = Annotated[float, Gt(0.0), Le(1e9)]
 
+Share = Annotated[float, Gt(0.0), Lt(1.0)]
+Weight = Annotated[float, Ge(0.0), Le(1e9)]
+
 LONGEST_DEFAULT_WARMUP = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurriculumStage:
+    """A part of a run that reads shorter samples."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+    until: Count | Share
+    """Where it ends: after so many steps, or after this share of them."""
+    context: Count
+    """Tokens per sample in it; divides the run's context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +61,17 @@ class TrainConfig:
     """Tokens per sample; the architecture's own context when not given."""
     documents: Literal["separate", "joined"] = "separate"
     """`separate`: attention and positions stay within a document. `joined`: a sample is one long text."""
+    packing: Literal["stream", "best-fit", "one-document"] = "stream"
+    """What a sample is. `stream`: a window over all documents end to end. `best-fit`: whole documents that together fill
+    it best; only those longer than the context are cut. `one-document`: one, and padding."""
+    mix: dict[str, Weight] | None = None
+    """Weight of each source of the data, by name (0 leaves one out); when not given, those that the data was prepared
+    with, or as much of each as there is."""
+    curriculum: tuple[CurriculumStage, ...] = ()
+    """Shorter samples first: `[{until: 0.3, context: 512}]`. Until that share of the steps, or that many, each sample is
+    cut into equal pieces; a step has the same tokens all along."""
+    data_check: Literal["hashes", "sizes"] = "hashes"
+    """What opening the data compares with its index: every byte, or only the lengths of the files."""
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
     """Draws the first weights and the order of the samples."""
 
@@ -135,9 +161,15 @@ def resolved(config: TrainConfig, architecture: Architecture) -> TrainConfig:
         if objective == "masked-lm" and config.mask_token is None
         else config.mask_token,
         warmup=warmup,
+        curriculum=tuple(replace(stage, until=_steps_until(stage, steps)) for stage in config.curriculum),
         checkpoint_every=config.checkpoint_every or min(1000, max(10, steps // 10)),
         eval_every=max(10, steps // 10) if config.eval_every is None else config.eval_every,
     )
+
+
+def _steps_until(stage: CurriculumStage, steps: int) -> int:
+    """The number of steps after which a stage ends; of a share, the nearest."""
+    return stage.until if isinstance(stage.until, int) else max(1, round(stage.until * steps))
 
 
 def natural_objective(architecture: Architecture) -> Literal["causal-lm", "masked-lm", "continuation"]:
@@ -164,6 +196,38 @@ def _objective_findings(config: TrainConfig, architecture: Architecture) -> Iter
         yield Finding(path="train.mask_token", what=what, fix=f"use at most {architecture.vocab_size - 1:,}")
 
 
+def _data_findings(config: TrainConfig) -> Iterator[Finding]:
+    if config.mix is not None and not any(config.mix.values()):
+        what = "no source has a weight above 0" if config.mix else "no source is named"
+        yield Finding(path="train.mix", what=what, fix="write the weight of each source: mix: {web: 0.7, code: 0.3}")
+    before = 0
+    for number, stage in enumerate(config.curriculum):
+        path, end = f"train.curriculum.{number}", _steps_until(stage, config.steps)
+        if config.context is not None and (stage.context > config.context or config.context % stage.context):
+            what = f"samples of {config.context:,} tokens cannot be cut into equal pieces of {stage.context:,}"
+            yield Finding(path=f"{path}.context", what=what, fix=f"use a length that divides {config.context:,}")
+        if end <= before:
+            what = f"the stage ends at step {end:,}, and the one before it at step {before:,}"
+            yield Finding(path=f"{path}.until", what=what, fix="let each stage end later than the one before")
+        elif end > config.steps:
+            what = f"the stage ends at step {end:,}, and the run has {config.steps:,}"
+            yield Finding(path=f"{path}.until", what=what, fix=f"use at most {config.steps:,}, or a share below 1")
+        before = max(before, end)
+
+
+def _packing_findings(config: TrainConfig, architecture: Architecture) -> Iterator[Finding]:
+    """Padding at the end of a sample is seen by nobody when attention is causal or documents are kept apart."""
+    objective = config.objective or natural_objective(architecture)
+    if config.packing == "stream":
+        return
+    if objective in {"prefix-lm", "continuation"}:
+        what = f"{objective} reads a sample as one text, and samples of {config.packing} end in padding"
+        yield Finding(path="train.packing", what=what, fix="use packing: stream")
+    elif objective == "masked-lm" and config.documents == "joined":
+        what = f"with documents: joined, every token would see the padding of {config.packing}"
+        yield Finding(path="train.packing", what=what, fix="use documents: separate, or packing: stream")
+
+
 def findings(config: TrainConfig, architecture: Architecture | None = None) -> list[Finding]:
     """What does not go together in a config, and with the architecture when it is given."""
     found: list[Finding] = []
@@ -182,8 +246,10 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
     if config.muon_lr is not None and config.optimizer != "muon":
         what = f"a learning rate for Muon, and the optimizer is {config.optimizer}"
         found.append(Finding(path="train.muon_lr", what=what, fix="add optimizer: muon, or leave muon_lr out"))
+    found += _data_findings(config)
     if architecture is not None:
         found += _objective_findings(config, architecture)
+        found += _packing_findings(config, architecture)
     if architecture is not None and config.context is not None and config.context > architecture.context:
         what = f"{config.context:,} tokens are more than the architecture's context={architecture.context:,}"
         fix = f"use at most {architecture.context:,}, or raise it in the spec: --set context={config.context}"
@@ -193,7 +259,10 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
 
 def to_plain(config: TrainConfig) -> dict[str, Any]:
     """The config as JSON data."""
-    return asdict(config) | {"betas": list(config.betas)}
+    return asdict(config) | {
+        "betas": list(config.betas),
+        "curriculum": [asdict(stage) for stage in config.curriculum],
+    }
 
 
 def from_plain(plain: dict[str, Any]) -> TrainConfig:
@@ -238,8 +307,8 @@ def config_hash(config: TrainConfig, spec: dict[str, Any], fingerprint: str) -> 
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-_WITHOUT_EFFECT = {"checkpointing", "memory_check"}
-"""Settings that change how much memory a run takes, and nothing that it computes."""
+_WITHOUT_EFFECT = {"checkpointing", "memory_check", "data_check"}
+"""Settings that change how much memory a run takes or what it looks at first, and nothing that it computes."""
 
 
 @cache

@@ -54,7 +54,7 @@ class Validation:
         assert config.context is not None
         context = max(1, min(config.context, shards.tokens - 1))
         size = config.batch // config.accumulate
-        self.batches = PackedBatches(shards, batch=size, context=context, seed=SAMPLE_SEED)
+        self.batches = PackedBatches(shards, batch=size, context=context, seed=SAMPLE_SEED, sources="together")
         self.per_batch = config.accumulate
         self.objective = objective
         self.device = device

@@ -142,11 +142,15 @@ class Trainer:
         if update is None:
             return False
         seconds = time.perf_counter() - began
-        tokens = batch.targets.size
+        tokens = batch.tokens
         self.state.step += 1
         self.state.tokens += tokens
         self.state.sample_digest = chained(self.state.sample_digest, batch.sample_digest)
         extra: dict[str, Any] = {**update.metrics, "samples": self.state.sample_digest}
+        if self.config.packing != "stream":
+            extra["padding"] = batch.padding
+        if self.config.curriculum:
+            extra["context"] = batch.inputs.shape[1]
         score = self._score(stop)
         if score is not None:
             extra |= {"val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte, "val_tokens": score.tokens}
@@ -169,6 +173,8 @@ class Trainer:
         step = self.state.step
         random_before = random_state() if self.config.accumulate > 1 else None
         pieces = self.objective.pieces(batch, self.config.accumulate, self.device)
+        # The end of a padded sample that a curriculum cuts may ask for nothing.
+        pieces = [piece for piece in pieces if piece.scored]
         scored = sum(piece.scored for piece in pieces)
         results: list[tuple[Piece, Result]] = []
         for piece in pieces:

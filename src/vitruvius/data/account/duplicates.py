@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 EXACT, NEAR = "exact_duplicate", "near_duplicate"
-JACCARD_BINS = 20
+JACCARD_BINS = 50
 _BUFFERED = 1 << 16
 _SLICE = 1 << 20
 

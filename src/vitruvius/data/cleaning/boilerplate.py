@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from vitruvius.data.cleaning.pages import Block, hidden, page_text, read_blocks
+from vitruvius.data.cleaning.pages import CELL, Block, hidden, page_text, read_blocks
 
 LEAST_CHARACTERS: Final = 250
 """Where less than this is left of a page, too much was taken for boilerplate (trafilatura's MIN_EXTRACTED_SIZE)."""
@@ -41,6 +41,7 @@ _LINK_DENSITY: Final = 0.333333
 _LINK_DENSITY_BEFORE: Final = 0.555556
 _WORDS, _WORDS_AFTER, _WORDS_BEFORE = 16, 15, 4
 _WORDS_AFTER_LINKS, _NEXT_AFTER_LINKS = 40, 17
+_FUSED: Final = frozenset(("li", "tr"))
 _LEVELS: Final = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 
 
@@ -96,10 +97,19 @@ def _is_link(block: Block) -> bool:
 
 
 def _content(blocks: list[Block]) -> list[Block]:
-    """Blocks that are content by the decision tree; a heading goes with the block that it heads."""
-    words = [block.text.count(" ") + block.text.count("\n") + 1 for block in blocks]
-    links = [block.linked / len(block.text) for block in blocks]
-    count = len(blocks)
+    """Blocks that are content by the decision tree.
+
+    The items of a list and the rows of a table are judged together; a heading goes with the block that it heads.
+    """
+    runs: list[list[Block]] = []
+    for block in blocks:
+        if runs and block.element in _FUSED and runs[-1][0].element == block.element:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    words = [sum(_words(block.text) for block in run) for run in runs]
+    links = [sum(block.linked for block in run) / sum(len(block.text) for block in run) for run in runs]
+    count = len(runs)
     keeps = [False] * count
     for index in range(count):
         keeps[index] = _is_content(
@@ -110,9 +120,13 @@ def _content(blocks: list[Block]) -> list[Block]:
             links[index - 1] if index else 0.0,
         )
     for index in range(count - 2, -1, -1):
-        if blocks[index].element in _LEVELS:
+        if runs[index][0].element in _LEVELS:
             keeps[index] = keeps[index + 1]
-    return [block for block, keep in zip(blocks, keeps, strict=True) if keep]
+    return [block for run, keep in zip(runs, keeps, strict=True) if keep for block in run]
+
+
+def _words(text: str) -> int:
+    return text.count(" ") + text.count("\n") + text.count(CELL) + 1
 
 
 def _is_content(words: int, before: int, after: int, links: float, links_before: float) -> bool:

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PARAGRAPH, LINE, CELL = "\n\n", "\n", "\t"
 
@@ -59,6 +59,7 @@ _MARKUP: Final = re.compile(
 _ROLE_MAIN: Final = re.compile(r"""\brole\s*=\s*["']?main\b""", re.IGNORECASE)
 _HIDDEN: Final = re.compile(r"\shidden(?![^\s=/])(?!\s*=\s*[\"']?until-found)", re.IGNORECASE)
 _SPACE: Final = re.compile(r"[ \t\n\r\f]+")
+_SPLIT_AT_ONCE: Final = 1 << 20
 _LONG_REFERENCE: Final = len("&#99999999")
 _HUGE_REFERENCE: Final = re.compile(r"&#(?:[0-9]{9,}|[xX][0-9a-fA-F]{9,});?")
 
@@ -102,15 +103,28 @@ def read_blocks(page: str, skips: Callable[[str, str], bool] = hidden) -> list[B
     """
     reader = _Reader(skips)
     held = reader.held
-    pieces = iter(_MARKUP.split(page.replace("\r\n", "\n")))
-    held.append(_unescaped(next(pieces)))
-    for name, attributes, text in zip(pieces, pieces, pieces, strict=True):
+    for name, attributes, text in _pieces(page.replace("\r\n", "\n")):
         if name is not None and (name not in _INLINE or reader.dropped or "hidden" in attributes):
             reader.tag(name.lower(), attributes)
         if text and not reader.dropped:
             held.append(_unescaped(text) if "&" in text else text)
     reader.end_block()
     return reader.blocks
+
+
+def _pieces(page: str) -> Iterator[tuple[str | None, str, str]]:
+    """(name, attributes, text after it) of every tag, comment and declaration; the name of the last two is None."""
+    if len(page) <= _SPLIT_AT_ONCE:
+        pieces = iter(_MARKUP.split(page))
+        yield None, "", next(pieces)
+        yield from zip(pieces, pieces, pieces, strict=True)
+        return
+    # The same without a list of millions of pieces.
+    name, attributes, end = None, "", 0
+    for found in _MARKUP.finditer(page):
+        yield name, attributes, page[end : found.start()]
+        (name, attributes), end = found.groups(), found.end()
+    yield name, attributes, page[end:]
 
 
 def _unescaped(text: str) -> str:
@@ -157,7 +171,7 @@ class _Reader:
         element = name if entering else name[1:]
         if element == "a":
             self._end_link()
-            if entering and attributes:
+            if entering and "href" in attributes:
                 self._link = len(self.held)
         elif (apart := _BREAKS.get(element)) is not None:
             self._set_apart(apart, element if entering else "")
@@ -208,7 +222,7 @@ class _Reader:
         self.end_block()
         if self._apart != PARAGRAPH:
             self._apart = apart
-        if element:
+        if element and not (element == "p" and self._element in ("li", "tr")):
             self._element = element
 
     def _end_cell(self) -> None:
@@ -235,6 +249,8 @@ class _Reader:
             element = "pre"
             # The newline right after `<pre>` is no part of it.
             text = text.replace("\r", "\n").removeprefix("\n")
-        self.blocks.append(Block(self._apart, text, min(self._linked, len(text)), element, bool(self._main)))
         self._cells.clear()
-        self._apart, self._element, self._linked = "", "", 0
+        if text:
+            self.blocks.append(Block(self._apart, text, min(self._linked, len(text)), element, bool(self._main)))
+            self._apart = ""
+        self._element, self._linked = "", 0

@@ -29,7 +29,7 @@ def fetch_debian_docs(
     *,
     packages: Sequence[str] = PACKAGES,
     debs: Sequence[Path] = (),
-    kinds: Sequence[DocumentKind] = ("html",),
+    kind: DocumentKind = "html",
     limit_bytes: int | None = None,
     progress: Progress = lambda stage, done, total: None,  # noqa: ARG005 (a listener who does not listen)
 ) -> Corpus:
@@ -45,24 +45,24 @@ def fetch_debian_docs(
     with corpus_folder(out) as folder, tempfile.TemporaryDirectory(prefix="vitruvius-apt-") as downloads:
         for number, deb in enumerate(debs):
             progress("reading packages", number, len(debs) + len(packages))
-            _add(folder, deb, origin="file", kinds=kinds)
+            _add(folder, deb, origin="file", kind=kind)
         for number, name in enumerate(packages):
             progress("downloading packages", number, len(packages))
             target = Path(downloads, str(number))
             target.mkdir()
             deb = download(name, target)
             progress("reading packages", len(debs) + number, len(debs) + len(packages))
-            _add(folder, deb, origin="apt", kinds=kinds)
+            _add(folder, deb, origin="apt", kind=kind)
             deb.unlink()
         progress("reading packages", len(debs) + len(packages), len(debs) + len(packages))
-        settings = {"kinds": sorted(kinds), "limit_bytes": limit_bytes}
+        settings = {"documents": kind, "limit_bytes": limit_bytes}
         return folder.finish("debian-docs", limit_bytes=limit_bytes, settings=settings)
 
 
-def _add(folder: CorpusFolder, deb: Path, *, origin: str, kinds: Sequence[DocumentKind]) -> None:
+def _add(folder: CorpusFolder, deb: Path, *, origin: str, kind: DocumentKind) -> None:
     who = read_name(deb)
     part = folder.part(who.name, {})
-    for found in read_pages(deb, who.name, kinds):
+    for found in read_pages(deb, who.name, kind):
         if isinstance(found, Copyright):
             part.copyright = found.content
             part.about["licenses"] = found.licenses()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from vitruvius.data.corpora.archives import BrokenArchiveError, Member, ar_members, tar_members, unpacked
-from vitruvius.data.reading.markup import declared_encoding
+from vitruvius.data.reading.charsets import decoded_page
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from vitruvius.data.document import Markup
@@ -125,7 +125,7 @@ def read_name(deb: Path) -> PackageName:
 
 
 def read_pages(
-    deb: Path, name: str, kinds: Collection[DocumentKind], *, tick: Callable[[], None] = lambda: None
+    deb: Path, name: str, kind: DocumentKind, *, tick: Callable[[], None] = lambda: None
 ) -> Iterator[Page | LeftOut | Copyright]:
     """The documents of package `name`, in the order of the archive, and its copyright file.
 
@@ -138,12 +138,11 @@ def read_pages(
     def found(member: Member) -> Iterator[Page | LeftOut | Copyright]:
         tick()
         path = member.name.removeprefix("./").lstrip("/")
-        kind = _kind(path, kinds)
         if path == copyright_file and member.kind == "file":
             content = member.content.all(_COPYRIGHT_LIMIT)
             if content is not None:
                 yield Copyright(content=content)
-        elif kind is not None and member.kind in {"file", "link"}:
+        elif member.kind in {"file", "link"} and path.lower().removesuffix(".gz").endswith(SUFFIXES[kind]):
             yield _page(member, path, kind)
 
     return _within(deb, "data.tar", found)
@@ -174,11 +173,6 @@ def _control_file(member: Member) -> Iterator[bytes]:
             yield content
 
 
-def _kind(path: str, kinds: Collection[DocumentKind]) -> DocumentKind | None:
-    plain = path.lower().removesuffix(".gz")
-    return next((kind for kind in kinds if plain.endswith(SUFFIXES[kind])), None)
-
-
 def _page(member: Member, path: str, kind: DocumentKind) -> Page | LeftOut:
     if member.kind == "link":
         return LeftOut(path=path, reason="link")
@@ -206,19 +200,12 @@ def _gunzipped(packed: bytes) -> bytes | str:
 
 
 def _decoded(content: bytes, kind: DocumentKind) -> str | None:
+    if kind == "html":
+        return decoded_page(content)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        pass
-    encoding = declared_encoding(content) if kind == "html" else None
-    try:
-        text = content.decode(encoding) if encoding else None
-        if text is not None:
-            # UTF-7 and its like can spell half a surrogate pair, which no file of ours could hold.
-            text.encode("utf-8")
-    except (ValueError, LookupError):
         return None
-    return text
 
 
 def _broken(deb: Path, what: str) -> DataError:

@@ -89,7 +89,10 @@ class ComponentSort(Stage):
 
         labels = Labels(job)
         found = members(job)[task]
-        with job.publishing(component_run(job, task)) as file, RunWriter(file, CANDIDATE) as writer:
+        with (
+            job.publishing(job.path(self.name, task).with_suffix(".run")) as file,
+            RunWriter(file, CANDIDATE) as writer,
+        ):
             for start in range(0, len(found), _CHUNK):
                 some = found[start : start + _CHUNK]
                 records = np.empty(len(some), dtype=CANDIDATE)
@@ -99,9 +102,9 @@ class ComponentSort(Stage):
         return {"candidates": writer.records}
 
 
-def component_run(job: Job, task: int) -> Path:
-    """The run of one task of `ComponentSort`."""
-    return job.path(SORTED, task).with_suffix(".run")
+def component_runs(job: Job) -> list[Path]:
+    """The runs of all tasks of `ComponentSort`, in order."""
+    return sorted(job.folder(SORTED).glob("*.run"))
 
 
 @final

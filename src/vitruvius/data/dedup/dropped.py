@@ -51,7 +51,7 @@ class Dropped(Mapping[int, Duplicate]):
 
     @classmethod
     def of_unit(cls, job: Job, unit: int) -> Dropped:
-        """What the stages of `duplicate_stages` found in a unit; nothing where none ran."""
+        """What the stages of `vitruvius.data.dedup.stages` found in a unit; nothing where none ran."""
         near = results(job)
         found: dict[int, Duplicate] = {}
         exact = exact_duplicates(job, unit)

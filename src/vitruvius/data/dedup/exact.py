@@ -1,7 +1,7 @@
 """Exact duplicates: documents with the same text, found by half its SHA-256.
 
-The first stays, by the name of its file and then by its place there; so neither the order of the inputs nor how they are
-cut into units decides.
+The first stays, by the name of its file and then by its place there; so neither the order of the inputs nor how they
+are cut into units decides.
 """
 
 from __future__ import annotations

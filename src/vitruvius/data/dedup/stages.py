@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vitruvius.data.job.stage import Stage
 
 
-def duplicate_stages(settings: DedupSettings) -> tuple[Stage, ...]:
+def stages(settings: DedupSettings) -> tuple[Stage, ...]:
     """What is done between reading and the split; nothing where no duplicates are dropped."""
     if settings.exact == "off":
         return ()

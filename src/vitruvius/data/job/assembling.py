@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
+import heapq
 import json
 import shutil
 from collections import Counter, defaultdict
 from dataclasses import asdict
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, final
 
-from vitruvius.data.job.duplicates import duplicates_of
+from vitruvius.data.dedup.dropped import Dropped
 from vitruvius.data.job.encoding import ENCODED
 from vitruvius.data.job.kept import mapped
 from vitruvius.data.job.stage import Stage
@@ -71,8 +72,9 @@ def write_evidence(job: Job, folder: Path, *, after: Literal["reading", "dedupli
     before = first_lines(job.units, [summary["lines"] for summary in job.summaries("read")])
     with (folder / "quarantine.jsonl").open("wb") as file:
         for unit, source in enumerate(job.plan.sources):
-            twins = _duplicates(job, unit) if after == "deduplication" else ()
-            for row in itertools.chain(job.kept(unit).drops(), twins):
+            twins = _duplicates(job, unit) if after == "deduplication" else iter(())
+            # In the order of reading, which is the same for every cut of the inputs into units.
+            for _, row in heapq.merge(job.kept(unit).drops(), twins, key=itemgetter(0)):
                 if row["reason"] in DUPLICATES:
                     duplicates[source][row["reason"]] += 1
                 if row["line"] is not None:
@@ -108,12 +110,12 @@ def counts_of(job: Job, duplicates: Mapping[str, Mapping[str, int]]) -> dict[str
     }
 
 
-def _duplicates(job: Job, unit: int) -> Iterator[dict[str, Any]]:
-    """The quarantine's rows for a unit's duplicates, in the order of its documents."""
+def _duplicates(job: Job, unit: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The quarantine's rows for a unit's duplicates, each with its row among the kept documents."""
     kept = job.kept(unit)
-    for row, twin in sorted(duplicates_of(job, unit).items()):
+    for row, twin in sorted(Dropped.of_unit(job, unit).items()):
         keeper = job.origin_of(twin.keeper_key).id
-        yield duplicate_row(kept.origin(row), kind=twin.kind, keeper=keeper, jaccard=twin.jaccard)
+        yield row, duplicate_row(kept.origin(row), kind=twin.kind, keeper=keeper, jaccard=twin.jaccard)
 
 
 def _write_shards(job: Job, whole: Path, tokenizer: Tokenizer) -> dict[str, Any]:

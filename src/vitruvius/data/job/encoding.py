@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from vitruvius.data.job.duplicates import duplicates_of
+from vitruvius.data.dedup.dropped import Dropped
 from vitruvius.data.job.stage import Stage
 from vitruvius.data.job.tokenizing import tokenizer_of
 from vitruvius.data.packing.index import dtype_for
@@ -38,7 +38,7 @@ class EncodeStage(Stage):
         tokenizer = tokenizer_of(job)
         dtype = dtype_for(tokenizer.vocab_size)
         threshold = job.summary("split", 0)["held_out_below"]
-        kept, gone = job.kept(task), duplicates_of(job, task)
+        kept, gone = job.kept(task), Dropped.of_unit(job, task)
         staying = [row for row in range(len(kept.rows)) if row not in gone]
         places = kept.rows["place"]
         end = np.array([tokenizer.eos_id], dtype=dtype).tobytes()

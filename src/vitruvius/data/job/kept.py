@@ -4,7 +4,8 @@ read/00012.texts         the texts as UTF-8, one after the other
 read/00012.rows          a row of `ROW` for each
 read/00012.origins       a JSON line for each: id, file, line, byte offset, URL
 read/00012.signatures    where near duplicates are looked for: a row for each, as `vitruvius.data.dedup` has them
-read/00012.drops         a JSON line for each document that was dropped: the unit's part of the quarantine
+read/00012.drops         a JSON line for each document that was dropped: how many were kept before it, and its row of the
+                         quarantine
 """
 
 from __future__ import annotations
@@ -101,11 +102,12 @@ class Kept:
         """The id of each document, in order."""
         return (origin.id for origin in self.origins())
 
-    def drops(self) -> Iterator[dict[str, Any]]:
-        """The unit's rows of the quarantine."""
+    def drops(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The unit's rows of the quarantine, each after the row of `rows` that was next when it was read."""
         with self.path.with_suffix(".drops").open("rb") as file:
             for line in file:
-                yield json.loads(line)
+                following, row = json.loads(line)
+                yield following, row
 
 
 @final
@@ -148,7 +150,7 @@ class KeptWriter:
 
     def drop(self, row: dict[str, Any]) -> None:
         """Write a row of the quarantine."""
-        self._files["drops"].write(json.dumps(row).encode() + b"\n")
+        self._files["drops"].write(json.dumps([self.documents, row]).encode() + b"\n")
 
 
 def suffixes(*, signed: bool) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from vitruvius.data.job.duplicates import duplicates_of
+from vitruvius.data.dedup.dropped import Dropped
 from vitruvius.data.job.kept import HASH_RANGE
 from vitruvius.data.job.stage import Stage
 
@@ -53,7 +53,7 @@ def staying_rows(job: Job, unit: int) -> np.ndarray:
     import numpy as np
 
     rows = job.kept(unit).rows
-    gone = list(duplicates_of(job, unit))
+    gone = list(Dropped.of_unit(job, unit))
     return np.delete(rows, gone) if gone else rows
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vitruvius.data.dedup.stages import stages as duplicate_stages
 from vitruvius.data.job.assembling import AssembleStage
-from vitruvius.data.job.duplicates import duplicate_stages
 from vitruvius.data.job.encoding import EncodeStage
 from vitruvius.data.job.reading import ReadStage
 from vitruvius.data.job.splitting import SplitStage

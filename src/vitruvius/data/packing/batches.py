@@ -100,6 +100,7 @@ class PackedBatches:
         "batch",
         "context",
         "curriculum",
+        "left_out",
         "order",
         "packing",
         "seed",
@@ -150,17 +151,23 @@ class PackedBatches:
             streams = {name: shards.source_stream(name) for name in shards.sources}
         asked = _weights(shards, mix) if sources == "apart" else None
         # A source that is left out needs no plan.
-        taken = [name for name in streams if asked is None or asked[name] > 0]
-        self._parts: list[Samples] = [
-            samples_of(streams[name], context, packing=packing, eos_id=shards.eos_id) for name in taken
-        ]
-        self.windows = sum(part.count for part in self._parts)
-        """Samples per epoch, of all sources that are drawn from."""
-        self._refuse_short(taken, asked)
+        parts = {
+            name: samples_of(stream, context, packing=packing, eos_id=shards.eos_id)
+            for name, stream in streams.items()
+            if asked is None or asked.get(name, 0) > 0
+        }
+        self._refuse_short(parts, asked)
+        # Where nobody gave weights, a source without a sample has no turn.
+        parts = {name: part for name, part in parts.items() if part.count}
+        self._parts: list[Samples] = list(parts.values())
         counts = [part.count for part in self._parts]
-        self._turns = Turns(counts if asked is None else whole_weights([asked[name] for name in taken]))
-        self.shares = _shares(taken, self._turns, counts)
+        self.windows = sum(counts)
+        """Samples per epoch, of all sources that are drawn from."""
+        self._turns = Turns(counts if asked is None else whole_weights([asked[name] for name in parts]))
+        self.shares = _shares(list(parts), self._turns, counts)
         """The sources that are drawn from."""
+        self.left_out = tuple(name for name in streams if name not in parts)
+        """Those that are not: their weight is 0, or they are shorter than a sample and nobody gave them a weight."""
 
     def at(self, step: int) -> Batch:
         """The batch of `step`, counted from 0; the same for every call and in any order of calls."""
@@ -197,8 +204,7 @@ class PackedBatches:
     def _counts(self) -> np.ndarray:
         import numpy as np
 
-        # Sources without a sample have no turn.
-        return np.array([max(1, part.count) for part in self._parts], dtype=np.int64)
+        return np.array([part.count for part in self._parts], dtype=np.int64)
 
     def _read(self, parts: np.ndarray, epochs: np.ndarray, positions: np.ndarray, context: int) -> Batch:
         import numpy as np
@@ -206,7 +212,8 @@ class PackedBatches:
         numbers = positions.copy()
         if self.order == "shuffled":
             # A batch touches one epoch of a source, or two where one ends; more only when it is larger than an epoch.
-            for part, epoch in {*zip(parts.tolist(), epochs.tolist(), strict=True)}:
+            met: set[tuple[int, int]] = set(zip(parts.tolist(), epochs.tolist(), strict=True))
+            for part, epoch in met:
                 here = (parts == part) & (epochs == epoch)
                 name = self.shares[part].source
                 numbers[here] = shuffled(
@@ -216,7 +223,7 @@ class PackedBatches:
                     epoch=epoch,
                     of="" if name == DEFAULT_SOURCE else name,
                 )
-        chosen = zip(parts.tolist(), numbers.tolist(), strict=True)
+        chosen: list[tuple[int, int]] = list(zip(parts.tolist(), numbers.tolist(), strict=True))
         samples = [self._parts[part].read(number) for part, number in chosen]
         first = np.array([share.first_sample for share in self.shares], dtype=np.int64)
         return Batch(
@@ -225,33 +232,39 @@ class PackedBatches:
             epochs=epochs,
         )
 
-    def _refuse_short(self, taken: list[str], asked: dict[str, float] | None) -> None:
+    def _refuse_short(self, parts: dict[str, Samples], asked: dict[str, float] | None) -> None:
         """Raise DataError where there is nothing to draw from."""
         context, shards = self.context, self.shards
-        if self.windows == 0:
+        if not any(part.count for part in parts.values()):
             raise DataError(
                 f"the {shards.split} split has {shards.tokens:,} tokens; one window of context {context:,} needs "
                 f"{context + 1:,}",
                 where=str(shards.directory),
                 fix=f"use a --context of at most {max(1, shards.tokens - 1):,}, or prepare more text",
             )
-        for name, part in zip(taken, self._parts, strict=True):
-            if part.count == 0 and asked is not None:
-                tokens = shards.sources[name].tokens
-                raise DataError(
-                    f"source {name} has {tokens:,} tokens; one window of context {context:,} needs {context + 1:,}",
-                    where=str(shards.directory),
-                    fix=f"leave it out with --set train.mix.{name}=0, use a shorter --context, or packing best-fit",
-                )
+        short = next((name for name, part in parts.items() if part.count == 0), None)
+        if short is not None and asked is not None:
+            tokens = shards.sources[short].tokens
+            others = ", ".join(f"{name}: {0 if name == short else asked.get(name, 0):g}" for name in shards.sources)
+            raise DataError(
+                f"source {short} has {tokens:,} tokens; one window of context {context:,} needs {context + 1:,}",
+                where=str(shards.directory),
+                fix=f"leave it out with --set 'train.mix={{{others}}}', or use a shorter --context or packing=best-fit",
+            )
 
 
 def _weights(shards: TokenShards, mix: Mapping[str, float] | None) -> dict[str, float] | None:
     """The weight of each source by name; None: as many samples as there are."""
     sources = shards.sources
     if mix is None:
-        given = {name: source.weight for name, source in sources.items()}
+        # Of a source that nothing is left of, nothing can be drawn, whatever its weight was to be.
+        given = {name: source.weight for name, source in sources.items() if source.documents}
         weights = {name: weight for name, weight in given.items() if weight is not None}
-        return weights if len(weights) == len(sources) and any(weights.values()) else None
+        if weights and not any(weights.values()):
+            what = "nothing is left of the sources that the data was prepared to be drawn from"
+            fix = f"give others a weight: --set 'train.mix={{{', '.join(f'{name}: 1' for name in sources)}}}'"
+            raise DataError(what, where=str(shards.directory), fix=fix)
+        return weights or None
     known = ", ".join(sources)
     for name, weight in mix.items():
         if name not in sources:

@@ -1,4 +1,4 @@
-"""Short samples first: a stage of a run cuts each sample into equal pieces, so that tokens and samples stay the same."""
+"""Short samples first: a stage of a run cuts each sample into equal pieces, so tokens and samples stay the same."""
 
 from __future__ import annotations
 

@@ -139,13 +139,13 @@ def read_index(directory: Path | str) -> dict[str, Any]:
             where=str(path),
             fix="prepare the data again",
         )
-    misfit = first_misfit(_INDEX, cast("object", index)) or _sources_misfit(cast("dict[str, Any]", index))
+    misfit = first_misfit(_INDEX, cast("object", index)) or _parts_misfit(cast("dict[str, Any]", index))
     if misfit is not None:
         raise DataError(f"the index is damaged: {misfit}", where=str(path), fix=AGAIN)
     return cast("dict[str, Any]", index)
 
 
-def _sources_misfit(index: dict[str, Any]) -> str | None:
+def _parts_misfit(index: dict[str, Any]) -> str | None:
     """Where sources are not what they should be, and where parts do not add up to the whole; in words, or None."""
     for split in SPLITS:
         whole, place = index["splits"][split], f"splits.{split}"
@@ -155,8 +155,15 @@ def _sources_misfit(index: dict[str, Any]) -> str | None:
             if misfit is not None:
                 return misfit
         sources = whole["sources"]
-        if len({source["weight"] is None for source in sources.values()}) > 1:
+        weights = [source["weight"] for source in sources.values()]
+        if len({weight is None for weight in weights}) > 1:
             return f"some of {place}.sources have a weight, and some have none"
+        if weights and not any(weight is None or weight for weight in weights):
+            return f"none of {place}.sources has a weight above 0"
+        blocks = (-(-shard["tokens"] * int(index["dtype"][-1]) // BLOCK_BYTES) for shard in whole["shards"])
+        wrong = next((n for n, number in enumerate(blocks) if len(whole["shards"][n]["blocks"]) != number), None)
+        if wrong is not None:
+            return f"{place}.shards.{wrong}.blocks are not as many as the shard has"
         unknown = next((shard["source"] for shard in whole["shards"] if shard["source"] not in sources), None)
         if unknown is not None:
             return f"{place}.shards has the source {unknown!r}, and {place}.sources lacks it"

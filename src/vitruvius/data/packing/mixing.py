@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LARGEST_TOTAL = 2**40
 """Leaves room for batches of a million samples in 64 bits."""
 MOST_SAMPLES = 2**20
-"""Of one draw."""
+"""Drawn at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,11 @@ class Turns:
         """Source of each of the samples `first` to `first + count`, and how many that source had before: int64."""
         import numpy as np
 
-        assert 0 <= first
-        assert count <= MOST_SAMPLES
+        assert first >= 0
+        if count > MOST_SAMPLES:
+            rest = self.draw(first + MOST_SAMPLES, count - MOST_SAMPLES)
+            sources, before = zip(self.draw(first, MOST_SAMPLES), rest, strict=True)
+            return np.concatenate(sources), np.concatenate(before)
         sources, before = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
         waiting: list[tuple[_Tree, int, np.ndarray]] = [(self._tree, first, np.arange(count, dtype=np.int64))]
         while waiting:

@@ -175,10 +175,7 @@ class TokenShards:
         try:
             with gzip.open(entry.origins_path, "rb") as file:
                 while line := file.readline(_LONGEST_ROW):
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError("no mapping")
-                    yield cast("dict[str, Any]", row)
+                    yield _row(line)
                     rows += 1
         except (OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
             what = f"row {rows + 1:,} of the origins cannot be read: {error}"
@@ -239,6 +236,13 @@ class TokenShards:
             if row.get("tokens") != length or row.get("source") != shard.source:
                 what = f"row {place + 1:,} does not go with its document, of {length} tokens and source {shard.source}"
                 raise DataError(what, where=str(shard.origins_path), fix=AGAIN)
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    row: object = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("it is no mapping")  # noqa: TRY004 (like any other line that is no row)
+    return cast("dict[str, Any]", row)
 
 
 def _verify_size(path: Path, expected: int) -> None:

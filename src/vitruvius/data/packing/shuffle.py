@@ -14,7 +14,9 @@ _ROUNDS = 6
 def shuffled(positions: np.ndarray, size: int, *, seed: int, epoch: int, of: str = "") -> np.ndarray:
     """Where `positions` (int64, each below `size`) go in the permutation of `size` numbers for this seed and epoch.
 
-    of: what is shuffled; things of different names have orders of their own. A Feistel network over the next even power of two, walked until the number is below `size` again
+    of: the name of what is shuffled; other names have other orders.
+
+    A Feistel network over the next even power of two, walked until the number is below `size` again
     (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). It uses integer arithmetic only,
     so the order is the same on every machine and with every version of numpy.
     """

@@ -10,8 +10,8 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any, Final, final
 
-from vitruvius.data.extras import require
 from vitruvius.data.ledger import Refusal
+from vitruvius.data.reading.libraries import library
 from vitruvius.data.reading.tables import columns_of, rows_of
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ def read_arrow(raw: BinaryIO, name: str, options: ReadOptions, span: Span) -> It
         MissingExtraError: pyarrow is not installed.
     """
     del span
-    require("pyarrow")
-    import pyarrow as pa
-
+    pa = library("pyarrow")
     # A file is a stream between a magic word and a footer.
     if raw.read(len(_FILE_MAGIC)) == _FILE_MAGIC:
         raw.seek(8)

@@ -1,4 +1,4 @@
-"""In which characters a page of HTML is written, by the rules of the Encoding Standard (WHATWG) as far as they are safe."""
+"""The characters of a page of HTML, by the rules of the Encoding Standard (https://encoding.spec.whatwg.org)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _WIDER: Final = {
     "ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874",
     "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs",
 }  # fmt: skip
-_KNOWN: Final = frozenset(
-    """cp866 cp874 cp932 cp949 cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258
+_NAMES: Final = """
+    cp866 cp874 cp932 cp949 cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258
     iso8859-2 iso8859-3 iso8859-4 iso8859-5 iso8859-6 iso8859-7 iso8859-8 iso8859-10 iso8859-13 iso8859-14 iso8859-15
-    iso8859-16 koi8-r koi8-u mac-roman mac-cyrillic big5hkscs euc_jp gb18030 iso2022_jp""".split()
-)
+    iso8859-16 koi8-r koi8-u mac-roman mac-cyrillic big5hkscs euc_jp gb18030 iso2022_jp
+"""
+_KNOWN: Final = frozenset(_NAMES.split())
 
 
 def declared_charset(page: bytes) -> str | None:

@@ -37,7 +37,7 @@ def read_file(
     if file.kind == "hf":
         from vitruvius.data.reading.hub import read_dataset
 
-        yield from read_dataset(file, options, span)
+        yield from read_dataset(file, options, span, expected)
     elif file.kind in TABLE_READERS:
         with opened_raw(file.path, name=file.name, expected=expected) as raw:
             yield from TABLE_READERS[file.kind](raw, file.name, options, span)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vitruvius.data.reading.corpora import CORPORA
+from vitruvius.data.reading.hub import HUB, dataset_name
 from vitruvius.data.reading.options import InputFile, Kind
 from vitruvius.data.reading.unpacking import PACKING_SUFFIXES
 from vitruvius.errors import DataError
@@ -38,9 +39,6 @@ SUFFIXES: dict[str, Kind] = {
 
 TABLES: frozenset[Kind] = frozenset(("parquet", "arrow"))
 """Kinds that are compressed within, never as a whole."""
-
-HUB = "hf:"
-"""What the name of a dataset begins with that the `datasets` library reads: `hf:NAME_OR_PATH[:CONFIG][@SPLIT]`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +81,8 @@ def find_inputs(
             raise DataError("a name is empty", where="IN", fix="name a file or folder; . is the one you are in")
         path = Path(argument)
         if str(argument).startswith(HUB) and not path.exists():
-            take(InputFile(name=_name(path), path=path, kind="hf"), str(argument))
+            dataset = dataset_name(str(argument))
+            take(InputFile(name=str(argument), path=Path(dataset.path), kind="hf"), str(argument))
         elif str(argument) in CORPORA and not path.exists():
             for name, source in CORPORA[str(argument)]():
                 take(InputFile(name=name, path=source, kind="source"), _identity(source))
@@ -96,6 +95,10 @@ def find_inputs(
                     passed_over[_identity(file)] = suffix or "(none)"
         elif path.exists():
             of_file = wanted.get(_suffix(path), "text") if kind == "auto" else kind
+            if of_file in TABLES and path.suffix.lower() in PACKING_SUFFIXES:
+                raise DataError(
+                    "a table cannot be read while it is compressed as a whole", where=_name(path), fix="unpack it first"
+                )
             take(InputFile(name=_name(path), path=path, kind=of_file), _identity(path))
         else:
             raise DataError(

@@ -90,7 +90,7 @@ def _refusal(name: str, line: Line, problem: Problem) -> Refusal:
 
 @cache
 def fast_parser() -> Parser | None:
-    """orjson's parser, or None where it is not installed."""
+    """The parser of orjson, or None where that is not installed."""
     return importlib.import_module("orjson").loads if importlib.util.find_spec("orjson") else None
 
 

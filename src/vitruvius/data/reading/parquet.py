@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
-from vitruvius.data.extras import require
 from vitruvius.data.ledger import Refusal
+from vitruvius.data.reading.libraries import library
 from vitruvius.data.reading.parquet_pages import largest_page
 from vitruvius.data.reading.tables import columns_of, rows_of
 
@@ -35,21 +36,19 @@ def read_parquet(raw: BinaryIO, name: str, options: ReadOptions, span: Span) -> 
         DataError: there is no column of texts.
         MissingExtraError: pyarrow is not installed.
     """
-    require("pyarrow")
-    import pyarrow as pa
-
+    pa = library("pyarrow")
     try:
         table = parquet_file(raw)
         groups: int = table.metadata.num_row_groups
-        rows = [table.metadata.row_group(group).num_rows for group in range(groups)]
+        rows: list[int] = [table.metadata.row_group(group).num_rows for group in range(groups)]
     except (pa.ArrowException, OSError) as error:
         yield Refusal(file=name, line=None, byte_offset=0, reason="corrupt_table", detail=_first_line(error))
         return
     columns = columns_of(table.schema_arrow, name, options)
+    before = list(itertools.accumulate(rows, initial=0))
     for group in range(span.start, groups if span.stop is None else min(span.stop, groups)):
-        first = 1 + sum(rows[:group])
         if rows[group]:
-            yield from _read_group(table, raw, group, columns, name, options, first=first)
+            yield from _read_group(table, raw, group, columns, name, options, first=1 + before[group])
 
 
 def parquet_file(raw: BinaryIO) -> Any:
@@ -58,10 +57,8 @@ def parquet_file(raw: BinaryIO) -> Any:
     Raises:
         pyarrow.ArrowException: it is damaged. OSError is one of its forms.
     """
-    from pyarrow.parquet import ParquetFile
-
     # Without pre-buffering, and with a buffer, a column is read page by page instead of as a whole.
-    return ParquetFile(
+    return library("pyarrow.parquet").ParquetFile(
         raw,
         pre_buffer=False,
         buffer_size=_BUFFER_BYTES,
@@ -73,8 +70,7 @@ def parquet_file(raw: BinaryIO) -> Any:
 def _read_group(
     table: Any, raw: BinaryIO, group: int, columns: Columns, name: str, options: ReadOptions, *, first: int
 ) -> Iterator[Document | Refusal]:
-    import pyarrow as pa
-
+    pa = library("pyarrow")
     metadata = table.metadata.row_group(group)
     last = first + metadata.num_rows - 1
     done = first - 1

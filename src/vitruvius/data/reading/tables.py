@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitruvius.data.document import Document
 from vitruvius.data.ledger import Refusal
+from vitruvius.data.reading.libraries import library
 from vitruvius.data.reading.text import Problem, usable, usable_url
 from vitruvius.errors import DataError
 
@@ -62,8 +63,7 @@ def columns_of(schema: Any, name: str, options: ReadOptions) -> Columns:
 
 def _is_text(schema: Any, column: str) -> bool:
     """Whether a column holds strings, or bytes that may be UTF-8; one of nothing but nulls may."""
-    from pyarrow import types
-
+    types = library("pyarrow.types")
     kind = schema.field(column).type
     if types.is_dictionary(kind):
         kind = kind.value_type
@@ -71,7 +71,9 @@ def _is_text(schema: Any, column: str) -> bool:
     return any(test(kind) for test in (*tests, types.is_binary_view, types.is_null))
 
 
-def rows_of(batch: Any, columns: Columns, name: str, options: ReadOptions, *, first: int) -> Iterator[Document | Refusal]:
+def rows_of(
+    batch: Any, columns: Columns, name: str, options: ReadOptions, *, first: int
+) -> Iterator[Document | Refusal]:
     """The documents of an Arrow record batch whose first row is number `first` of the table; ids are `FILE#ROW`."""
     texts = batch.column(columns.text)
     urls = None if columns.url is None else batch.column(columns.url)
@@ -88,9 +90,7 @@ def rows_of(batch: Any, columns: Columns, name: str, options: ReadOptions, *, fi
 
 def row_document(name: str, row: int, text: str, url: str | None, options: ReadOptions) -> Document:
     """The document of a row."""
-    return Document(
-        id=f"{name}#{row}", file=name, line=row, byte_offset=row, text=text, markup=options.markup, url=url
-    )
+    return Document(id=f"{name}#{row}", file=name, line=row, byte_offset=row, text=text, markup=options.markup, url=url)
 
 
 def row_refusal(name: str, row: int, problem: Problem) -> Refusal:
@@ -122,8 +122,6 @@ def _url(scalar: Any, options: ReadOptions) -> str | None:
 
 def _bytes(scalar: Any) -> memoryview | None:
     """The bytes of a string without a copy; None for null."""
-    from pyarrow import DictionaryScalar
-
-    if isinstance(scalar, DictionaryScalar):
+    if isinstance(scalar, library("pyarrow").DictionaryScalar):
         scalar = scalar.value
     return memoryview(scalar.as_buffer()) if scalar is not None and scalar.is_valid else None

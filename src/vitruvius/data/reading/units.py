@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.data.reading.documents import read_file
+from vitruvius.data.reading.hub import dataset_identity, open_dataset, shards_of
+from vitruvius.data.reading.libraries import library
 from vitruvius.data.reading.options import InputFile
-from vitruvius.data.reading.streams import UTF16_MARKS, Identity, Span
+from vitruvius.data.reading.parquet import parquet_file
+from vitruvius.data.reading.streams import UTF16_MARKS, Identity, Span, opened_raw
 from vitruvius.data.reading.unpacking import packing_of
 from vitruvius.errors import DataError
 
@@ -147,7 +150,7 @@ def read_unit(unit: Unit, options: ReadOptions, *, tally: Tally | None = None) -
 
 
 def first_lines(units: Sequence[Unit], lines: Sequence[int]) -> list[int]:
-    """For each unit, what must be added to the lines of its documents and refusals; `lines` has `Tally.lines` of each."""
+    """What must be added to the lines of each unit's documents and refusals; `lines` has `Tally.lines` of each."""
     found: list[int] = []
     before = 0
     for unit, count in zip(units, lines, strict=True):
@@ -158,35 +161,62 @@ def first_lines(units: Sequence[Unit], lines: Sequence[int]) -> list[int]:
 
 
 def _parts_of(file: InputFile, unit_bytes: int) -> list[Part]:
+    if file.kind == "hf":
+        return _shards(file)
     try:
         status = file.path.stat()
     except OSError as error:
         raise DataError(
             f"the file cannot be read: {error.strerror}", where=file.name, fix="check the path and its permissions"
         ) from None
-    size, mtime_ns = status.st_size, status.st_mtime_ns
-    whole = Part(file=file, size=size, mtime_ns=mtime_ns)
-    if file.kind == "jsonl" and size > unit_bytes and packing_of(file.path) is None and not _is_utf16(file):
-        count = -(-size // unit_bytes)
-        return [
-            Part(
-                file=file,
-                start=number * unit_bytes,
-                stop=None if number + 1 == count else (number + 1) * unit_bytes,
-                size=size,
-                mtime_ns=mtime_ns,
-            )
-            for number in range(count)
-        ]
-    return [whole]
+    size = status.st_size
+    cuts = _cuts(file, size, unit_bytes) if size > unit_bytes else []
+    ends: list[int | None] = [*cuts, None]
+    return [
+        Part(file=file, start=start, stop=stop, size=size, mtime_ns=status.st_mtime_ns)
+        for start, stop in zip([0, *cuts], ends, strict=True)
+    ]
+
+
+def _cuts(file: InputFile, size: int, unit_bytes: int) -> list[int]:
+    """Where a large file is cut: bytes of a stream of lines, row groups of a table."""
+    if file.kind == "jsonl" and packing_of(file.path) is None:
+        return [] if _is_utf16(file) else list(range(unit_bytes, size, unit_bytes))
+    return _row_groups(file, unit_bytes) if file.kind == "parquet" else []
+
+
+def _row_groups(file: InputFile, unit_bytes: int) -> list[int]:
+    """The first row group of each part but the first, so that each has about `unit_bytes` of packed columns."""
+    pa = library("pyarrow")
+    cuts: list[int] = []
+    with opened_raw(file.path, name=file.name) as raw:
+        try:
+            metadata = parquet_file(raw).metadata
+        except (pa.ArrowException, OSError):
+            # The reader refuses it, with its reason.
+            return []
+        held = 0
+        for group in range(metadata.num_row_groups):
+            row_group = metadata.row_group(group)
+            size = sum(row_group.column(index).total_compressed_size for index in range(row_group.num_columns))
+            if held and held + size > unit_bytes:
+                cuts.append(group)
+                held = 0
+            held += size
+    return cuts
+
+
+def _shards(file: InputFile) -> list[Part]:
+    shards = shards_of(open_dataset(file))
+    identity = dataset_identity(file)
+    size, mtime_ns = (None, None) if identity is None else (identity.size, identity.mtime_ns)
+    return [Part(file=file, start=shard, stop=shard + 1, size=size, mtime_ns=mtime_ns) for shard in range(shards)]
 
 
 def _is_utf16(file: InputFile) -> bool:
     """Whether the bytes of line ends are no line ends."""
-    from vitruvius.data.reading.streams import opened_raw
-
     with opened_raw(file.path, name=file.name) as raw:
-        return raw.read(2).startswith(UTF16_MARKS)
+        return raw.read(2) in UTF16_MARKS
 
 
 def _weight(part: Part) -> int:

@@ -6,9 +6,9 @@ import bz2
 import io
 import lzma
 import zlib
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, final
+from typing import TYPE_CHECKING, Final, Literal, Protocol, final
 
-from vitruvius.data.extras import require
+from vitruvius.data.reading.libraries import library
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ PACKING_SUFFIXES: Final[dict[str, Packing]] = {".gz": "gzip", ".zst": "zstd", ".
 _OUTPUT_BYTES: Final = 1 << 20
 _INPUT_BYTES: Final = 1 << 16
 _ZSTD_INPUT_BYTES: Final = 2048
-"""zstd's decoder cannot be told how much to give at once, and 4 bytes may stand for 128 KiB: this bounds it to 64 MiB."""
+"""The decoder of zstd cannot be told how much to give at once, and 4 bytes may stand for 128 KiB: at most 64 MiB."""
 
 
 class BrokenStreamError(Exception):
@@ -39,10 +39,6 @@ class BrokenStreamError(Exception):
 def packing_of(path: Path) -> Packing | None:
     """How a file is compressed, by its name; None when it is not."""
     return PACKING_SUFFIXES.get(path.suffix.lower())
-
-
-class _TooLargeError(Exception):
-    """Unpacking would take more memory than allowed."""
 
 
 class _Decoder(Protocol):
@@ -125,9 +121,7 @@ class _Zstd:
     hungry = True
 
     def __init__(self, window_bytes: int) -> None:
-        import zstandard
-
-        self._inner: Any = zstandard.ZstdDecompressor(max_window_size=window_bytes).decompressobj()
+        self._inner = library("zstandard").ZstdDecompressor(max_window_size=window_bytes).decompressobj()
 
     def unpack(self, content: bytes) -> bytes:
         return self._inner.decompress(content)
@@ -150,8 +144,6 @@ class Unpacked(io.RawIOBase):
         self._raw = raw
         self._packing: Packing = packing
         self._options = options
-        if packing == "zstd":
-            require("zstandard")
         self._errors = _errors(packing)
         self._decoder = self._fresh()
         self._member_begun = False
@@ -196,11 +188,11 @@ class Unpacked(io.RawIOBase):
                 return None
             self._member_begun = True
             return self._decoder.unpack(content)
-        except _MEMORY_ERRORS as error:
-            raise BrokenStreamError("too_much_memory", self._offset, self._memory_detail(error)) from None
         except self._errors as error:
-            if self._needs_memory(error):
-                raise BrokenStreamError("too_much_memory", self._offset, self._memory_detail(error)) from None
+            # Both decoders that have a limit name memory when it is passed, and by no code of their own.
+            if "memory" in str(error).lower():
+                detail = f"{self._packing}: {error}; the limit is {self._options.window_bytes:,} bytes"
+                raise BrokenStreamError("too_much_memory", self._offset, detail) from None
             raise BrokenStreamError("corrupt_stream", self._offset, f"{self._packing}: {error}") from None
 
     def _input(self) -> bytes:
@@ -234,16 +226,6 @@ class Unpacked(io.RawIOBase):
             detail = f"{self._taken:,} bytes unpack to {self._offset:,} and more; the limit is {ratio:,} times as many"
             raise BrokenStreamError("decompression_bomb", self._offset, detail)
 
-    def _needs_memory(self, error: Exception) -> bool:
-        text = str(error).lower()
-        return "memory" in text
-
-    def _memory_detail(self, error: Exception) -> str:
-        return f"{self._packing}: {error or 'out of memory'}; the limit is {self._options.window_bytes:,} bytes"
-
-
-_MEMORY_ERRORS: Final = (MemoryError,)
-
 
 def _errors(packing: Packing) -> tuple[type[Exception], ...]:
     """What the decoder raises on damaged bytes."""
@@ -253,6 +235,4 @@ def _errors(packing: Packing) -> tuple[type[Exception], ...]:
         return (OSError, ValueError, EOFError)
     if packing == "xz":
         return (lzma.LZMAError, EOFError)
-    import zstandard
-
-    return (zstandard.ZstdError,)
+    return (library("zstandard").ZstdError,)

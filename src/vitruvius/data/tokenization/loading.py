@@ -31,10 +31,10 @@ def read_state(path: Path) -> tuple[State, str | None]:
     """
     folder = path.is_dir()
     file = path / FILE if folder else path
+    if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
+        raise DataError("this is no regular file", where=str(file), fix=_NAME)
     try:
         with file.open("rb") as source:
-            if not file.is_file():
-                raise DataError("this is no regular file", where=str(file), fix=_NAME)
             start = source.read(len(MAGIC))
             content = b"" if start == MAGIC else start + source.read(LARGEST_FILE + 1)
     except OSError as error:

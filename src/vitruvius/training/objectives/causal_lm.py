@@ -34,7 +34,7 @@ class CausalLM(TokenObjective):
                 tokens=on_device(inputs, device),
                 targets=on_device(targets, device),
                 documents=on_device(documents, device) if self.separate else None,
-                scored=targets.size,
+                scored=int((targets >= 0).sum()),
             )
             for inputs, targets, documents in zip(
                 np.split(batch.inputs, count),

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 
 def generators(batch: Batch, seed: int) -> Iterator[np.random.Generator]:
-    """One generator for each sample of a batch: a function of the seed, the epoch and the sample."""
+    """One generator for each row of a batch: a function of the seed, the epoch, the sample and the row's place in it."""
+    rows = batch.rows_per_sample
     for sample, epoch in zip(batch.sample_ids.tolist(), batch.epochs.tolist(), strict=True):
-        yield np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, sample])))
+        for row in range(rows):
+            entropy = [seed, epoch, sample] if rows == 1 else [seed, epoch, sample, row]
+            yield np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))

@@ -53,10 +53,15 @@ class MaskedLM(TokenObjective):
         inputs, targets = batch.inputs.copy(), np.full_like(batch.inputs, IGNORED)
         length = inputs.shape[1]
         for row, draw in enumerate(generators(batch, self.seed)):
-            chosen = draw.random(length) < self.rate
-            chosen[draw.integers(length)] |= not chosen.any()
+            real = np.flatnonzero(batch.documents[row] >= 0)
+            chosen = np.zeros(length, dtype=bool)
+            chosen[real] = (draw.random(length) < self.rate)[real]
+            if not len(real):
+                continue  # padding that a curriculum cut off
+            chosen[real[draw.integers(length) % len(real)]] |= not chosen.any()
             fate = draw.random(length)
-            other = batch.inputs[row, draw.integers(length, size=length)]  # as frequent as in the text
+            # As frequent as in the text.
+            other = batch.inputs[row, real[draw.integers(length, size=length) % len(real)]]
             targets[row, chosen] = batch.inputs[row, chosen]
             masked = chosen & (fate < _BECOME_MASK)
             replaced = chosen & (fate >= _BECOME_MASK) & (fate < _BECOME_MASK + _BECOME_RANDOM)
