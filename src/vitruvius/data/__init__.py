@@ -6,16 +6,20 @@ numpy and tokenizers are imported inside the functions that need them, so import
 from __future__ import annotations
 
 from vitruvius.data.packing.batches import Batch, PackedBatches
+from vitruvius.data.packing.curriculum import Stage
 from vitruvius.data.packing.shards import TokenShards, read_index
+from vitruvius.data.packing.use import DataUse, use_of
 from vitruvius.data.prepare import Prepared, PrepareOptions, prepare
 from vitruvius.data.reading.corpora import standard_library_sources
 from vitruvius.data.tokenization.tokenizer import StreamDecoder, Tokenizer, load_tokenizer, train_bpe
 
 __all__ = [
     "Batch",
+    "DataUse",
     "PackedBatches",
     "PrepareOptions",
     "Prepared",
+    "Stage",
     "StreamDecoder",
     "TokenShards",
     "Tokenizer",
@@ -24,4 +28,5 @@ __all__ = [
     "read_index",
     "standard_library_sources",
     "train_bpe",
+    "use_of",
 ]

@@ -6,6 +6,9 @@ import importlib.util
 
 from vitruvius.errors import MissingExtraError
 
+_EXTRAS = {"numpy": "run", "tokenizers": "run", "datatrove": "cluster"}
+"""The smallest extra that brings a package; `data` has the others."""
+
 
 def require(*modules: str) -> None:
     """Check that `modules` can be imported, without importing them.
@@ -15,4 +18,4 @@ def require(*modules: str) -> None:
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise MissingExtraError("run", module)
+            raise MissingExtraError(_EXTRAS.get(module, "data"), module)

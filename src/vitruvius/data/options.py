@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from dataclasses import field as settled
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from vitruvius.data.cleaning.recipe import Recipe, read_recipe, recipe_from_json
 from vitruvius.data.packing.index import DEFAULT_SOURCE, SOURCE_NAME
 from vitruvius.data.reading.inputs import INPUT_KINDS, InputKind
 from vitruvius.data.reading.options import LINE_LIMIT, ReadOptions
-from vitruvius.data.tokenization.tokenizer import LARGEST_VOCABULARY, SMALLEST_VOCABULARY
+from vitruvius.data.tokenization.training import LARGEST_VOCABULARY, SMALLEST_VOCABULARY, Kind
 from vitruvius.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-TokenizerKind = Literal["bpe", "wordpiece", "unigram"]
-TOKENIZER_KINDS: tuple[TokenizerKind, ...] = get_args(TokenizerKind)
 LARGEST_TEXT = 2**31
 """A text has fewer bytes than this: lengths are kept in four."""
 
@@ -99,7 +97,7 @@ class PrepareOptions:
 
     vocab: int = 8192
     """Largest vocabulary of the tokenizer to train."""
-    tokenizer_kind: TokenizerKind = "bpe"
+    tokenizer_kind: Kind = "bpe"
     """What kind of tokenizer to train."""
     tokenizer: Path | None = None
     """A tokenizer to use instead: `tokenizer.json`, a folder that holds it, or a GGUF file."""

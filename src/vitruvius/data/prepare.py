@@ -148,16 +148,14 @@ def plan_of(inputs: Sequence[str | Path], out: Path, options: PrepareOptions, *,
             for file in found.files
         ]
         passed_over.update(found.passed_over)
-    tokenizer = None
-    if options.tokenizer is not None:
-        text = load_tokenizer(options.tokenizer, eos=options.eos).text
-        tokenizer = hashlib.sha256(text.encode()).hexdigest()
+    loaded = None if options.tokenizer is None else load_tokenizer(options.tokenizer, eos=options.eos)
     return Plan(
         out=str(out),
         options=options,
         units=tuple(units),
         sources=tuple(sources),
-        tokenizer_sha256=tokenizer,
+        tokenizer_sha256=None if loaded is None else hashlib.sha256(loaded.text.encode()).hexdigest(),
+        eos=None if loaded is None else loaded.eos,
         files=tuple(files),
         passed_over=dict(sorted(passed_over.items())),
     )

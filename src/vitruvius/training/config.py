@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pydantic import TypeAdapter
 
+    from vitruvius.data import PackedBatches, TokenShards
     from vitruvius.spec import Architecture
 
 _LARGEST = 2**31 - 1
@@ -62,14 +63,14 @@ class TrainConfig:
     documents: Literal["separate", "joined"] = "separate"
     """`separate`: attention and positions stay within a document. `joined`: a sample is one long text."""
     packing: Literal["stream", "best-fit", "one-document"] = "stream"
-    """What a sample is. `stream`: a window over all documents end to end. `best-fit`: whole documents that together fill
-    it best; only those longer than the context are cut. `one-document`: one, and padding."""
+    """What a sample is. `stream`: a window over all documents end to end. `best-fit`: whole documents that together
+    fill it best; only those longer than the context are cut. `one-document`: one, and padding."""
     mix: dict[str, Weight] | None = None
     """Weight of each source of the data, by name (0 leaves one out); when not given, those that the data was prepared
     with, or as much of each as there is."""
     curriculum: tuple[CurriculumStage, ...] = ()
-    """Shorter samples first: `[{until: 0.3, context: 512}]`. Until that share of the steps, or that many, each sample is
-    cut into equal pieces; a step has the same tokens all along."""
+    """Shorter samples first: `[{until: 0.3, context: 512}]`. Until that share of the steps, or that many, each sample
+    is cut into equal pieces; a step has the same tokens all along."""
     data_check: Literal["hashes", "sizes"] = "hashes"
     """What opening the data compares with its index: every byte, or only the lengths of the files."""
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
@@ -196,16 +197,16 @@ def _objective_findings(config: TrainConfig, architecture: Architecture) -> Iter
         yield Finding(path="train.mask_token", what=what, fix=f"use at most {architecture.vocab_size - 1:,}")
 
 
-def _data_findings(config: TrainConfig) -> Iterator[Finding]:
+def _data_findings(config: TrainConfig, context: int | None) -> Iterator[Finding]:
     if config.mix is not None and not any(config.mix.values()):
         what = "no source has a weight above 0" if config.mix else "no source is named"
         yield Finding(path="train.mix", what=what, fix="write the weight of each source: mix: {web: 0.7, code: 0.3}")
     before = 0
     for number, stage in enumerate(config.curriculum):
         path, end = f"train.curriculum.{number}", _steps_until(stage, config.steps)
-        if config.context is not None and (stage.context > config.context or config.context % stage.context):
-            what = f"samples of {config.context:,} tokens cannot be cut into equal pieces of {stage.context:,}"
-            yield Finding(path=f"{path}.context", what=what, fix=f"use a length that divides {config.context:,}")
+        if context is not None and context % stage.context:
+            what = f"samples of {context:,} tokens cannot be cut into equal pieces of {stage.context:,}"
+            yield Finding(path=f"{path}.context", what=what, fix=f"use a length that divides {context:,}")
         if end <= before:
             what = f"the stage ends at step {end:,}, and the one before it at step {before:,}"
             yield Finding(path=f"{path}.until", what=what, fix="let each stage end later than the one before")
@@ -246,7 +247,7 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
     if config.muon_lr is not None and config.optimizer != "muon":
         what = f"a learning rate for Muon, and the optimizer is {config.optimizer}"
         found.append(Finding(path="train.muon_lr", what=what, fix="add optimizer: muon, or leave muon_lr out"))
-    found += _data_findings(config)
+    found += _data_findings(config, config.context or (None if architecture is None else architecture.context))
     if architecture is not None:
         found += _objective_findings(config, architecture)
         found += _packing_findings(config, architecture)
@@ -255,6 +256,28 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
         fix = f"use at most {architecture.context:,}, or raise it in the spec: --set context={config.context}"
         found.append(Finding(path="train.context", what=what, fix=fix))
     return found
+
+
+def batches_of(shards: TokenShards, config: TrainConfig) -> PackedBatches:
+    """The batches of a run; `config` is resolved.
+
+    Raises UsageError or DataError where the data does not have what the config asks for.
+    """
+    from vitruvius.data import PackedBatches as Batches
+    from vitruvius.data import Stage
+
+    assert config.context is not None
+    return Batches(
+        shards,
+        batch=config.batch,
+        context=config.context,
+        seed=config.seed,
+        packing=config.packing,
+        mix=config.mix,
+        curriculum=[
+            Stage(until=_steps_until(stage, config.steps), context=stage.context) for stage in config.curriculum
+        ],
+    )
 
 
 def to_plain(config: TrainConfig) -> dict[str, Any]:
@@ -318,21 +341,28 @@ def _adapter() -> TypeAdapter[TrainConfig]:
     return Adapter(TrainConfig)
 
 
+_TAGS = {"function-after", "constrained-int", "constrained-float", "int", "float"}
+"""What pydantic puts into the path of a value that may be of several types."""
 _BOUNDS = {"greater_than": ("gt", "above"), "greater_than_equal": ("ge", "from"), "less_than": ("lt", "below")}
 _BOUNDS |= {"less_than_equal": ("le", "at most")}
 _TYPES = {"int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number"}
 _TYPES |= {"string_type": "text", "tuple_type": "a list", "finite_number": "a finite number"}
 _TYPES |= {"too_short": "a list of two numbers", "too_long": "a list of two numbers", "missing": "two numbers"}
+_TYPES |= {"dict_type": "a mapping", "dataclass_type": "a mapping"}
 
 
 def _explain(entry: Any) -> Finding:
     """One of pydantic's errors in our words."""
-    keys = [str(key) for key in entry["loc"] if key not in {"function-after", "constrained-int", "int", "float"}]
+    keys = [str(key) for key in entry["loc"] if key not in _TAGS]
     kind, context = entry["type"], entry.get("ctx", {})
+    in_stage = keys[0] == "curriculum"
+    if kind == "missing" and in_stage:
+        path = ".".join(["train", *keys])
+        return Finding(path=path, what=f"{keys[-1]} is missing", fix="write both: {until: 0.3, context: 512}")
     if kind == "missing":  # the second of two numbers: the pair is what is wrong
         keys = keys[:-1]
     path = ".".join(["train", *keys])
-    known = [f.name for f in fields(TrainConfig)]
+    known = [f.name for f in fields(CurriculumStage if in_stage else TrainConfig)]
     if kind in {"unexpected_keyword_argument", "extra_forbidden"}:
         key = keys[-1]
         fix = did_you_mean(key, known) or f"the settings are {listed(known, limit=40)}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vitruvius.data import read_index
+from vitruvius.data import TokenShards, use_of
 from vitruvius.sizing import size
-from vitruvius.training.config import to_plain
+from vitruvius.training.config import batches_of, to_plain
 from vitruvius.training.room import memory_of_run, room_here
 from vitruvius.units import format_bytes, format_count
 
 if TYPE_CHECKING:
+    from vitruvius.data import DataUse
     from vitruvius.training.config import TrainConfig
     from vitruvius.training.request import Request
 
@@ -35,6 +36,8 @@ class Plan:
     """Tokens of the whole run."""
     epochs: float
     """How often the run sees the data."""
+    use: DataUse
+    """Whose text it reads how often, and how samples are packed."""
     flops: float
     """Useful floating-point operations of the whole run, forward and backward, without validation."""
     weights_and_optimizer_bytes: int
@@ -63,6 +66,7 @@ class Plan:
             "tokens_per_step": self.tokens_per_step,
             "tokens": self.tokens,
             "epochs": self.epochs,
+            "use": self.use.to_dict(),
             "flops": self.flops,
             "memory": {
                 "weights_and_optimizer_bytes": self.weights_and_optimizer_bytes,
@@ -81,6 +85,7 @@ class Plan:
             f"  parameters   {self.parameters_total:,} total, {self.parameters_active:,} active",
             f"  tokens       {self.tokens:,} ({self.tokens_per_step:,} a step, {self.config.steps:,} steps)",
             f"  data         {self.data_tokens:,} tokens, seen {self.epochs:.2f} times",
+            *(f"               {line}" for line in self.use.lines()),
             f"  compute      {format_count(self.flops)}FLOP, validation not counted",
             f"  memory       {format_bytes(self.peak_bytes)} at the highest moment ({self.highest_moment})",
             f"               {format_bytes(self.weights_and_optimizer_bytes)} of weights, gradients and optimizer",
@@ -94,13 +99,14 @@ class Plan:
 def plan(request: Request) -> Plan:
     """What a request will cost.
 
-    Raises DataError when the data folder is none.
+    Raises DataError when the data folder is none, or does not have what the settings ask for.
     """
     architecture, config = request.reading.architecture, request.config
     assert config.context is not None
     bill = size(architecture, context=config.context, mode="train", dtype=config.dtype)
     memory, room = memory_of_run(architecture, config), room_here(config.device)
-    data_tokens: int = read_index(request.data)["splits"]["train"]["tokens"]
+    shards = TokenShards.open(request.data, "train", verify="sizes")
+    use = use_of(batches_of(shards, config), steps=config.steps)
     per_step = config.batch * config.context
     tokens = per_step * config.steps
     return Plan(
@@ -110,10 +116,11 @@ def plan(request: Request) -> Plan:
         config=config,
         parameters_total=bill.parameters.total,
         parameters_active=bill.parameters.active,
-        data_tokens=data_tokens,
+        data_tokens=shards.tokens,
         tokens_per_step=per_step,
         tokens=tokens,
-        epochs=tokens / max(1, data_tokens),
+        epochs=tokens / shards.tokens,
+        use=use,
         flops=bill.train_flops_per_token * tokens,
         weights_and_optimizer_bytes=memory.weights + memory.buffers + memory.gradients + memory.optimizer,
         activations_bytes=memory.activations,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vitruvius.data import PackedBatches, TokenShards, read_index
+from vitruvius.data import TokenShards, read_index, use_of
 from vitruvius.errors import DataError, RunError, UsageError
 from vitruvius.nn import build
 from vitruvius.nn.ops import keep_freed_memory
@@ -22,7 +22,7 @@ from vitruvius.runs.environment import environment
 from vitruvius.runs.files import sync_file
 from vitruvius.spec import ensure as ensure_architecture
 from vitruvius.spec import from_plain, to_data, to_yaml
-from vitruvius.training.config import TrainConfig, config_hash, ensure, to_plain
+from vitruvius.training.config import TrainConfig, batches_of, config_hash, ensure, to_plain
 from vitruvius.training.config import from_plain as config_from_plain
 from vitruvius.training.determinism import deterministic
 from vitruvius.training.evaluate import Validation
@@ -36,6 +36,7 @@ from vitruvius.training.stopping import StopRequest
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
+    from vitruvius.data import PackedBatches
     from vitruvius.nn import Model
     from vitruvius.runs import Checkpoint
     from vitruvius.spec import Architecture
@@ -151,7 +152,7 @@ def _new_run(
             config={"train": to_plain(config)},
             spec_text=to_yaml(architecture) if spec_text is None else spec_text,
             spec=to_data(architecture),
-            data=_data_record(shards),
+            data=_data_record(shards, parts),
         ) as run:
             _copy_tokenizer(shards, run.path)
             yield run, parts
@@ -227,11 +228,13 @@ class _Parts:
 
 def _parts(architecture: Architecture, config: TrainConfig, shards: TokenShards, listener: Listener) -> _Parts:
     """Cut the data and build the model; whatever is wrong with either is found here, before a folder is made."""
-    assert config.context is not None
     objective = make_objective(config)
+    batches = batches_of(shards, config)
+    for line in use_of(batches, steps=config.steps).lines():
+        listener.note(line)
     return _Parts(
         config=config,
-        batches=PackedBatches(shards, batch=config.batch, context=config.context, seed=config.seed),
+        batches=batches,
         validation=_validation(config, shards, objective, listener),
         objective=objective,
         model=_model(architecture, config),
@@ -242,11 +245,12 @@ def _parts(architecture: Architecture, config: TrainConfig, shards: TokenShards,
 def _validation(
     config: TrainConfig, shards: TokenShards, objective: Objective, listener: Listener
 ) -> Validation | None:
-    held_out = read_index(shards.directory)["splits"]["validation"]
-    if held_out["documents"] == 0 or held_out["tokens"] < 2:
+    entry = read_index(shards.directory)["splits"]["validation"]
+    if entry["documents"] == 0 or entry["tokens"] < 2:
         listener.note("no text is held out, so there is no validation loss (see `data prepare --held-out`)")
         return None
-    return Validation(TokenShards.open(shards.directory, "validation"), config, objective, torch.device(config.device))
+    held_out = TokenShards.open(shards.directory, "validation", verify=config.data_check)
+    return Validation(held_out, config, objective, torch.device(config.device))
 
 
 def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest) -> TrainResult:
@@ -316,7 +320,7 @@ def _model(architecture: Architecture, config: TrainConfig) -> Model:
 
 
 def _open_data(data: Path | str, architecture: Architecture, config: TrainConfig, listener: Listener) -> TokenShards:
-    shards = TokenShards.open(data, "train")
+    shards = TokenShards.open(data, "train", verify=config.data_check)
     if shards.vocab_size > architecture.vocab_size:
         raise DataError(
             f"the data's vocabulary has {shards.vocab_size:,} tokens, the architecture's vocab_size is "
@@ -339,7 +343,7 @@ def _open_data(data: Path | str, architecture: Architecture, config: TrainConfig
     return shards
 
 
-def _data_record(shards: TokenShards) -> dict[str, Any]:
+def _data_record(shards: TokenShards, parts: _Parts) -> dict[str, Any]:
     return {
         "path": str(shards.directory.resolve()),
         "fingerprint": shards.fingerprint,
@@ -348,6 +352,7 @@ def _data_record(shards: TokenShards) -> dict[str, Any]:
         "eos_id": shards.eos_id,
         "tokens": shards.tokens,
         "documents": shards.documents,
+        "use": use_of(parts.batches, steps=parts.config.steps).to_dict(),
     }
 
 

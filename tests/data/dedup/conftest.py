@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -15,8 +18,7 @@ from vitruvius.data.job.job import Job
 from vitruvius.data.job.kept import KeptWriter, suffixes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from vitruvius.data.dedup.dropped import Duplicate
     from vitruvius.data.dedup.settings import DedupSettings
@@ -70,20 +72,46 @@ def by_file(job: Job) -> Found:
     }
 
 
-@pytest.fixture
-def find(tmp_path: Path) -> Callable[..., Found]:
-    """Finds the duplicates among units of (file, text)."""
-    count = 0
+class Search:
+    """Finds duplicates in jobs that are gone afterwards."""
 
-    def found(
-        units: Sequence[Sequence[Named]], settings: DedupSettings, what: Sequence[Stage] | None = None
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(
+        self, units: Sequence[Sequence[Named]], settings: DedupSettings, what: Sequence[Stage] | None = None
     ) -> Found:
-        nonlocal count
-        count += 1
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        job = read_job(folder, units, settings)
-        search(job, stages(settings) if what is None else what)
-        return by_file(job)
+        """What is found among units of (file, text)."""
+        return self.with_sums(units, settings, what)[0]
 
-    return found
+    def with_sums(
+        self, units: Sequence[Sequence[Named]], settings: DedupSettings, what: Sequence[Stage] | None = None
+    ) -> tuple[Found, list[dict[str, int]]]:
+        """The same, and the summaries of each stage, added up."""
+        with self.job(units, settings) as job:
+            sums = search(job, stages(settings) if what is None else what)
+            return by_file(job), sums
+
+    @contextlib.contextmanager
+    def job(self, units: Sequence[Sequence[Named]], settings: DedupSettings) -> Iterator[Job]:
+        """A job that was read, for as long as the block lasts."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            yield read_job(Path(folder), units, settings)
+
+
+@pytest.fixture(scope="session")
+def find(tmp_path_factory: pytest.TempPathFactory) -> Search:
+    """Finds the duplicates among units of (file, text)."""
+    return Search(tmp_path_factory.mktemp("jobs"))
+
+
+@pytest.fixture(scope="session")
+def search_stages() -> Callable[..., list[dict[str, int]]]:
+    """Does every task of the given stages of a job."""
+    return search
+
+
+@pytest.fixture(scope="session")
+def found_in() -> Callable[[Job], Found]:
+    """What was found in a job, by the names of files."""
+    return by_file

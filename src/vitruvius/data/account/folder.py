@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
@@ -66,6 +67,7 @@ class PreparedFolder:
         for shard in self.shards(split):
             yield from shard_origins(shard)
 
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer the data was made with.
 

@@ -229,7 +229,7 @@ def _token_parts(
 
 
 def _frequencies(folder: PreparedFolder, counts: dict[str, np.ndarray]) -> dict[str, Any]:
-    tokenizer = folder.tokenizer()
+    tokenizer = folder.tokenizer
     told: dict[str, Any] = {"token_bytes": tokenizer.token_bytes, "eos_id": tokenizer.eos_id}
     unseen = (counts["validation"] > 0) & (counts["train"] == 0)
     return {

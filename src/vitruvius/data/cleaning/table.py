@@ -13,6 +13,12 @@ ENTRY_POINTS = "vitruvius.cleaning"
 """The group under which an installed package names its step classes."""
 
 _BUILT_IN = {
+    "c4": "c4:C4",
+    "c4_lines": "c4:C4Lines",
+    "code": "code:Code",
+    "fineweb": "fineweb:FineWeb",
+    "gopher_quality": "gopher_quality:GopherQuality",
+    "gopher_repetition": "gopher_repetition:GopherRepetition",
     "html": "html:Html",
     "whitespace": "whitespace:Whitespace",
 }

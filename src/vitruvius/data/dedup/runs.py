@@ -148,7 +148,7 @@ class Repeated:
     def _merge(self) -> None:
         import numpy as np
 
-        if not self._waiting:
+        if not self._held:
             return
         keys = np.concatenate([self._keys, *(keys for keys, _ in self._waiting)])
         documents = np.concatenate([self._firsts, *(documents for _, documents in self._waiting)])

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vitruvius.data.job.job import Job
-    from vitruvius.data.tokenization.tokenizer import Tokenizer
 
 ENCODED: list[tuple[str, str]] = [("row", "<u4"), ("held_out", "<u4"), ("tokens", "<u8")]
 """The numpy type of an encoded document: its row among the unit's kept documents, its split, its length."""
@@ -48,21 +47,9 @@ class EncodeStage(Stage):
             return (kept.text(row) for row in staying)
 
         with job.publishing_all(job.path(self.name, task), ("tokens", "rows")) as files:
-            for row, ids in zip(staying, _encoded(tokenizer, texts()), strict=True):
-                files["tokens"].write(np.asarray(ids, dtype=dtype).tobytes() + end)
+            for row, ids in zip(staying, tokenizer.encode_documents(texts()), strict=True):
+                files["tokens"].write(ids.astype(dtype).tobytes() + end)
                 entry = (row, int(places[row]) < threshold, len(ids) + 1)
                 files["rows"].write(np.array([entry], dtype=ENCODED).tobytes())
                 total += len(ids) + 1
         return {"documents": len(staying), "tokens": total}
-
-
-def _encoded(tokenizer: Tokenizer, texts: Iterator[str]) -> Iterator[list[int]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= 1 << 20:
-            yield from tokenizer.encode_batch(batch)
-            batch, size = [], 0
-    yield from tokenizer.encode_batch(batch)

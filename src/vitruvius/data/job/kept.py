@@ -4,8 +4,8 @@ read/00012.texts         the texts as UTF-8, one after the other
 read/00012.rows          a row of `ROW` for each
 read/00012.origins       a JSON line for each: id, file, line, byte offset, URL
 read/00012.signatures    where near duplicates are looked for: a row for each, as `vitruvius.data.dedup` has them
-read/00012.drops         a JSON line for each document that was dropped: how many were kept before it, and its row of the
-                         quarantine
+read/00012.drops         a JSON line for each document that was dropped: how many were kept before it, and its row
+                         of the quarantine
 """
 
 from __future__ import annotations

@@ -48,6 +48,8 @@ class Plan:
     """The source of each unit."""
     tokenizer_sha256: str | None
     """Of the tokenizer that was named; None when one is trained."""
+    eos: str | None
+    """Its separator."""
     files: tuple[InputRecord, ...]
     """Every input file, by source, then by name."""
     passed_over: dict[str, int]
@@ -63,6 +65,7 @@ class Plan:
             "units": [unit.as_json() for unit in self.units],
             "sources": list(self.sources),
             "tokenizer_sha256": self.tokenizer_sha256,
+            "eos": self.eos,
             "files": [asdict(file) for file in self.files],
             "passed_over": self.passed_over,
         }
@@ -103,6 +106,7 @@ def read_plan(path: Path) -> Plan:
             units=tuple(Unit.from_json(unit) for unit in content["units"]),
             sources=tuple(content["sources"]),
             tokenizer_sha256=content["tokenizer_sha256"],
+            eos=content["eos"],
             files=tuple(InputRecord(**file) for file in content["files"]),
             passed_over=content["passed_over"],
         )

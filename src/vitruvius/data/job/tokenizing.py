@@ -34,9 +34,12 @@ class TokenizerStage(Stage):
     def run(self, job: Job, task: int) -> dict[str, Any]:
         """Train it."""
         del task
-        from vitruvius.data.tokenization.tokenizer import train_bpe
+        from vitruvius.data.tokenization.tokenizer import train
+        from vitruvius.data.tokenization.training import TrainOptions
 
-        tokenizer = train_bpe(_training_texts(job), job.options.vocab)
+        tokenizer = train(
+            _training_texts(job), TrainOptions(kind=job.options.tokenizer_kind, vocab_size=job.options.vocab)
+        )
         tokenizer.save(job.folder(self.name) / TOKENIZER)
         return {"vocab_size": tokenizer.vocab_size}
 
@@ -45,7 +48,7 @@ def tokenizer_of(job: Job) -> Tokenizer:
     """The tokenizer of the job, once there is one."""
     if job.plan.tokenizer_sha256 is None:
         return load_tokenizer(job.folder(TokenizerStage.name) / TOKENIZER)
-    return load_tokenizer(job.directory / TOKENIZER, eos=job.options.eos)
+    return load_tokenizer(job.directory / TOKENIZER, eos=job.plan.eos)
 
 
 def _training_texts(job: Job) -> Iterator[str]:

@@ -27,10 +27,6 @@ Order = Literal["shuffled", "in-order"]
 Sources = Literal["apart", "together"]
 """`apart`: each source has samples of its own, drawn by weight. `together`: the split is one stream."""
 
-MOST_EPOCHS = 4
-"""Up to about this often text may be repeated and count almost as new (Muennighoff et al., "Scaling Data-Constrained
-Language Models", 2023)."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -194,12 +190,6 @@ class PackedBatches:
     def efficiency(self) -> dict[str, Efficiency]:
         """What packing makes of each source that is drawn from, by name."""
         return {share.source: part.efficiency() for share, part in zip(self.shares, self._parts, strict=True)}
-
-    @property
-    def padding_share(self) -> float:
-        """Part of all places that is padding, with sources in their shares."""
-        found = self.efficiency()
-        return sum(share.share * found[share.source].padding_share for share in self.shares)
 
     def _counts(self) -> np.ndarray:
         import numpy as np

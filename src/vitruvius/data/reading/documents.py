@@ -11,7 +11,6 @@ from vitruvius.data.reading.options import InputFile, Kind, ReadOptions
 from vitruvius.data.reading.pages import read_html, read_source, read_text
 from vitruvius.data.reading.parquet import read_parquet
 from vitruvius.data.reading.streams import BrokenStreamError, Identity, Span, opened, opened_raw
-from vitruvius.data.reading.text import Problem, usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from vitruvius.data.document import Document
 
-__all__ = ["READERS", "TABLE_READERS", "InputFile", "Kind", "ReadOptions", "read_documents", "read_file"]
+__all__ = ["READERS", "TABLE_READERS", "InputFile", "Kind", "ReadOptions", "read_file"]
 
 
 def read_file(
@@ -49,25 +48,6 @@ def read_file(
                 yield Refusal(
                     file=file.name, line=None, byte_offset=broken.offset, reason=broken.reason, detail=str(broken)
                 )
-
-
-def read_documents(file: InputFile, options: ReadOptions) -> Iterator[str | Refusal]:
-    """The texts of a file's documents, in order, markup taken off.
-
-    Raises:
-        DataError: the file is missing, not a regular file, or changed while it was read.
-    """
-    from vitruvius.data.reading.markup import html_text
-
-    for document in read_file(file, options):
-        if isinstance(document, Refusal):
-            yield document
-        elif document.markup == "html":
-            text = usable(html_text(document.text))
-            refused = isinstance(text, Problem)
-            yield Refusal(file=file.name, line=1, byte_offset=0, reason=text.reason) if refused else text
-        else:
-            yield document.text
 
 
 READERS: dict[Kind, Callable[[BinaryIO, str, ReadOptions, Span], Iterator[Document | Refusal]]] = {

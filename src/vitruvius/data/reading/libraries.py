@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from typing import Any
 
 from vitruvius.data.extras import require
 
 
+@cache
 def library(name: str) -> Any:
     """The module of that name; these packages have no types of their own.
 

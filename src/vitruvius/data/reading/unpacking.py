@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import io
 import lzma
 import zlib
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, final
 from vitruvius.data.reading.libraries import library
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import BinaryIO
 
@@ -146,12 +148,16 @@ class Unpacked(io.RawIOBase):
         self._options = options
         self._errors = _errors(packing)
         self._decoder = self._fresh()
-        self._member_begun = False
         self._pending = b""
         self._waiting = memoryview(b"")
+        self._rescue: Iterator[bytes] | None = None
+        self._damage: BrokenStreamError | None = None
         self._offset = 0
         self._taken = 0
+        self._bite = 0
         self._members = 0
+        self._member_taken = 0
+        self._member_offset = 0
 
     def readable(self) -> bool:
         """It is."""
@@ -163,9 +169,8 @@ class Unpacked(io.RawIOBase):
             content = self._next()
             if content is None:
                 return 0
-            self._waiting = memoryview(content)
-            self._offset += len(content)
-            self._refuse_bomb()
+            self._waiting = memoryview(self._allowed(content))
+            self._offset += len(self._waiting)
         count = min(len(buffer), len(self._waiting))
         buffer[:count] = self._waiting[:count]
         self._waiting = self._waiting[count:]
@@ -173,42 +178,83 @@ class Unpacked(io.RawIOBase):
 
     def _next(self) -> bytes | None:
         """The next unpacked bytes, which may be none; None at the end."""
+        if self._rescue is not None:
+            content = next(self._rescue, None)
+            if content is None and self._damage is not None:
+                self._damage.offset = self._offset
+                raise self._damage
+            return content
         try:
             if self._decoder.ended:
-                self._pending = self._decoder.left + self._pending
-                self._decoder = self._fresh()
-                self._member_begun = False
-                self._members += 1
+                self._end_member()
             if not self._decoder.hungry:
                 return self._decoder.unpack(b"")
             content = self._input()
-            if not content:
-                if self._member_begun or not self._members:
-                    raise BrokenStreamError("corrupt_stream", self._offset, f"the {self._packing} data ends too early")
-                return None
-            self._member_begun = True
-            return self._decoder.unpack(content)
+            if content:
+                return self._decoder.unpack(content)
         except self._errors as error:
-            # Both decoders that have a limit name memory when it is passed, and by no code of their own.
-            if "memory" in str(error).lower():
-                detail = f"{self._packing}: {error}; the limit is {self._options.window_bytes:,} bytes"
-                raise BrokenStreamError("too_much_memory", self._offset, detail) from None
-            raise BrokenStreamError("corrupt_stream", self._offset, f"{self._packing}: {error}") from None
+            # A decoder that stumbles keeps what it had just unpacked to itself.
+            self._damage = self._named(error)
+            self._rescue = self._rescued()
+            return b""
+        if self._taken > self._member_taken or not self._members:
+            raise BrokenStreamError("corrupt_stream", self._offset, f"the {self._packing} data ends too early")
+        return None
+
+    def _end_member(self) -> None:
+        self._pending = self._decoder.left + self._pending
+        self._taken -= len(self._decoder.left)
+        self._decoder = self._fresh()
+        self._members += 1
+        self._member_taken, self._member_offset = self._taken, self._offset
+
+    def _rescued(self) -> Iterator[bytes]:
+        """What the damaged member gives beyond what was read of it, its last bite taken byte by byte."""
+        decoder = self._fresh()
+        known = self._offset - self._member_offset
+        careful = self._taken - self._bite
+        place = self._member_taken
+        self._raw.seek(place)
+        with contextlib.suppress(*self._errors):
+            while not decoder.ended:
+                content = self._raw.read(min(decoder.input_bytes, careful - place) if place < careful else 1)
+                if not content:
+                    return
+                place += len(content)
+                while True:
+                    found = decoder.unpack(content)
+                    content = b""
+                    yield found[known:]
+                    known = max(0, known - len(found))
+                    if decoder.hungry or decoder.ended:
+                        break
+
+    def _named(self, error: Exception) -> BrokenStreamError:
+        # Both decoders that have a limit name memory when it is passed, and by no code of their own.
+        if "memory" in str(error).lower():
+            detail = f"{self._packing}: {error}; the limit is {self._options.window_bytes:,} bytes"
+            return BrokenStreamError("too_much_memory", self._offset, detail)
+        return BrokenStreamError("corrupt_stream", self._offset, f"{self._packing}: {error}")
 
     def _input(self) -> bytes:
         """Compressed bytes to go on with; without the zeros that may pad a file after its last member."""
         size = self._decoder.input_bytes
+        padded = self._members > 0 and self._packing in {"gzip", "xz"}
         while True:
             if not self._pending:
                 self._pending = self._raw.read(_INPUT_BYTES)
                 if not self._pending:
                     return b""
-            if not self._member_begun and self._members and self._packing in {"gzip", "xz"}:
+            if padded and self._taken == self._member_taken:
+                length = len(self._pending)
                 self._pending = self._pending.lstrip(b"\0")
+                self._taken += length - len(self._pending)
+                self._member_taken = self._taken
                 if not self._pending:
                     continue
             content, self._pending = self._pending[:size], self._pending[size:]
-            self._taken += len(content)
+            self._bite = len(content)
+            self._taken += self._bite
             return content
 
     def _fresh(self) -> _Decoder:
@@ -220,11 +266,16 @@ class Unpacked(io.RawIOBase):
             return _Standard(bz2.BZ2Decompressor())
         return _Standard(lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=self._options.window_bytes))
 
-    def _refuse_bomb(self) -> None:
+    def _allowed(self, content: bytes) -> bytes:
+        """What of the next bytes may still come before the file counts as a bomb."""
         ratio = self._options.bomb_ratio
-        if self._offset > max(self._options.bomb_floor_bytes, ratio * self._taken):
-            detail = f"{self._taken:,} bytes unpack to {self._offset:,} and more; the limit is {ratio:,} times as many"
-            raise BrokenStreamError("decompression_bomb", self._offset, detail)
+        limit = max(self._options.bomb_floor_bytes, ratio * self._taken)
+        if self._offset + len(content) <= limit:
+            return content
+        detail = f"{self._taken:,} bytes unpack to more than {limit:,}; the limit is {ratio:,} times as many"
+        self._damage = BrokenStreamError("decompression_bomb", limit, detail)
+        self._rescue = iter(())
+        return content[: limit - self._offset]
 
 
 def _errors(packing: Packing) -> tuple[type[Exception], ...]:

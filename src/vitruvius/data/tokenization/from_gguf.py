@@ -46,6 +46,9 @@ WORD_SPLITS = {name: split for names, split in _SPLITS.items() for name in names
 _WHOLE_WORDS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"})
 """Splits with which a word that is a token is taken whole, without merging."""
 
+_LONGEST_MERGED = 1_024
+"""Characters of a token for which every way to build it is looked for; the longest published ones have 128."""
+
 
 def state_of(header: Header) -> tuple[State, str | None]:
     """The content of a `tokenizer.json`, and the spelling of the end-of-sequence token where the file names one.
@@ -160,9 +163,7 @@ def _byte_level(vocabulary: _Vocabulary) -> State:
         for pattern in WORD_SPLITS[name]
     ]
     bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    space = [{"type": "Prepend", "prepend": " "}] if vocabulary.truth("add_space_prefix", "false") else []
     return {
-        "normalizer": space[0] if space else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, bytes_]},
         "decoder": bytes_ | {"use_regex": True},
         "model": _bpe(vocabulary, [_pair(merge) for merge in merges])
@@ -201,6 +202,8 @@ def _scored(vocabulary: _Vocabulary) -> State:
     for token, text in enumerate(tokens):
         if vocabulary.types[token] in fixed:
             continue
+        if len(text) > _LONGEST_MERGED:
+            raise vocabulary.header.wrong(f"token {token} has {len(text):,} characters; the most is {_LONGEST_MERGED:,}")
         for cut in range(1, len(text)):
             left, right = text[:cut], text[cut:]
             if left in ids and right in ids:
@@ -246,7 +249,9 @@ def _unigram(vocabulary: _Vocabulary) -> State:
         steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
         steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
     space = vocabulary.truth("add_space_prefix", "true")
-    mark = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always" if space else "never", "split": True}
+    apart = not any("▁" in text[1:] for text in vocabulary.tokens)
+    scheme = "first" if space else "never"
+    mark = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": apart}
     fallback = any(map(BYTE_TOKEN.fullmatch, vocabulary.tokens))
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if space else []
     return {
@@ -270,7 +275,10 @@ def _word_piece(vocabulary: _Vocabulary) -> State:
     entries: dict[str, int] = {}
     for token, text in enumerate(vocabulary.tokens):
         plain = vocabulary.types[token] in (_NORMAL, _USER)
-        entries[(text[1:] if text.startswith("▁") else "##" + text) if plain else text] = token
+        plain = plain and not (text.startswith("[") and text.endswith("]"))
+        spelled = (text[1:] if text.startswith("▁") else "##" + text) if plain else text
+        if entries.setdefault(spelled, token) != token:
+            raise vocabulary.header.wrong(f"the tokens {entries[spelled]} and {token} are both {spelled[:80]!r}")
     lower = vocabulary.truth("normalizer.lowercase", "true")
     accents = vocabulary.truth("normalizer.strip_accents", "true" if lower else "false")
     return {

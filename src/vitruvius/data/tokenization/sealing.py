@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from vitruvius.data.tokenization.definition import Definition, merges_of
+from vitruvius.data.tokenization.definition import Definition, merges_of, steps_of
 from vitruvius.data.tokenization.pieces import BYTE_TOKEN
 
 if TYPE_CHECKING:
@@ -26,8 +26,11 @@ _BYTE_SPLIT = {
 """Cuts text that spells a byte token, so that it is encoded as the characters it is."""
 
 
-def sealed(definition: Definition) -> State:
-    """The state of the tokenizer to encode with: added tokens stay only where they are plain white space."""
+def sealed(definition: Definition) -> tuple[State, str]:
+    """The state of the tokenizer to encode with, and what to put before each text that is not empty.
+
+    Added tokens stay only where they are plain white space.
+    """
     plain = {token: added for token, added in definition.added.items() if added.plain}
     closed = {token for token in definition.added if token not in plain}
     names = {definition.added[token].content for token in closed}
@@ -56,7 +59,16 @@ def sealed(definition: Definition) -> State:
         before = state.get("pre_tokenizer")
         steps = [_BYTE_SPLIT] if before is None else [before, _BYTE_SPLIT]
         state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
-    return state
+    return state, "" if plain else _taken_prefix(state)
+
+
+def _taken_prefix(state: State) -> str:
+    """Take the step that puts something before the text out of the normalizer, so that texts can be cut."""
+    steps = steps_of(state, "normalizer")
+    if not steps or steps[0].get("type") != "Prepend":
+        return ""
+    state["normalizer"] = {"type": "Sequence", "normalizers": steps[1:]}
+    return str(steps[0].get("prepend", ""))
 
 
 def _entry(definition: Definition, token: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def generators(batch: Batch, seed: int) -> Iterator[np.random.Generator]:
-    """One generator for each row of a batch: a function of the seed, the epoch, the sample and the row's place in it."""
+    """One generator for each row of a batch: a function of seed, epoch, sample and the row's place in the sample."""
     rows = batch.rows_per_sample
     for sample, epoch in zip(batch.sample_ids.tolist(), batch.epochs.tolist(), strict=True):
         for row in range(rows):
