@@ -7,7 +7,12 @@ import click
 from vitruvius.cli.verbs import LazyExampleGroup, Verb
 
 VERBS = (
+    Verb(group="data", stage="Make", name="fetch", help="Bring real text that needs no hub: documentation, sources."),
     Verb(group="data", stage="Make", name="prepare", help="Clean, filter, deduplicate, tokenize and pack documents."),
+    Verb(group="data", stage="Make", name="work", help="Do one rank's share of a job: what a scheduler calls."),
+    Verb(group="data", stage="See", name="stats", help="Lengths, tokens, sources, what was dropped and why."),
+    Verb(group="data", stage="See", name="explain", help="Everything that happened to one document."),
+    Verb(group="data", stage="See", name="sample", help="Read some documents, kept or dropped."),
 )
 """Every verb of `data`; `cli/data_<name>.py` defines it as `command`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import signal
@@ -14,16 +15,22 @@ import click
 
 from vitruvius.cli.output import clean_line, emit, emit_json, next_step, say
 from vitruvius.cli.verbs import ExampleCommand
+from vitruvius.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from rich.progress import TaskID
 
+    from vitruvius.data.job.cluster import SlurmOptions
+    from vitruvius.data.job.job import Job
     from vitruvius.data.job.plan import Plan
     from vitruvius.data.job.running import Progress
+    from vitruvius.data.job.stage import Stage
     from vitruvius.data.options import PrepareOptions
     from vitruvius.data.prepare import Prepared
+
+    Execute = Callable[[Job, Sequence[Stage]], None]
 
 SCHEMA = "vitruvius.data-prepare/2"
 KINDS = ("auto", "text", "jsonl", "html", "source", "parquet", "arrow")
@@ -90,6 +97,9 @@ EXECUTORS = ("local", "datatrove", "slurm")
     show_default=True,
     help="Who runs the tasks: this machine, or datatrove, here or through Slurm.",
 )
+@click.option(
+    "--slurm", multiple=True, metavar="KEY=VALUE", help="partition=NAME, time=20:00:00, account=... of sbatch."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, without progress.")
 def command(
@@ -98,6 +108,7 @@ def command(
     out: Path,
     workers: int | None,
     executor: str,
+    slurm: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
     **given: Any,
@@ -116,9 +127,14 @@ def command(
         else:
             _tell_plan(plan)
         return 0
-    with _stopped_by_sigterm(out), _progress("none" if as_json else "bar") as progress:
+    with _stopped_by_sigterm(), _progress("none" if as_json else "bar") as progress:
         prepared = prepare(
-            inputs, out, options, workers=workers, progress=progress, execute=_executor(executor, workers)
+            inputs,
+            out,
+            options,
+            workers=workers,
+            progress=progress,
+            execute=_executor(executor, workers, slurm, progress),
         )
     if as_json:
         emit_json(_json(prepared))
@@ -149,16 +165,45 @@ def _options(given: dict[str, Any]) -> PrepareOptions:
     return PrepareOptions(recipe=recipe, sources=() if sources is None else read_sources(sources), **given)
 
 
-def _executor(name: str, workers: int) -> Any:
+def _executor(name: str, workers: int, slurm: tuple[str, ...], progress: Progress) -> Execute | None:
+    """Who runs the stages, where it is not this machine's own pool of workers."""
+    if slurm and name != "slurm":
+        raise click.UsageError("--slurm belongs to --executor slurm")
     if name == "local":
         return None
-    from vitruvius.data.job import cluster
+    from vitruvius.data.job.cluster import run_on_slurm, run_with_datatrove
 
-    return cluster.executor(name, workers=workers)
+    if name == "datatrove":
+        return functools.partial(run_with_datatrove, workers=workers, progress=progress)
+    return functools.partial(run_on_slurm, workers=workers, slurm=_slurm_options(slurm), progress=progress)
+
+
+def _slurm_options(given: tuple[str, ...]) -> SlurmOptions:
+    """What `--slurm KEY=VALUE` says; keys that are not ours are sbatch's."""
+    from vitruvius.data.job.cluster import SlurmOptions
+
+    ours: dict[str, Any] = {}
+    sbatch: dict[str, str] = {}
+    for entry in given:
+        key, equals, value = entry.partition("=")
+        if not key or not equals:
+            raise UsageError(f"{entry!r} is no KEY=VALUE", where="--slurm", fix="--slurm partition=cpu")
+        name = key.replace("-", "_")
+        if name in {"cpus_per_task", "mem_per_cpu_gb", "max_array_size"}:
+            if not value.isascii() or not value.isdigit() or int(value) < 1:
+                raise UsageError(f"{key} is {value!r}", where="--slurm", fix="use a whole number from 1 on")
+            ours[name] = int(value)
+        elif name in {"partition", "time", "qos", "venv_path", "env_command"}:
+            ours[name] = value
+        else:
+            sbatch[key] = value
+    if "partition" not in ours:
+        raise UsageError("a partition is missing", where="--slurm", fix="--slurm partition=cpu")
+    return SlurmOptions(**ours, sbatch_args=sbatch)
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm(out: Path) -> Generator[None]:
+def _stopped_by_sigterm() -> Generator[None]:
     """Leave with code 75 on SIGTERM: the tasks that are done stay done."""
 
     def leave(number: int, frame: object) -> None:
@@ -166,7 +211,6 @@ def _stopped_by_sigterm(out: Path) -> Generator[None]:
         say("stopped by SIGTERM; the same command goes on from here")
         raise SystemExit(75)
 
-    del out
     previous = signal.signal(signal.SIGTERM, leave)
     try:
         yield
@@ -241,7 +285,7 @@ def _plan_json(plan: Plan) -> dict[str, object]:
     }
 
 
-def _stages(options: PrepareOptions) -> Any:
+def _stages(options: PrepareOptions) -> Sequence[Stage]:
     from vitruvius.data.job.stages import stages_of
 
     return stages_of(options)
@@ -249,6 +293,7 @@ def _stages(options: PrepareOptions) -> Any:
 
 def _tell_plan(plan: Plan) -> None:
     """What would be done: inputs, steps with their settings, stages."""
+    from vitruvius.data.cleaning.settings import settings_as_plain
     from vitruvius.units import format_bytes
 
     options = plan.options
@@ -260,10 +305,12 @@ def _tell_plan(plan: Plan) -> None:
         files = [file for file in plan.files if file.source == part.name]
         size = format_bytes(sum(file.size_bytes for file in files))
         emit(f"source {part.name}: {len(files):,} files, {size}, recipe {part.recipe.name}{weight}")
-        for step in part.recipe.as_json()["steps"]:  # type: ignore[union-attr]
-            settings = {key: value for key, value in step.items() if key != "kind"}  # type: ignore[union-attr]
-            shown = ", ".join(f"{key} {value}" for key, value in settings.items())
-            emit(f"  {step['kind']}: {clean_line(shown)}")  # type: ignore[index,call-overload]
+        for step in part.recipe.steps:
+            shown = ", ".join(f"{key} {value}" for key, value in settings_as_plain(step).items())
+            emit(f"  {step.kind}: {clean_line(shown)}")
+        twins = part.recipe.deduplicate
+        emit(f"  exact duplicates: {twins.exact}")
+        emit(f"  near duplicates: {'off' if twins.near is None else twins.near.describe()}")
     emit("stages: " + ", ".join(stage.verb for stage in _stages(options)))
 
 

@@ -34,7 +34,9 @@ PARTS = ("tokens", "overlap", "hosts", "duplicates")
 )
 @data_argument()
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
-@click.option("--svg", type=click.Path(path_type=Path), metavar="FILE", help="Write one picture of it all, for a paper.")
+@click.option(
+    "--svg", type=click.Path(path_type=Path), metavar="FILE", help="Write one picture of it all, for a paper."
+)
 @click.option("--title", help="What page and picture are called. [default: the folder's name]")
 @click.option(
     "--skip", multiple=True, type=click.Choice(PARTS), help="Leave out a part that takes long; may be given again."

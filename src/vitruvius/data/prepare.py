@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vitruvius.data.ledger import Tally
     from vitruvius.data.reading.units import Unit
 
-UNIT_BYTES = 32 * 2**20
+UNIT_BYTES = 8 * 2**20
 """About how much of the inputs is one task. It changes no byte of the output."""
 
 

@@ -28,6 +28,8 @@ SORT_NAMES = {
     "duplicate": "duplicate",
 }
 
+_SEVERAL = {"damage": "kinds of damage", "harmless": "with nothing in it", "rule": "rules", "duplicate": "duplicates"}
+
 
 def ends_of(statistics: Statistics) -> list[tuple[str, str, int]]:
     """(name, sort, documents) of each end that documents come to, the kept ones first; rare reasons stand together."""
@@ -44,7 +46,7 @@ def ends_of(statistics: Statistics) -> list[tuple[str, str, int]]:
             if len(some) == 1:
                 dropped += some
             elif some:
-                dropped.append((f"{len(some)} more reasons ({SORT_NAMES[sort]})", sort, sum(end[2] for end in some)))
+                dropped.append((f"{len(some)} more {_SEVERAL[sort]}", sort, sum(end[2] for end in some)))
         order = list(SORT_NAMES)
         dropped.sort(key=lambda end: order.index(end[1]))
     return kept + dropped

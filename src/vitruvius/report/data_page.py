@@ -254,10 +254,6 @@ def _panels(statistics: Statistics) -> list[tuple[str, Callable[[Svg, Box], None
                 lambda svg, box: bars_chart(svg, box, overlap_bars(overlap), colours=PAPER, **told),
             )
         )
-    for name in ("near", "exact") if duplicates else ():
-        if sizes := duplicates[name]["sizes"]:
-            bars = [(_range(row["from"], row["to"]), row["clusters"]) for row in sizes]
-            panels.append((f"Clusters of {name} duplicates", _sizes_panel(bars)))
     if duplicates and duplicates["jaccard"]["documents"]:
         alike: dict[str, Any] = {"x_title": "Jaccard similarity to the kept one", "legend": "near duplicates dropped", "end": "1"}
         panels.append(
@@ -266,6 +262,10 @@ def _panels(statistics: Statistics) -> list[tuple[str, Callable[[Svg, Box], None
                 lambda svg, box: bars_chart(svg, box, jaccard_bars(duplicates), colours=PAPER, **alike),
             )
         )
+    several = next((name for name in ("near", "exact") if duplicates and duplicates[name]["sizes"]), None)
+    if several is not None:
+        bars = [(_range(row["from"], row["to"]), row["clusters"]) for row in duplicates[several]["sizes"]]
+        panels.append((f"Clusters of {several} duplicates", _sizes_panel(bars)))
     return panels
 
 

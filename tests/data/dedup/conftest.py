@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
@@ -95,7 +96,8 @@ class Search:
     @contextlib.contextmanager
     def job(self, units: Sequence[Sequence[Named]], settings: DedupSettings) -> Iterator[Job]:
         """A job that was read, for as long as the block lasts."""
-        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+        # These jobs need not outlive a power cut, and waiting for the disk is most of their time.
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder, mock.patch("os.fsync"):
             yield read_job(Path(folder), units, settings)
 
 

@@ -6,9 +6,8 @@ import hashlib
 import itertools
 import random
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,11 +15,14 @@ from vitruvius.data.dedup import components, runs
 from vitruvius.data.dedup.components import Components, ComponentSort
 from vitruvius.data.dedup.exact import ExactMatch, ExactSort
 from vitruvius.data.dedup.groups import BandMatch, BandSort
-from vitruvius.data.dedup.settings import DedupSettings, NearSettings
 from vitruvius.data.dedup.sets import ShingleSets
+from vitruvius.data.dedup.settings import DedupSettings, NearSettings
 from vitruvius.data.dedup.signing import Signer
 from vitruvius.data.dedup.stages import stages
 from vitruvius.data.dedup.verify import NearMatch
+
+if TYPE_CHECKING:
+    import pytest
 
 EVERY_PAIR = {"bands": 256, "rows": 1}
 """Two texts of similarity s share none of 256 minima with probability (1 - s)**256: never, for s of a threshold."""
@@ -32,10 +34,10 @@ def small_stages(settings: NearSettings, partition: int) -> tuple[Any, ...]:
         ExactSort(),
         ExactMatch(partition=partition),
         BandSort(settings),
-        BandMatch(partition=partition * 16),
+        BandMatch(partition=partition * settings.bands),
         Components(),
         ComponentSort(),
-        NearMatch(settings, partition=partition * 4),
+        NearMatch(settings, partition=partition * settings.bands),
     )
 
 
@@ -138,7 +140,7 @@ def test_order_and_partition_change_nothing(find, documents, rng):
     settings = NearSettings(threshold=0.5, ngram=2, bands=8, rows=2)
     both = DedupSettings(exact="text", near=settings)
     expected = find([documents], both)
-    for partition in (1, 5, 1000):
+    for partition in (4, 1000):
         shuffled = list(documents)
         rng.shuffle(shuffled)
         units = chunks(shuffled, [rng.randrange(1, 6), rng.randrange(6)])
@@ -162,11 +164,11 @@ def test_segments_and_pieces_of_files_change_nothing(find, monkeypatch: pytest.M
     rng = random.Random(3)
     base = [[f"w{rng.randrange(3000)}" for _ in range(60)] for _ in range(40)]
     documents = []
-    for number, words in enumerate(base * 4):
-        words = list(words)
+    for number in range(160):
+        words = list(base[number % 40])
         words[rng.randrange(60)] = f"n{number}"
         documents.append((f"f{number:03}", " ".join(words)))
-    settings = NearSettings(threshold=0.7)
+    settings = NearSettings(threshold=0.6)
     both = DedupSettings(exact="text", near=settings)
     expected, sums = find.with_sums(chunks(documents, [50]), both)
     assert 90 < len(expected) <= 120

@@ -82,7 +82,7 @@ def test_a_cut_file_loses_its_rest_and_nothing_before(tmp_path_factory, suffix, 
 @PACKINGS
 def test_damage_near_the_end_of_a_large_file_costs_only_what_follows_it(tmp_path, suffix):
     # Each decoder would take several megabytes at once, and keep them to itself when it stumbles.
-    content = jsonl(40_000)
+    content = jsonl(20_000)
     packed = PACK[suffix](content)
     place = int(len(packed) * 0.9)
     damaged = packed[:place] + b"\xff\xff\xff\xff\xff\xff" + packed[place + 6 :]
@@ -91,7 +91,7 @@ def test_damage_near_the_end_of_a_large_file_costs_only_what_follows_it(tmp_path
     # A block of bzip2 has 900,000 bytes and gives nothing before it is whole; those of zstd have 128 KiB.
     block = {".bz2": 900_000, ".zst": 2 << 17}.get(suffix, 1000)
     assert refused.byte_offset > 0.9 * len(content) - block - 0.01 * len(content)
-    whole = int((0.9 * len(content) - block - 0.01 * len(content)) / len(content) * 40_000)
+    whole = int((0.9 * len(content) - block - 0.01 * len(content)) / len(content) * 20_000)
     assert good[:whole] == texts(content)[:whole]
 
 
@@ -182,7 +182,7 @@ def test_a_bomb_stops_at_the_stated_ratio_and_floor(tmp_path, suffix):
     good, refused = found_in(path, packed, bomb_floor_bytes=1 << 20, bomb_ratio=50)
     assert good == "good"
     assert isinstance(refused, Refusal) and refused.reason == "decompression_bomb"
-    assert 1 << 20 < refused.byte_offset < 24 << 20
+    assert refused.byte_offset == max(1 << 20, 50 * int(refused.detail.split()[0].replace(",", "")))
     assert "50 times" in refused.detail
     # A floor above it, or a ratio above its own, lets it through.
     for allowed in ({"bomb_floor_bytes": 32 << 20}, {"bomb_floor_bytes": 1, "bomb_ratio": 10**6}):
@@ -190,13 +190,14 @@ def test_a_bomb_stops_at_the_stated_ratio_and_floor(tmp_path, suffix):
 
 
 def test_what_is_only_well_compressed_is_no_bomb(tmp_path):
-    content = b"".join(json.dumps({"text": f"line {i}: " + "the same words " * 20}).encode() + b"\n" for i in range(5000))
+    content = b"".join(
+        json.dumps({"text": f"line {i}: " + "the same words " * 20}).encode() + b"\n" for i in range(5000)
+    )
     packed = gzip.compress(content, 9)
     assert 20 < len(content) / len(packed) < 200
     assert len(found_in(tmp_path / "a.jsonl.gz", packed, bomb_floor_bytes=1)) == 5000
 
 
-# Ten gigabytes take long to pack, so the line is of one and the bound is far below it.
 _RSS = """
 import resource, sys
 from pathlib import Path
@@ -214,9 +215,8 @@ print(peak() - base)
 
 @PACKINGS
 @pytest.mark.parametrize("ratio", [200, 10**9], ids=["stopped", "read to its end"])
-def test_a_line_of_a_gigabyte_of_zeros_never_gets_into_memory(tmp_path, suffix, ratio):
-    size = 2**28 if suffix in {".xz", ".bz2"} else 2**30
-    packed = zeros(suffix, size)
+def test_a_line_of_256_megabytes_of_zeros_never_gets_into_memory(tmp_path, suffix, ratio):
+    packed = zeros(suffix, 2**28)
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(packed)
     done = subprocess.run(

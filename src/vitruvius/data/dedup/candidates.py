@@ -124,9 +124,8 @@ def _by_rank(job: Job, documents: np.ndarray, components: np.ndarray) -> np.ndar
 
     characters = np.empty(len(documents), dtype=np.uint32)
     digests = np.empty((len(documents), 2), dtype=np.uint64)
-    units, starts = np.unique(documents >> np.uint64(32), return_index=True)
-    ends = [*starts[1:].tolist(), len(documents)]
-    for unit, first, last in zip(units.tolist(), starts.tolist(), ends, strict=True):
+    units, starts, counts = np.unique(documents >> np.uint64(32), return_index=True, return_counts=True)
+    for unit, first, last in zip(units.tolist(), starts.tolist(), (starts + counts).tolist(), strict=True):
         rows = job.kept(unit).rows[(documents[first:last] & np.uint64(0xFFFFFFFF)).astype(np.int64)]
         characters[first:last] = rows["characters"]
         # As big-endian numbers they compare as the bytes do.

@@ -226,11 +226,15 @@ class PackedBatches:
         """Raise DataError where there is nothing to draw from."""
         context, shards = self.context, self.shards
         if not any(part.count for part in parts.values()):
+            if self.packing != "stream":
+                what = f"no document of the {shards.split} split has a token to predict from the one before"
+                raise DataError(what, where=str(shards.directory), fix="prepare more text, or use packing: stream")
+            most = max([source.tokens for source in shards.sources.values()] if len(parts) > 1 else [shards.tokens])
+            who = f"the {shards.split} split has" if len(parts) == 1 else f"no source of {shards.split} has more than"
             raise DataError(
-                f"the {shards.split} split has {shards.tokens:,} tokens; one window of context {context:,} needs "
-                f"{context + 1:,}",
+                f"{who} {most:,} tokens; one window of context {context:,} needs {context + 1:,}",
                 where=str(shards.directory),
-                fix=f"use a --context of at most {max(1, shards.tokens - 1):,}, or prepare more text",
+                fix=f"use a --context of at most {max(1, most - 1):,}, or prepare more text",
             )
         short = next((name for name, part in parts.items() if part.count == 0), None)
         if short is not None and asked is not None:

@@ -6,14 +6,13 @@ import difflib
 import itertools
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vitruvius.data.document import Document
 from vitruvius.data.ledger import Refusal
 from vitruvius.data.reading.documents import read_file
 from vitruvius.data.reading.hub import open_dataset, shard_label, shards_of
-from vitruvius.data.reading.libraries import library
-from vitruvius.data.reading.parquet import parquet_file
+from vitruvius.data.reading.parquet_footer import row_groups
 from vitruvius.data.reading.streams import Span, opened, opened_raw
 from vitruvius.data.reading.unpacking import BrokenStreamError, packing_of
 from vitruvius.errors import DataError
@@ -144,18 +143,14 @@ def _newlines(stream: BinaryIO, offset: int) -> tuple[int, bytes]:
 
 def _row_group(file: InputFile, row: int) -> Span:
     """The row group that has this row; the whole file when its footer cannot be read."""
-    pa = library("pyarrow")
     with opened_raw(file.path, name=file.name) as raw:
         try:
-            metadata: Any = parquet_file(raw).metadata
-        except (pa.ArrowException, OSError):
+            groups = row_groups(raw)
+        except ValueError:
             return Span()
-        before = 0
-        for group in range(metadata.num_row_groups):
-            before += metadata.row_group(group).num_rows
-            if row <= before:
-                return Span(start=group, stop=group + 1)
-        return Span(start=metadata.num_row_groups)
+    before = itertools.accumulate(group.rows for group in groups)
+    number = next((number for number, last in enumerate(before) if row <= last), len(groups))
+    return Span(start=number, stop=number + 1)
 
 
 def _dataset_row(target: Target, options: ReadOptions) -> Iterator[Document | Refusal]:

@@ -74,9 +74,13 @@ def _is_text(schema: Any, column: str) -> bool:
 def rows_of(
     batch: Any, columns: Columns, name: str, options: ReadOptions, *, first: int
 ) -> Iterator[Document | Refusal]:
-    """The documents of an Arrow record batch whose first row is number `first` of the table; ids are `FILE#ROW`."""
-    texts = batch.column(columns.text)
-    urls = None if columns.url is None else batch.column(columns.url)
+    """The documents of an Arrow record batch whose first row is number `first` of the table; ids are `FILE#ROW`.
+
+    Raises:
+        pyarrow.ArrowException: the batch is damaged; nothing of it was yielded.
+    """
+    texts = _checked(batch.column(columns.text))
+    urls = None if columns.url is None else _checked(batch.column(columns.url))
     # One row at a time: a column may say the same long text a million times in a few bytes.
     for place, scalar in enumerate(texts):
         row = first + place
@@ -96,6 +100,26 @@ def row_document(name: str, row: int, text: str, url: str | None, options: ReadO
 def row_refusal(name: str, row: int, problem: Problem) -> Refusal:
     """The refusal of a row."""
     return Refusal(file=name, line=row, byte_offset=row, reason=problem.reason, detail=problem.detail)
+
+
+def _checked(array: Any) -> Any:
+    """A column as bytes, sure to refer to nothing outside itself: pyarrow trusts offsets, and ends the process.
+
+    Raises:
+        pyarrow.ArrowException: it is damaged.
+    """
+    pa = library("pyarrow")
+    array.validate()
+    if pa.types.is_dictionary(array.type):
+        array = pa.DictionaryArray.from_arrays(array.indices, _checked(array.dictionary))
+    else:
+        # As bytes, because a row that is not UTF-8 must not cost the others.
+        for of, to in ((pa.string(), pa.binary()), (pa.large_string(), pa.large_binary())):
+            array = array.view(to) if array.type == of else array
+        if array.type == pa.string_view():
+            array = array.view(pa.binary_view())
+    array.validate(full=True)
+    return array
 
 
 def _text(scalar: Any, options: ReadOptions) -> str | Problem:

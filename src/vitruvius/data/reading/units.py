@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.data.reading.documents import read_file
 from vitruvius.data.reading.hub import dataset_identity, open_dataset, shards_of
-from vitruvius.data.reading.libraries import library
 from vitruvius.data.reading.options import InputFile
-from vitruvius.data.reading.parquet import parquet_file
+from vitruvius.data.reading.parquet_footer import row_groups
 from vitruvius.data.reading.streams import UTF16_MARKS, Identity, Span, opened_raw
 from vitruvius.data.reading.unpacking import packing_of
 from vitruvius.errors import DataError
@@ -187,22 +186,19 @@ def _cuts(file: InputFile, size: int, unit_bytes: int) -> list[int]:
 
 def _row_groups(file: InputFile, unit_bytes: int) -> list[int]:
     """The first row group of each part but the first, so that each has about `unit_bytes` of packed columns."""
-    pa = library("pyarrow")
-    cuts: list[int] = []
     with opened_raw(file.path, name=file.name) as raw:
         try:
-            metadata = parquet_file(raw).metadata
-        except (pa.ArrowException, OSError):
+            groups = row_groups(raw)
+        except ValueError:
             # The reader refuses it, with its reason.
             return []
-        held = 0
-        for group in range(metadata.num_row_groups):
-            row_group = metadata.row_group(group)
-            size = sum(row_group.column(index).total_compressed_size for index in range(row_group.num_columns))
-            if held and held + size > unit_bytes:
-                cuts.append(group)
-                held = 0
-            held += size
+    cuts: list[int] = []
+    held = 0
+    for number, group in enumerate(groups):
+        if held and held + group.packed > unit_bytes:
+            cuts.append(number)
+            held = 0
+        held += group.packed
     return cuts
 
 

@@ -250,7 +250,7 @@ def _unigram(vocabulary: _Vocabulary) -> State:
         steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
     space = vocabulary.truth("add_space_prefix", "true")
     apart = not any("▁" in text[1:] for text in vocabulary.tokens)
-    scheme = "first" if space else "never"
+    scheme = "always" if space else "never"
     mark = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": apart}
     fallback = any(map(BYTE_TOKEN.fullmatch, vocabulary.tokens))
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if space else []
