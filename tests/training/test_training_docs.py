@@ -11,14 +11,15 @@ from pathlib import Path
 
 from vitruvius.training import TrainConfig
 from vitruvius.training.loop import Update
+from vitruvius.training.settings import SECTIONS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 BEGIN, END = "<!-- settings: written by tests/training/test_training_docs.py -->\n", "<!-- end of settings -->"
 
 
-def documented():
+def documented(settings):
     """Name -> docstring of every field, from the literals under them."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(TrainConfig))).body
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
     texts, last = {}, None
     for node in tree.body:
         if isinstance(node, ast.AnnAssign):
@@ -35,9 +36,17 @@ def written(value):
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
+def rows_of(settings, prefix=""):
+    texts = documented(settings)
+    for f in dataclasses.fields(settings):
+        if f.name in SECTIONS:
+            yield from rows_of(SECTIONS[f.name], f"{f.name}.")
+        else:
+            yield f"| `{prefix}{f.name}` | {written(f.default)} | {texts[f.name]} |"
+
+
 def table():
-    texts = documented()
-    rows = [f"| `{f.name}` | {written(f.default)} | {texts[f.name]} |" for f in dataclasses.fields(TrainConfig)]
+    rows = list(rows_of(TrainConfig))
     return "\n".join(["| Setting | Default | Meaning |", "|---|---|---|", *rows, ""])
 
 

@@ -13,6 +13,7 @@ VERBS = (
     Verb(group="data", stage="See", name="stats", help="Lengths, tokens, sources, what was dropped and why."),
     Verb(group="data", stage="See", name="explain", help="Everything that happened to one document."),
     Verb(group="data", stage="See", name="sample", help="Read some documents, kept or dropped."),
+    Verb(group="data", stage="Use", name="export", help="Write the documents as JSON lines or Parquet for other tools."),
 )
 """Every verb of `data`; `cli/data_<name>.py` defines it as `command`."""
 

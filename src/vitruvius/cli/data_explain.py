@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,7 +50,7 @@ def command(*, data: Path, document_id: str, root: Path, as_json: bool) -> None:
     """Find the document, take it through the steps again, and tell."""
     from vitruvius.data.account.explaining import explain
 
-    document = {"schema": SCHEMA, **explain(data, document_id, root=root)}
+    document: dict[str, Any] = {"schema": SCHEMA, **explain(data, document_id, root=root)}
     if as_json:
         emit_json(document)
         return

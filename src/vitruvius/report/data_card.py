@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
     Facts = Mapping[str, Any]
 
+_PRINT = """<style>
+figure { break-inside: avoid; } h2, h3 { break-after: avoid; } tr { break-inside: avoid; }
+@media print { body { max-width: none; padding: 0; font-size: 11px; } table { font-size: 10px; }
+  @page { margin: 14mm; } }
+</style>"""
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _SIZES_ON = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))
 PII_LIMITS = (
@@ -49,8 +54,7 @@ def card_markdown(facts: Facts) -> str:
 
 def card_page(facts: Facts) -> str:
     """The card as a page: self-contained, in light and dark, and on paper."""
-    style = "<style>@media print { body { max-width: none; padding: 0; font-size: 11px; } table { font-size: 10px; } }</style>"
-    return page(f"{facts['title']}: dataset card", [style, *as_html(list(_blocks(facts)))])
+    return page(f"{facts['title']}: dataset card", [_PRINT, *as_html(list(_blocks(facts)))])
 
 
 def _front_matter(facts: Facts) -> str:
@@ -90,7 +94,11 @@ def _said(facts: Facts, *keys: str) -> Iterator[Block]:
     for key in keys:
         entry = facts["about"][key]
         answer = entry["answer"]
-        yield Said(question=entry["question"], answer=", ".join(answer) if isinstance(answer, list) else answer)
+        yield Said(question=entry["question"], answer=answer if isinstance(answer, str) else _joined(answer))
+
+
+def _joined(answer: list[str] | None) -> str | None:
+    return None if answer is None else ", ".join(answer)
 
 
 def _motivation(facts: Facts) -> Iterator[Block]:
@@ -121,8 +129,8 @@ def _split_words(facts: Facts) -> str:
     if not share:
         return "Nothing is held out." if share == 0 else "How the splits were made is not in the index."
     return (
-        f"{share:.2%} of the documents, by the hash of the seed {seed} and the text, are held out for validation. Equal "
-        "texts are on one side."
+        f"{share:.2%} of the documents, by the hash of the seed {seed} and the text, are held out for validation. "
+        "Equal texts are on one side."
     )
 
 
@@ -184,8 +192,8 @@ def _duplicate_words(recipe: Mapping[str, Any]) -> str:
     if recipe["near_in_words"] is None:
         return f"{exactly} Near duplicates were not looked for."
     return (
-        f"{exactly} Near duplicates: {recipe['near_in_words']}. Candidates are compared exactly; of near duplicates the "
-        "longest stays, and each dropped one names it, with their similarity, in quarantine.jsonl."
+        f"{exactly} Near duplicates: {recipe['near_in_words']}. Candidates are compared exactly; of near "
+        "duplicates the longest stays, and each dropped one names it, with their similarity, in quarantine.jsonl."
     )
 
 
@@ -248,7 +256,9 @@ def _use(facts: Facts) -> Iterator[Block]:
 def _distribution(facts: Facts) -> Iterator[Block]:
     yield Heading(text="Distribution and upkeep")
     yield from _said(facts, "license", "distribution", "maintenance", "homepage", "citation")
-    yield Words(text=f"Fingerprint of the data (SHA-256 over what training reads): {facts['statistics']['fingerprint']}")
+    yield Words(
+        text=f"Fingerprint of the data (SHA-256 over what training reads): {facts['statistics']['fingerprint']}"
+    )
     rows = tuple(
         (row["file"], row["source"], exact(row["documents"]), exact(row["tokens"]), row["sha256"])
         for row in facts["files"]
@@ -266,8 +276,10 @@ def _again(facts: Facts) -> Iterator[Block]:
     repeat = facts["repeat"]
     yield Heading(text="How to make it again")
     yield Code(text=repeat["command"])
-    yield Items(items=tuple(repeat["notes"])) if repeat["notes"] else Words(
-        text="The same inputs give the same bytes, for any number of processes."
+    yield (
+        Items(items=tuple(repeat["notes"]))
+        if repeat["notes"]
+        else Words(text="The same inputs give the same bytes, for any number of processes.")
     )
     if repeat["recipe"] is not None:
         yield Code(text=json.dumps(repeat["recipe"], indent=2, ensure_ascii=False))

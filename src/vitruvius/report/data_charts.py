@@ -171,7 +171,8 @@ def frequency_chart(svg: Svg, box: Box, frequencies: Mapping[str, Any], colours:
         svg.circle(*at(*point), 2.8, fill=colours.series[0], stroke=colours.series[0])
     if zipf := frequencies["zipf"]:
         ends = [
-            at(rank, zipf["line_at_rank_1"] * rank ** -zipf["exponent"]) for rank in (zipf["from_rank"], zipf["to_rank"])
+            at(rank, zipf["line_at_rank_1"] * rank ** -zipf["exponent"])
+            for rank in (zipf["from_rank"], zipf["to_rank"])
         ]
         svg.path(f"M{_xy(ends[0])}L{_xy(ends[1])}", stroke=colours.series[1], weight=1.6, dash="6 4")
     _baseline(svg, plot, colours)

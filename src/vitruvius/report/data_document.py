@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 _LONG = 200
 _HOLDS = {"at least": ">=", "at most": "<=", "is": "=", "one of": "one of", "none of": "none of"}
-_OF = {"shard": "as it was packed", "source": "as it was read"}
+_OF = {
+    "shard": "text as it was packed",
+    "source": "text as it was read",
+    "bytes": "what is there, bytes that are no text escaped",
+}
 
 
 def explanation_text(story: Story) -> str:
@@ -60,8 +64,8 @@ def value_text(value: object) -> str:
     """A measured value or a limit as people read it."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return printable(str(value), 100)
-    if isinstance(value, int) or value == int(value):
-        return f"{int(value):,}" if abs(value) < 1e15 else f"{value:g}"
+    if abs(value) < 1e15 and value == int(value):
+        return f"{int(value):,}"
     return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.1f}"
 
 
@@ -82,8 +86,10 @@ def _steps(story: Story) -> Iterator[list[str]]:
         sign = "✓" if step["passed"] else "✗"
         source = f"  ({step['source']})" if step["source"] and step["measures"] else ""
         lines = [f"{sign} {step['index'] + 1}. {step['step']}{source}"]
-        for measure in step["measures"]:
-            lines.append(f"    {'✓' if measure['passed'] else '✗'} {measure['reason']}: {_measured(measure)}")
+        lines += [
+            f"    {'✓' if measure['passed'] else '✗'} {measure['reason']}: {_measured(measure)}"
+            for measure in step["measures"]
+        ]
         if step["changes"]:
             changed = ", ".join(f"{name} {exact(count)}" for name, count in step["changes"].items())
             sizes = f"{exact(step['characters_before'])} -> {exact(step['characters_after'])} characters"
@@ -98,7 +104,8 @@ def _difference(difference: Mapping[str, Any] | None) -> list[str]:
     if difference is None:
         return []
     lines = [f"      {line}" for line in difference["lines"]]
-    first = f"    from line {exact(difference['from_line'])}:"
+    unit = next(unit for unit in ("line", "word") if f"from_{unit}" in difference)
+    first = f"    from {unit} {exact(difference[f'from_{unit}'])}:"
     return [first, *lines, *(["      ... and more"] if difference["more"] else [])]
 
 
@@ -123,7 +130,8 @@ def _twins(story: Story) -> list[str]:
         return []
     lines = [f"{exact(twins['count'])} duplicates were dropped because this document stays:"]
     for row in twins["first"]:
-        alike = "" if row["jaccard"] is None else f", Jaccard {row['jaccard']:.4f}"
+        near = row["jaccard"] is not None and row["reason"] == "near_duplicate"
+        alike = f", Jaccard {row['jaccard']:.4f}" if near else ""
         lines.append(f"  {printable(row['id'] or '(no id)', _LONG)} ({row['reason']}{alike})")
     if twins["count"] > len(twins["first"]):
         lines.append(f"  and {exact(twins['count'] - len(twins['first']))} more")
@@ -134,9 +142,11 @@ def _start(story: Story) -> list[str]:
     text = story["text"]
     if text["start"] is None:
         return []
+    if text["characters"] is None:
+        return [f"{_OF[text['of']]}:", *_indented(text["start"])]
     size = f"{exact(text['characters'])} characters, {exact(text['bytes'])} bytes"
     more = "" if len(text["start"]) == text["characters"] else "\n..."
-    return [f"text {_OF[text['of']]} ({size}):", *_indented(text["start"] + more)]
+    return [f"{_OF[text['of']]} ({size}):", *_indented(text["start"] + more)]
 
 
 def _indented(text: str) -> list[str]:
@@ -164,7 +174,9 @@ def _drawn(one: Mapping[str, Any]) -> list[str]:
     else:
         size = "" if one["text_bytes"] is None else f", {exact(one['text_bytes'])} bytes"
         url = "" if one["url"] is None else f", {printable(one['url'], _LONG)}"
-        lines.append(f"   {one['split']} {exact(one['document'])}, {one['source']}, {exact(one['tokens'])} tokens{size}{url}")
+        lines.append(
+            f"   {one['split']} {exact(one['document'])}, {one['source']}, {exact(one['tokens'])} tokens{size}{url}"
+        )
     if one.get("note"):
         lines.append(f"   note: {one['note']}")
     if one["text"] is not None:
@@ -183,7 +195,8 @@ def _why(one: Mapping[str, Any]) -> str:
     if one["relation"] is not None:
         why += f": {_measured(one)}"
     elif one["keeper"] is not None:
-        alike = "" if one["jaccard"] is None else f", Jaccard {one['jaccard']:.4f}"
+        near = isinstance(one["jaccard"], float) and one["reason"] == "near_duplicate"
+        alike = f", Jaccard {one['jaccard']:.4f}" if near else ""
         why += f": like {printable(str(one['keeper']), _LONG)}{alike}"
     elif one["detail"]:
         why += f": {printable(str(one['detail']), _LONG)}"

@@ -93,9 +93,7 @@ def _label_room(ends: Sequence[tuple[str, str, int]], total: int) -> float:
     return names + counts + 32
 
 
-def _stream(
-    svg: Svg, start: tuple[float, float], stop: tuple[float, float], tall: float, colour: str
-) -> None:
+def _stream(svg: Svg, start: tuple[float, float], stop: tuple[float, float], tall: float, colour: str) -> None:
     """A ribbon of `tall` from one upper edge to the other."""
     tall = max(tall, 0.8)
     (x0, y0), (x1, y1) = start, stop

@@ -74,7 +74,8 @@ def _funnel(statistics: Statistics) -> str:
     svg = Svg()
     height = funnel_height(statistics)
     funnel_chart(svg, 0, -20, 860, statistics, PAGE)
-    return f'<figure class="wide">{svg.inline(860, height - 20, title="Documents in, kept and dropped by reason")}</figure>'
+    drawing = svg.inline(860, height - 20, title="Documents in, kept and dropped by reason")
+    return f'<figure class="wide">{drawing}</figure>'
 
 
 def _reasons(statistics: Statistics) -> str:
@@ -103,8 +104,7 @@ def _lengths(statistics: Statistics) -> list[str]:
         charts.append(("What a context costs (training)", chart))
     parts = [
         "<h2>How long the documents are</h2>",
-        '<p class="soft">In tokens, the separator included. Quantiles are exact: the smallest length with that share of'
-        " the documents at it or below.</p>",
+        f'<p class="soft">{_ABOUT_LENGTHS}</p>',
         _pair(charts),
         table(_cells(head), _rows(rows), align="<" + ">" * (len(head) - 1)),
         "<h3>Long documents</h3>",
@@ -113,16 +113,29 @@ def _lengths(statistics: Statistics) -> list[str]:
     if train:
         parts += [
             "<h3>What a context cuts off, leaves empty, or cuts in two</h3>",
-            '<p class="soft">Of the training split. The first three: one document in each row, cut at the context and '
-            "padded up to it; the tokens cut off are also those with more than a context of their own document before "
-            "them. The last: documents in a row without gaps, in the order of the shards.</p>",
+            f'<p class="soft">{_ABOUT_CONTEXTS}</p>',
             table(_cells(words.CONTEXT_HEAD), _rows(words.context_rows(statistics)), align=words.CONTEXT_ALIGN),
         ]
     return parts
 
 
+_ABOUT_LENGTHS = (
+    "In tokens, the separator included. Quantiles are exact: the smallest length with that share of the documents at "
+    "it or below."
+)
+_ABOUT_CONTEXTS = (
+    "Of the training split. The first three: one document in each row, cut at the context and padded up to it; the "
+    "tokens cut off are also those with more than a context of their own document before them. The last: the documents "
+    "of a source one after the other without gaps, cut every context."
+)
+
+
 def _pair(charts: Sequence[tuple[str, str]]) -> str:
-    return '<div class="pair">' + "".join(f"<div><h3>{escape(name)}</h3>{_figure(svg)}</div>" for name, svg in charts) + "</div>"
+    return (
+        '<div class="pair">'
+        + "".join(f"<div><h3>{escape(name)}</h3>{_figure(svg)}</div>" for name, svg in charts)
+        + "</div>"
+    )
 
 
 def _tokens(statistics: Statistics) -> list[str]:
@@ -133,7 +146,9 @@ def _tokens(statistics: Statistics) -> list[str]:
     halves = (rows[: (len(rows) + 1) // 2], rows[(len(rows) + 1) // 2 :])
     head = _cells(("id", "token", "occurrences", "share"))
     tables = [
-        "<div>" + table(head, [[one, f"<code>{two}</code>", *rest] for one, two, *rest in _rows(half)], align="><>>") + "</div>"
+        "<div>"
+        + table(head, [[one, f"<code>{two}</code>", *rest] for one, two, *rest in _rows(half)], align="><>>")
+        + "</div>"
         for half in halves
         if half
     ]
@@ -180,11 +195,20 @@ def _duplicates(statistics: Statistics) -> list[str]:
     for name, series in (("near", 0), ("exact", 1)):
         if sizes := duplicates[name]["sizes"]:
             bars = [(_range(row["from"], row["to"]), row["clusters"]) for row in sizes]
-            told: dict[str, Any] = {"x_title": "documents in a cluster", "legend": "clusters", "series": series, "labels": "middle"}
+            told: dict[str, Any] = {
+                "x_title": "documents in a cluster",
+                "legend": "clusters",
+                "series": series,
+                "labels": "middle",
+            }
             chart = drawn(bars_chart, bars, **told, title=f"Clusters of {name} duplicates by size")
             charts.append((f"Clusters of {name} duplicates", chart))
     if duplicates["jaccard"]["documents"]:
-        told = {"x_title": "Jaccard similarity to the document that was kept", "legend": "documents dropped", "end": "1"}
+        told = {
+            "x_title": "Jaccard similarity to the document that was kept",
+            "legend": "documents dropped",
+            "end": "1",
+        }
         chart = drawn(bars_chart, jaccard_bars(duplicates), **told, title="Near duplicates by similarity")
         charts.insert(0, ("How alike near duplicates were", chart))
     return ["<h2>Duplicates</h2>", listed(lines), _pair(charts) if charts else ""]
@@ -204,7 +228,11 @@ def _hosts(statistics: Statistics) -> list[str]:
         for part in (rows[:half], rows[half:])
         if part
     )
-    return ["<h2>Hosts</h2>", f'<p class="soft">{escape(words.host_note(statistics))}</p>', f'<div class="pair">{tables}</div>']
+    return [
+        "<h2>Hosts</h2>",
+        f'<p class="soft">{escape(words.host_note(statistics))}</p>',
+        f'<div class="pair">{tables}</div>',
+    ]
 
 
 def _record(statistics: Statistics) -> str:
@@ -247,7 +275,11 @@ def _panels(statistics: Statistics) -> list[tuple[str, Callable[[Svg, Box], None
     if tokens and tokens["train"]["text_tokens"]:
         panels.append(("Occurrences of tokens", lambda svg, box: frequency_chart(svg, box, tokens["train"], PAPER)))
     if overlap:
-        told: dict[str, Any] = {"x_title": "n-grams that training holds too", "legend": "validation documents", "end": "100%"}
+        told: dict[str, Any] = {
+            "x_title": "n-grams that training holds too",
+            "legend": "validation documents",
+            "end": "100%",
+        }
         panels.append(
             (
                 "Overlap of validation with training",
@@ -255,7 +287,11 @@ def _panels(statistics: Statistics) -> list[tuple[str, Callable[[Svg, Box], None
             )
         )
     if duplicates and duplicates["jaccard"]["documents"]:
-        alike: dict[str, Any] = {"x_title": "Jaccard similarity to the kept one", "legend": "near duplicates dropped", "end": "1"}
+        alike: dict[str, Any] = {
+            "x_title": "Jaccard similarity to the kept one",
+            "legend": "near duplicates dropped",
+            "end": "1",
+        }
         panels.append(
             (
                 "Near duplicates",

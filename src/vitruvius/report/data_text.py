@@ -112,7 +112,9 @@ def length_rows(statistics: Statistics) -> tuple[tuple[str, ...], list[tuple[str
         rows.append((name, *(exact(part["quantiles"][quantile]) for part in parts)))
     rows.append(("longest", *(exact(part["longest"]) for part in parts)))
     rows.append(("mean", *(f"{part['mean']:,.1f}" for part in parts)))
-    rows.append(("half of the tokens are in documents up to", *(exact(part["token_weighted_median"]) for part in parts)))
+    rows.append(
+        ("half of the tokens are in documents up to", *(exact(part["token_weighted_median"]) for part in parts))
+    )
     return ("tokens in a document", *names), rows if parts else []
 
 
@@ -152,11 +154,12 @@ def frequency_lines(statistics: Statistics) -> list[str]:
         return []
     train = tokens["train"]
     special = f", {exact(train['unused_special'])} of them special" if train["unused_special"] else ""
+    used = f"used: {exact(train['used'])} of {exact(train['vocab_size'])} ids"
+    unused = f"never in training: {exact(train['unused'])} ({share(train['unused_share'])}{special})"
+    entropy = f"entropy of one token {ratio(train['entropy_bits'], 2)} bits"
     lines = [
-        f"used: {exact(train['used'])} of {exact(train['vocab_size'])} ids; never in training: {exact(train['unused'])}"
-        f" ({share(train['unused_share'])}{special}); fewer than {train['rare_below']} times: {exact(train['rare'])}",
-        f"half of the text is made of the {exact(train['tokens_for_half'])} most frequent ids; entropy of one token "
-        f"{ratio(train['entropy_bits'], 2)} bits",
+        f"{used}; {unused}; fewer than {train['rare_below']} times: {exact(train['rare'])}",
+        f"half of the text is made of the {exact(train['tokens_for_half'])} most frequent ids; {entropy}",
     ]
     if zipf := train["zipf"]:
         lines.append(
@@ -195,12 +198,18 @@ def overlap_lines(statistics: Statistics) -> list[str]:
     span = "" if overlap["ngram_bytes"] is None else f", about {overlap['ngram_bytes']:.0f} bytes"
     half = sum(row["documents"] for row in overlap["documents_by_share"] if row["from"] >= 0.5)
     return [
-        f"validation documents held against training: {of}; identical to one of training: "
-        f"{exact(overlap['documents_identical_in_train'])}",
-        f"n-grams of {overlap['ngram_tokens']} tokens{span}: {exact(overlap['ngrams_in_train'])} of "
-        f"{exact(overlap['ngrams'])} are in training ({share(overlap['ngrams_in_train_share'])})",
-        f"documents with half of their n-grams in training: {exact(half)}; with none: "
-        f"{exact(overlap['documents_without_overlap'])}; too short for one: {exact(overlap['documents_too_short'])}",
+        (
+            f"validation documents held against training: {of}; identical to one of training: "
+            f"{exact(overlap['documents_identical_in_train'])}"
+        ),
+        (
+            f"n-grams of {overlap['ngram_tokens']} tokens{span}: {exact(overlap['ngrams_in_train'])} of "
+            f"{exact(overlap['ngrams'])} are in training ({share(overlap['ngrams_in_train_share'])})"
+        ),
+        (
+            f"documents with half of their n-grams in training: {exact(half)}; with none: "
+            f"{exact(overlap['documents_without_overlap'])}; too short for one: {exact(overlap['documents_too_short'])}"
+        ),
     ]
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from vitruvius.errors import Finding, SpecError
 from vitruvius.spec.reporting import did_you_mean, listed
+from vitruvius.training.settings import SECTIONS, EngineSettings, Guard, Loader, Recovery, Samples, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,6 +144,19 @@ class TrainConfig:
     final_eval_batches: Count | None = None
     """As `eval_batches`, for the validation after the last step; null is all of them."""
 
+    loader: Loader = field(default_factory=Loader)
+    """How batches are read ahead."""
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    """Which processes and devices share the work."""
+    guard: Guard = field(default_factory=Guard)
+    """What is looked for in every update, and what happens when it is found."""
+    watch: Watch = field(default_factory=Watch)
+    """What is measured while the run goes, and where it is told."""
+    samples: Samples = field(default_factory=Samples)
+    """Text that the model writes while it learns."""
+    recovery: Recovery = field(default_factory=Recovery)
+    """How checkpoints are written and kept, and what happens when memory runs out."""
+
 
 def resolved(config: TrainConfig, architecture: Architecture) -> TrainConfig:
     """The config with every None that stands for a rule replaced by its number.
@@ -251,6 +265,8 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
     if architecture is not None:
         found += _objective_findings(config, architecture)
         found += _packing_findings(config, architecture)
+    for name in SECTIONS:
+        found += getattr(config, name).findings(config, architecture)
     if architecture is not None and config.context is not None and config.context > architecture.context:
         what = f"{config.context:,} tokens are more than the architecture's context={architecture.context:,}"
         fix = f"use at most {architecture.context:,}, or raise it in the spec: --set context={config.context}"
@@ -282,10 +298,15 @@ def batches_of(shards: TokenShards, config: TrainConfig) -> PackedBatches:
 
 def to_plain(config: TrainConfig) -> dict[str, Any]:
     """The config as JSON data."""
-    return asdict(config) | {
-        "betas": list(config.betas),
-        "curriculum": [asdict(stage) for stage in config.curriculum],
-    }
+    return {name: _plain(value) for name, value in asdict(config).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in cast("list[Any]", value)]
+    return value
 
 
 def from_plain(plain: dict[str, Any]) -> TrainConfig:
@@ -325,7 +346,8 @@ def ensure(config: TrainConfig, architecture: Architecture) -> TrainConfig:
 def config_hash(config: TrainConfig, spec: dict[str, Any], fingerprint: str) -> str:
     """SHA-256 over everything that decides what a run computes; a checkpoint belongs to one such hash."""
     # What is computed twice comes out the same, so that it has no part in it.
-    settings = {name: value for name, value in to_plain(config).items() if name not in _WITHOUT_EFFECT}
+    without = _WITHOUT_EFFECT | {name for name, section in SECTIONS.items() if section.effect == "none"}
+    settings = {name: value for name, value in to_plain(config).items() if name not in without}
     text = json.dumps([settings, spec, fingerprint], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -356,13 +378,14 @@ def _explain(entry: Any) -> Finding:
     keys = [str(key) for key in entry["loc"] if key not in _TAGS]
     kind, context = entry["type"], entry.get("ctx", {})
     in_stage = keys[0] == "curriculum"
+    owner = CurriculumStage if in_stage else SECTIONS.get(keys[0], TrainConfig) if len(keys) > 1 else TrainConfig
     if kind == "missing" and in_stage:
         path = ".".join(["train", *keys])
         return Finding(path=path, what=f"{keys[-1]} is missing", fix="write both: {until: 0.3, context: 512}")
     if kind == "missing":  # the second of two numbers: the pair is what is wrong
         keys = keys[:-1]
     path = ".".join(["train", *keys])
-    known = [f.name for f in fields(CurriculumStage if in_stage else TrainConfig)]
+    known = [f.name for f in fields(owner)]
     if kind in {"unexpected_keyword_argument", "extra_forbidden"}:
         key = keys[-1]
         fix = did_you_mean(key, known) or f"the settings are {listed(known, limit=40)}"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 from vitruvius.errors import RunError
 from vitruvius.nn.updates import after_step
 from vitruvius.training.checkpoint import TrainState, restore, save
-from vitruvius.training.determinism import random_state, restore_random_state
 from vitruvius.training.schedules import learning_rate
+from vitruvius.training.updating import Updater
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from vitruvius.training.config import TrainConfig
     from vitruvius.training.evaluate import Score, Validation
     from vitruvius.training.master import MasterOptimizer
-    from vitruvius.training.objectives import Objective, Piece, Result
+    from vitruvius.training.objectives import Objective
+    from vitruvius.training.observing import Observer
     from vitruvius.training.stopping import StopRequest
 
 
@@ -81,6 +82,7 @@ class Trainer:
         run: RunFolder,
         device: torch.device,
         belongs_to: str,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.config = config
         self.model = model
@@ -91,6 +93,8 @@ class Trainer:
         self.run = run
         self.device = device
         self.belongs_to = belongs_to
+        self.updater = Updater(config=config, model=model, optimizer=optimizer, objective=objective, device=device)
+        self.observers = tuple(observers)
         self.state = TrainState()
         self.last_row: dict[str, Any] | None = None
         self.final_score: Score | None = None
@@ -109,6 +113,8 @@ class Trainer:
         listener.started(step=self.state.step, steps=self.config.steps)
         self.model.train()
         after_step(self.model)
+        for observer in self.observers:
+            observer.started(self)
         try:
             while self.state.step < self.config.steps and not stop.asked:
                 if not self._step(stop, listener):
@@ -119,6 +125,8 @@ class Trainer:
                 listener.saved(self.save())
             return self.state.step == self.config.steps and self._finally_scored(stop)
         finally:
+            for observer in self.observers:
+                observer.ended()
             listener.ended()
 
     def save(self) -> Checkpoint:
@@ -169,34 +177,26 @@ class Trainer:
         return True
 
     def _update(self, batch: Batch, stop: StopRequest) -> Update | None:
-        """Forward, backward and optimizer step over one batch; None, with nothing changed, when asked to stop first."""
-        step = self.state.step
-        random_before = random_state() if self.config.accumulate > 1 else None
-        pieces = self.objective.pieces(batch, self.config.accumulate, self.device)
-        # The end of a padded sample that a curriculum cuts may ask for nothing.
-        pieces = [piece for piece in pieces if piece.scored]
-        scored = sum(piece.scored for piece in pieces)
-        results: list[tuple[Piece, Result]] = []
-        for piece in pieces:
-            if stop.asked and random_before is not None:
-                self.optimizer.zero_grad()
-                restore_random_state(random_before)
-                return None
-            result = self.objective.train(self.model, piece)
-            if not math.isfinite(float(result.objective.detach())):
-                raise self._not_finite("loss", float(result.objective.detach()), batch)
-            (result.objective * (piece.scored / scored)).backward()
-            if len(pieces) > 1:
-                self.optimizer.accumulate()
-            results.append((piece, result))
-        lr = learning_rate(self.config, step)
-        norm = self.optimizer.step(lr=lr, clip=self.config.clip)
-        self.optimizer.zero_grad()
-        if not math.isfinite(norm):
-            raise self._not_finite("gradient norm", norm, batch)
-        after_step(self.model)
-        loss = math.fsum(float(result.loss) * piece.scored / scored for piece, result in results)
-        return Update(loss=loss, grad_norm=norm, lr=lr, metrics=_averaged([result for _, result in results]))
+        """Gradients, the observers' look, and the optimizer's step; None, with nothing changed, when asked to stop."""
+        step = self.state.step + 1
+        for observer in self.observers:
+            observer.before(step, batch)
+        gathered = self.updater.gradients(batch, stop)
+        if gathered is None:
+            for observer in self.observers:
+                observer.after(step, "stopped")
+            return None
+        for observer in self.observers:
+            observer.gathered(step, gathered)
+        if not gathered.finite:
+            self.updater.discard()
+            if math.isfinite(gathered.objective):
+                raise self._not_finite("gradient norm", gathered.grad_norm, batch)
+            raise self._not_finite("loss", gathered.objective, batch)
+        lr = learning_rate(self.config, self.state.step)
+        self.updater.apply(gathered, lr=lr, clip=self.config.clip)
+        seen = {name: value for observer in self.observers for name, value in observer.after(step, "applied").items()}
+        return Update(loss=gathered.loss, grad_norm=gathered.grad_norm, lr=lr, metrics=gathered.metrics | seen)
 
     def _score(self, stop: StopRequest) -> Score | None:
         """Validation after an update, when due. The last step's covers `final_eval_batches`."""
@@ -232,8 +232,3 @@ class Trainer:
 def chained(digest: str, batch_digest: str) -> str:
     """The digest of a stream that goes on with one more batch: 16 hexadecimal digits."""
     return hashlib.sha256((digest + batch_digest).encode()).hexdigest()[:16]
-
-
-def _averaged(results: Sequence[Result]) -> dict[str, float]:
-    names = results[0].metrics.keys()
-    return {name: math.fsum(result.metrics[name] for result in results) / len(results) for name in names}

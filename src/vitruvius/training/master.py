@@ -217,8 +217,13 @@ class MasterOptimizer:
         `zero_grad`. When the norm is not finite nothing is changed, and the step does not count.
         """
         norm = self.grad_norm()
-        if not math.isfinite(norm):
-            return norm
+        if math.isfinite(norm):
+            self.apply(norm, lr=lr, clip=clip)
+        return norm
+
+    @torch.no_grad()
+    def apply(self, norm: float, *, lr: float | None = None, clip: float | None = None) -> None:
+        """As `step`, for gradients whose norm is known and finite."""
         if lr is not None:
             self.lr = lr
         factor = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
@@ -228,7 +233,6 @@ class MasterOptimizer:
             if grad is not None:
                 group = slot.group
                 group.rule.update(slot, grad, Step(number=self.steps, lr=self.lr * group.lr_factor, clip=factor))
-        return norm
 
     def zero_grad(self) -> None:
         """Drop the gradients and the sums over micro-batches."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -9,15 +11,40 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vitruvius.data.cleaning.recipe import recipe_from_text
+from vitruvius.data.options import PrepareOptions
 from vitruvius.data.packing.index import DATA_SCHEMA, dtype_for, fingerprint_of
 from vitruvius.data.packing.writing import SplitWriter
+from vitruvius.data.prepare import prepare
 from vitruvius.data.tokenization.tokenizer import Tokenizer, train_bpe
 from vitruvius.runs.files import write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-WORDS = "the quick brown fox jumps over the lazy dog while seven wizards vex a jumbled sphinx of black quartz".split()
+KEYS = ("id", "text", "source", "url")
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "the",
+    "lazy",
+    "dog",
+    "while",
+    "seven",
+    "wizards",
+    "vex",
+    "a",
+    "jumbled",
+    "sphinx",
+    "of",
+    "black",
+    "quartz",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +141,14 @@ def dropped() -> list[dict[str, Any]]:
             for line, keeper, jaccard in ((3, "k1", 0.81), (4, "k1", 0.99), (5, "k2", 1.0))
         ),
         *(
-            {"id": f"a.jsonl:{line}", **place, "line": line, "reason": "exact_duplicate", "keeper": "k3", "jaccard": 1.0}
+            {
+                "id": f"a.jsonl:{line}",
+                **place,
+                "line": line,
+                "reason": "exact_duplicate",
+                "keeper": "k3",
+                "jaccard": 1.0,
+            }
             for line in range(6, 10)
         ),
     ]
@@ -129,8 +163,59 @@ def folder(tmp_path: Path, tokenizer: Tokenizer, dropped: list[dict[str, Any]]) 
     ]
     train += [Kept(id=f"code/{i}.py", text=words(2**i, 50 + i), source="code") for i in range(6)]
     validation = [
-        Kept(id=f"web/held-{i}.txt", text=f"unseen {i} {i * i} " * 20, source="web", url="not an address") for i in range(5)
+        Kept(id=f"web/held-{i}.txt", text=f"unseen {i} {i * i} " * 20, source="web", url="not an address")
+        for i in range(5)
     ]
     validation.append(Kept(id="code/leaked.py", text=words(2**5, 55), source="code"))
     made = Folder(train=train, validation=validation, dropped=dropped, changed={"whitespace.trailing": 3})
     return made.write(tmp_path / "data", tokenizer)
+
+
+@pytest.fixture
+def make(tmp_path: Path, tokenizer: Tokenizer) -> Callable[..., Path]:
+    """Write a folder of documents that are (id, text) or (id, text, source, url), and of whatever else it has."""
+
+    def made(name: str = "made", *, train: Any = (), validation: Any = (), **others: Any) -> Path:
+        kept = [[Kept(**dict(zip(KEYS, one, strict=False))) for one in split] for split in (train, validation)]
+        return Folder(train=kept[0], validation=kept[1], **others).write(tmp_path / name, tokenizer)
+
+    return made
+
+
+RECIPE = """
+name: mine
+steps:
+- whitespace
+- {kind: gopher_quality, least_words: 12}
+duplicates:
+  exact: text
+  near: {threshold: 0.7, ngram: 3}
+"""
+TEXTS = {
+    "kept": "the first of the texts\nthat have of what it takes to stay with the others and is long enough for that",
+    "spaced": "  a text that \r has   trailing blanks, which the recipe takes away   \nand of the words enough to stay  ",
+    "short": "the few of",
+    "twin": "the first of the texts\nthat have of what it takes to stay with the others and is long enough for that",
+    "near": "the first of the texts that have of what it takes to stay with the others and is LONG enough now for that",
+    "escape": "the \x1b[2J of a terminal and \u202e the other way, with \u200b no width, and be it long enough to stay here",
+    "page": "https://www.pages.org/ is the address of the place that this text is from, and it is to stay as it was",
+}
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with inputs, and in it `data`, which `prepare` made of them: a text file, lines of JSON, a gzip file."""
+    here = tmp_path_factory.mktemp("real")
+    rows = [json.dumps({"text": text, "url": f"https://{name}.org/x"}) for name, text in TEXTS.items()]
+    lines = [*rows[:3], '{"text": broken \x00', "", *rows[3:], '{"text": "cut']
+    (here / "lines.jsonl").write_text("\n".join(lines))
+    (here / "deep" / "\x1b[31mred").mkdir(parents=True)
+    (here / "deep" / "\x1b[31mred" / "a.txt").write_text(words(40))
+    (here / "packed.jsonl.gz").write_bytes(
+        gzip.compress("".join(json.dumps({"text": words(20 + i, 7 * i)}) + "\n" for i in range(30)).encode(), mtime=0)
+    )
+    inputs = ["lines.jsonl", "deep", "packed.jsonl.gz"]
+    with contextlib.chdir(here):
+        options = PrepareOptions(vocab=300, recipe=recipe_from_text(RECIPE), held_out=0.2, max_bad_rate=1)
+        prepare(inputs, "data", options)
+    return here

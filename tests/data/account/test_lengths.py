@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 
 from vitruvius.data.account import lengths as module
 from vitruvius.data.account.lengths import CONTEXTS, QUANTILES, LengthTable, PackedCuts, document_bounds, summary
-from vitruvius.data.packing.index import Shard
+from vitruvius.data.packing.index import shard_of
+from vitruvius.data.packing.writing import SplitWriter
 from vitruvius.errors import DataError
 
 LENGTHS = st.lists(st.one_of(st.integers(1, 40), st.integers(1, 300_000)), min_size=1, max_size=60)
@@ -91,21 +94,14 @@ def test_packed_windows_cut_the_documents_that_lie_on_both_sides_of_a_multiple(v
 
 
 def shard(folder, starts):
-    path = folder / "shard.idx"
+    """A shard whose file of starts holds `starts`, whatever they are."""
+    writer = SplitWriter(folder, "train", vocab_size=10, shard_tokens=10**6)
+    for _ in starts[1:]:
+        writer.add([1, 0], text_bytes=1)
+    made = shard_of(folder, writer.close()["shards"][0])
     content = np.array(starts, dtype="<i8").tobytes()
-    path.write_bytes(content)
-    return Shard(
-        source="all",
-        tokens_path=folder / "shard.bin",
-        starts_path=path,
-        origins_path=folder / "x",
-        tokens=starts[-1],
-        documents=len(starts) - 1,
-        sha256="",
-        starts_sha256=hashlib.sha256(content).hexdigest(),
-        origins_sha256="",
-        blocks=(),
-    )
+    made.starts_path.write_bytes(content)
+    return replace(made, tokens=starts[-1], starts_sha256=hashlib.sha256(content).hexdigest())
 
 
 def test_documents_are_read_in_pieces_of_any_size(tmp_path, monkeypatch):
@@ -113,8 +109,10 @@ def test_documents_are_read_in_pieces_of_any_size(tmp_path, monkeypatch):
     whole = shard(tmp_path, starts)
     for size in (1, 2, 3, 100):
         monkeypatch.setattr(module, "_STARTS", size)
-        pairs = [pair for some in document_bounds(whole) for pair in zip(*(part.tolist() for part in some), strict=True)]
-        assert pairs == list(zip(starts, starts[1:], strict=False))
+        pairs = [
+            pair for some in document_bounds(whole) for pair in zip(*(part.tolist() for part in some), strict=True)
+        ]
+        assert pairs == list(itertools.pairwise(starts))
 
 
 @pytest.mark.parametrize("starts", [[1, 3, 9], [0, 5, 4, 9], [0, 3, 3, 9], [0, -4, 9]])

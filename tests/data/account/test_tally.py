@@ -81,7 +81,7 @@ def test_what_is_no_similarity_is_counted_in_no_bin(jaccard):
         ("https://münchen.de.", "münchen.de"),
         ("not an address", None),
         ("http://[broken", None),
-        ("http://www./", None),
+        ("http://www./", "www"),
         (None, None),
         ("", None),
     ],

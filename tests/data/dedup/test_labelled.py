@@ -74,15 +74,16 @@ def test_the_same_sources_and_seed_give_the_same_set():
     assert len(once) > 5
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.9])
-def test_precision_recall_and_f1_are_at_least_95_percent(find, threshold: float):
+@pytest.mark.parametrize(("threshold", "bands", "rows"), [(0.5, 40, 3), (0.8, 20, 6), (0.8, 14, 8), (0.9, 12, 10)])
+def test_precision_recall_and_f1_are_at_least_95_percent(find, threshold: float, bands: int, rows: int):
     sources = (path.read_text(encoding="utf-8", errors="replace") for path in standard_library_sources(2_000_000))
     some = list(islice(labelled_families(sources, threshold=threshold), 400))
     documents = [(f"{n:04}-{m}", text) for n, family in enumerate(some) for m, text in enumerate(family.texts)]
     expected = {f"{n:04}-{m}" for n, family in enumerate(some) for m in family.dropped(threshold)}
     assert len(expected) > 200
+    settings = NearSettings(threshold=threshold, bands=bands, rows=rows)
     units = [documents[start : start + 250] for start in range(0, len(documents), 250)]
-    found = find(units, DedupSettings(exact="text", near=NearSettings(threshold=threshold)))
+    found = find(units, DedupSettings(exact="text", near=settings))
     right = len(expected & set(found))
     precision, recall = right / len(found), right / len(expected)
     f1 = 2 * precision * recall / (precision + recall)

@@ -11,7 +11,7 @@ import pytest
 from vitruvius.data.packing import stream
 from vitruvius.data.packing.batches import PackedBatches
 from vitruvius.data.packing.curriculum import Stage
-from vitruvius.data.packing.samples import PADDING
+from vitruvius.data.packing.sample import PADDING
 from vitruvius.data.packing.shards import TokenShards
 
 np = pytest.importorskip("numpy")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vitruvius.data.packing import plans
+from vitruvius.data.packing import growing, plans
 from vitruvius.data.packing.batches import PackedBatches
-from vitruvius.data.packing.samples import IGNORED, PADDING, samples_of
+from vitruvius.data.packing.sample import IGNORED, PADDING
+from vitruvius.data.packing.samples import samples_of
+from vitruvius.errors import DataError
 
 np = pytest.importorskip("numpy")
 
@@ -22,7 +26,7 @@ def edges_of(lengths):
 
 
 def all_samples(shards, context, packing):
-    samples = samples_of(shards.stream, context, packing=packing, eos_id=shards.eos_id)
+    (samples,) = samples_of(shards.stream, context, packing=packing, eos_id=shards.eos_id)
     return samples, [samples.read(number) for number in range(samples.count)]
 
 
@@ -118,7 +122,7 @@ def test_windows_cut_the_documents_that_the_report_counts(numbered, lengths, con
     assert efficiency.packed_tokens == len(inputs)
     edges = edges_of(lengths).tolist()
     cut = 0
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges):
         held = {place // context for place in range(start, end)}
         inside = {window for window in held if window < samples.count}
         cut += bool(inside) and len(held) > 1
@@ -130,6 +134,7 @@ def test_a_plan_in_groups_and_in_files_reads_as_one_in_memory(numbered, packing,
     lengths = np.random.default_rng(1).integers(1, 90, 400).tolist()
     shards = numbered(lengths, shard_tokens=500)
     monkeypatch.setattr(plans, "GROUP_PIECES", 32)
+    monkeypatch.setattr(growing, "MAPPED_FROM", 32)
     samples, found = all_samples(shards, 32, packing)
     assert isinstance(samples.plan.starts.base, np.memmap)
     inputs = np.concatenate([sample.inputs[sample.documents != PADDING] for sample in found])
@@ -149,9 +154,9 @@ def test_a_plan_that_cannot_be_written_says_where_and_how_much(numbered, monkeyp
             raise OSError(28, "No space left on device")
 
     shards = numbered([5] * 100)
-    monkeypatch.setattr(plans, "GROUP_PIECES", 32)
-    monkeypatch.setattr(plans.tempfile, "TemporaryFile", lambda **_: Full())
-    with pytest.raises(plans.DataError, match=r"No space left on device\n.*TMPDIR"):
+    monkeypatch.setattr(growing, "MAPPED_FROM", 32)
+    monkeypatch.setattr(growing.tempfile, "TemporaryFile", lambda **_: Full())
+    with pytest.raises(DataError, match=r"No space left on device\n.*TMPDIR"):
         plans.plan_samples(shards.stream, "one-document", 8)
 
 

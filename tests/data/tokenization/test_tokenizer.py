@@ -147,10 +147,10 @@ def test_training_on_a_word_of_a_million_characters_ends(word):
 
 
 def test_cutting_long_words_loses_no_text():
-    from vitruvius.data.tokenization.tokenizer import _without_long_words
+    from vitruvius.data.tokenization.training import without_long_words
 
     text = "a b" * 10 + "x" * 1000 + "-" * 700 + "\n" * 513 + "end"
-    pieces = list(_without_long_words(text))
+    pieces = list(without_long_words(text))
     assert "".join(pieces) == text
     assert max(len(word) for piece in pieces for word in piece.split()) <= 512
 
@@ -166,16 +166,6 @@ def test_a_file_that_is_no_tokenizer_is_an_error_that_names_it(tmp_path, content
 def test_a_missing_tokenizer_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.json"):
         load_tokenizer(tmp_path / "none.json")
-
-
-def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path):
-    from tokenizers import Tokenizer as Inner
-    from tokenizers import models
-
-    inner = Inner(models.WordLevel({"hello world": 0, "</s>": 1}, unk_token="</s>"))
-    inner.save(str(tmp_path / "words.json"))
-    with pytest.raises(DataError, match="not byte-level"):
-        load_tokenizer(tmp_path / "words.json")
 
 
 def test_a_tokenizer_without_a_separator_asks_for_its_name(tokenizer, tmp_path):

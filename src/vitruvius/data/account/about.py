@@ -12,6 +12,8 @@ from vitruvius.spec.tree import to_plain
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vitruvius.spec.tree import Node
+
 QUESTIONS: dict[str, str] = {
     "title": "What is it called?",
     "license": "Under which licence may it be used? (an SPDX name, such as cc-by-4.0)",
@@ -44,11 +46,11 @@ def read_about(path: Path) -> dict[str, Any]:
         SpecError: every finding at its line.
     """
     tree = load(path)
-    fields = cast("dict[str, Any]", tree.value)
+    fields = cast("dict[str, Node]", tree.value)
     findings: list[Finding] = []
     answers: dict[str, Any] = {}
     for key, node in fields.items():
-        place = {"file": node.file, "line": node.line, "column": node.column, "path": key}
+        place: dict[str, Any] = {"file": node.file, "line": node.line, "column": node.column, "path": key}
         value = to_plain(node)
         if key not in QUESTIONS:
             near = did_you_mean(key, QUESTIONS) or f"the fields are {listed(QUESTIONS, 40)}"

@@ -74,7 +74,7 @@ def _sources(folder: PreparedFolder) -> list[dict[str, Any]]:
         name = str(part.get("name"))
         files = [row for row in inputs if row.get("source") == name]
         sizes = [row.get("size_bytes") for row in files]
-        counts: dict[str, Any] = folder.counts.get("sources", {}).get(name, {})
+        counts = folder.source_counts.get(name, {})
         rows.append(
             {
                 "name": name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitruvius.data.account.changes import short_diff
+from vitruvius.data.account.changes import short_diff, word_diff
 from vitruvius.data.account.finding import Packed, dropped_for, find, kept_document
 from vitruvius.data.account.folder import PreparedFolder, count_of, id_of, number_of, text_of
 from vitruvius.data.account.reread import Originals, SourceGoneError, decoded, packed_tokens
@@ -60,7 +60,7 @@ def explain(directory: Path | str, document_id: str, *, root: Path | str = ".") 
         "kept": packed is not None,
         "end": end,
         "place": _place(originals, name, row, document),
-        "text": _shown(text, document),
+        "text": _shown(text, document) if text is not None or document is not None else _raw(originals, row),
         "recipe": None if recipe is None else recipe.name,
         "steps": None if looks is None else _steps(document, looks),
         "agrees": _agrees(folder, end, looks, tokens, cleaned, notes),
@@ -99,9 +99,22 @@ def _place(originals: Originals, name: str, row: dict[str, Any], document: Docum
         "file": text_of(row, "file") or (None if entry is None else entry.name),
         "kind": None if entry is None else entry.kind,
         "source": None if entry is None else entry.source,
-        "line": line if document is None or line is not None else originals.line_of(document),
+        "line": line if document is None else document.line,
         "byte_offset": count_of(row, "byte_offset") if document is None else document.byte_offset,
     }
+
+
+def _raw(originals: Originals, row: dict[str, Any]) -> dict[str, Any]:
+    """What the file has where a record could not be read."""
+    found: dict[str, Any] = {"of": None, "characters": None, "bytes": None, "start": None}
+    file = text_of(row, "file")
+    if row.get("id") is None and file is not None:
+        try:
+            content, _, _ = originals.bytes_at(file, count_of(row, "byte_offset") or 0, _START)
+            found |= {"of": "bytes", "start": content.decode("utf-8", "backslashreplace")}
+        except SourceGoneError:
+            pass  # said by `_again` or of no use
+    return found
 
 
 def _shown(text: str | None, document: Document | None) -> dict[str, Any]:
@@ -247,7 +260,7 @@ def _duplicate(
         "jaccard_again": _similarity(cleaned, theirs, near) if both else None,
         "keeper_text_of": where,
         "keeper_text": None if theirs is None else theirs[:_START],
-        "difference": short_diff(theirs, cleaned) if both and cleaned != theirs else None,
+        "difference": word_diff(theirs or "", cleaned or "") if both and cleaned != theirs else None,
     }
 
 
@@ -282,7 +295,5 @@ def _similarity(one: str | None, other: str | None, near: NearSettings | None) -
 
 def _twins(folder: PreparedFolder, name: str) -> dict[str, Any]:
     count, rows = dropped_for(folder, name, most=_TWINS_SHOWN)
-    shown = [
-        {"id": id_of(row), "reason": text_of(row, "reason"), "jaccard": number_of(row, "jaccard")} for row in rows
-    ]
+    shown = [{"id": id_of(row), "reason": text_of(row, "reason"), "jaccard": number_of(row, "jaccard")} for row in rows]
     return {"count": count, "first": shown}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import heapq
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
+from vitruvius.data.account.changes import shared_start
 from vitruvius.data.account.folder import id_of, shard_origins, text_of
 from vitruvius.errors import DataError
 from vitruvius.spec.reporting import printable
@@ -106,4 +106,4 @@ def _packed(folder: PreparedFolder) -> Iterator[tuple[str, Packed]]:
 
 def _closeness(name: str, wanted: str) -> int:
     """Characters that two ids begin and end with alike."""
-    return len(commonprefix((name, wanted))) + len(commonprefix((name[::-1], wanted[::-1])))
+    return shared_start(name, wanted) + shared_start(name[::-1], wanted[::-1])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LONGEST_ROW = 16 * 2**20
 """Bytes of the longest row of a quarantine or of origins that is believed."""
 
-_COUNTS: Shape = {"documents_in": COUNT, "documents_out": COUNT, "dropped": MAPPING}
+_COUNTS: Shape = {"documents_in": COUNT, "documents_out": COUNT, "dropped": MAPPING, "changed": MAPPING}
 
 
 @final
@@ -48,6 +48,13 @@ class PreparedFolder:
         """The options that the data was prepared with."""
         settings: object = self.index.get("settings")
         return cast("dict[str, Any]", settings) if isinstance(settings, dict) else {}
+
+    @property
+    def source_counts(self) -> dict[str, dict[str, Any]]:
+        """The counts of each source, as far as they are there."""
+        sources: object = self.counts.get("sources")
+        items = cast("dict[str, object]", sources).items() if isinstance(sources, dict) else ()
+        return {name: cast("dict[str, Any]", counts) for name, counts in items if isinstance(counts, dict)}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -113,7 +120,8 @@ class PreparedFolder:
         misfit = first_misfit(_COUNTS, counts)
         if misfit is None:
             found = cast("dict[str, Any]", counts)
-            misfit = first_misfit(dict.fromkeys(found["dropped"], COUNT), found["dropped"], "dropped")
+            for key in ("dropped", "changed"):
+                misfit = misfit or first_misfit(dict.fromkeys(found[key], COUNT), found[key], key)
             misfit = misfit or _unbalanced(found)
         if misfit is not None:
             raise DataError(f"the counts are damaged: {misfit}", where=str(path), fix=AGAIN)

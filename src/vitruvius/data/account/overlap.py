@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST_NGRAMS = 1 << 22
 """N-grams of validation that are kept; more are sampled."""
 NGRAM_BYTES = 65
-"""Bytes of text that an n-gram should span: 13 words, as in Brown et al., "Language Models are Few-Shot Learners", 2020."""
+"""Bytes of text that an n-gram should span: 13 words, as in Brown et al. 2020 (arXiv:2005.14165), appendix C."""
 SHARES = 10
 """Bins of the share of a document's n-grams."""
 MOST_SHOWN = 10

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
 from vitruvius.data.account.folder import count_of, text_of
+from vitruvius.data.ledger import Refusal
 from vitruvius.data.packing.index import AGAIN
 from vitruvius.data.reading.corpora import CORPORA
-from vitruvius.data.reading.documents import read_file
+from vitruvius.data.reading.finding import read_one
+from vitruvius.data.reading.inputs import Inputs
 from vitruvius.data.reading.options import InputFile
-from vitruvius.data.reading.streams import Span, opened
+from vitruvius.data.reading.streams import opened
 from vitruvius.data.reading.unpacking import BrokenStreamError, packing_of
 from vitruvius.errors import DataError, VitruviusError
 
@@ -65,9 +67,12 @@ class Originals:
         return self._entries.get(file)
 
     def file_of(self, document_id: str) -> InputEntry | None:
-        """The input file that a document is from, by its id: `FILE`, `FILE@OFFSET`, `FILE#ROW` or `FILE:LINE`."""
+        """The input file that a document is from, by its id: `FILE`, `FILE@OFFSET`, `FILE#ROW` or `FILE:LINE`, and
+        `DATASET/SHARD#ROW`.
+        """
         place = _PLACE.fullmatch(document_id)
-        return self._entries.get(document_id) or (None if place is None else self._entries.get(place["file"]))
+        names = [document_id] if place is None else [document_id, place["file"], place["file"].rpartition("/")[0]]
+        return next((self._entries[name] for name in names if name in self._entries), None)
 
     def source(self, name: str) -> Source | None:
         """How the documents of a source were read and cleaned; None where the index does not say.
@@ -102,7 +107,9 @@ class Originals:
                 found = next((source for name, source in listed() if name == entry.name), None)
                 if found is not None:
                     return found
-        raise SourceGoneError(f"the file {entry.name!r} is not there any more (looked for in {self._root.absolute()})")
+        raise SourceGoneError(
+            f"the file {entry.name!r} is not in {self._root.absolute()}; --inputs-in names the folder"
+        )
 
     def read(self, document_id: str) -> Document:
         """Read a document again, as it was before it was cleaned.
@@ -117,37 +124,17 @@ class Originals:
         if source is None:
             raise SourceGoneError("the index does not say how the documents were read")
         file = InputFile(name=entry.name, path=path, kind=cast("Any", entry.kind))
-        place = _PLACE.fullmatch(document_id)
-        start = int(place["number"]) if place is not None and document_id not in self._entries else 0
-        direct = entry.kind == "jsonl" and packing_of(path) is None
-        span = Span(start=start, stop=start + 1) if direct else Span()
         try:
-            for record in read_file(file, source.reading, span=span):
-                # A refusal has no id.
-                if getattr(record, "id", None) == document_id:
-                    return cast("Document", record)
+            found = read_one(Inputs(files=(file,), passed_over={}), document_id, source.reading)
         except VitruviusError as error:
-            raise SourceGoneError(str(error)) from None
-        raise SourceGoneError(f"the file {entry.name!r} holds no such document any more: it has changed")
+            raise SourceGoneError(f"the file may have changed: {error}") from None
+        if isinstance(found, Refusal):
+            raise SourceGoneError(f"the file has changed: now the record cannot be read ({found.reason})")
+        return found
 
-    def line_of(self, document: Document) -> int | None:
-        """The line that a document begins at, counted from 1 where its file is made of lines."""
-        entry = self.entry(document.file)
-        if document.line is None or entry is None or entry.kind != "jsonl":
-            return document.line
-        try:
-            path = self.path(entry)
-            with opened(path, name=entry.name) as stream:
-                left, count = document.byte_offset, 1
-                while left and (piece := stream.read(min(left, _COUNTED_BYTES))):
-                    count += piece.count(b"\n")
-                    left -= len(piece)
-        except (SourceGoneError, BrokenStreamError, VitruviusError):
-            return None
-        return count
-
-    def bytes_at(self, file: str, offset: int, count: int) -> tuple[bytes, int]:
-        """(up to `count` bytes of an input file around `offset` of its unpacked stream, where they begin).
+    def bytes_at(self, file: str, offset: int, count: int) -> tuple[bytes, int, bool]:
+        """(up to `count` bytes of an input file around `offset` of its unpacked stream, where they begin, whether that
+        is all there is of the record): from the beginning of the line on, and for lines of JSON up to its end.
 
         Raises:
             SourceGoneError: the file is gone or cannot be read so far.
@@ -166,12 +153,15 @@ class Originals:
                     skip = left
                     while skip and (piece := stream.read(min(skip, _COUNTED_BYTES))):
                         skip -= len(piece)
-                content = stream.read(count + offset - left)
+                content = stream.read(count + offset - left + 1)
         except (BrokenStreamError, VitruviusError) as error:
             raise SourceGoneError(str(error) or "the file cannot be unpacked so far") from None
         # What stands before the place belongs to it only from the beginning of its line on.
-        newline = content.rfind(b"\n", 0, offset - left)
-        return content[newline + 1 : newline + 1 + count], left + newline + 1
+        begin = content.rfind(b"\n", 0, offset - left) + 1
+        end = content.find(b"\n", offset - left) if entry.kind == "jsonl" else -1
+        whole = (end >= 0 or len(content) <= count + offset - left) and (begin > 0 or left == 0)
+        shown = content[begin : end if end >= 0 else len(content)][:count]
+        return shown, left + begin, whole and len(shown) == (end if end >= 0 else len(content)) - begin
 
 
 def _entry(row: dict[str, Any]) -> InputEntry | None:

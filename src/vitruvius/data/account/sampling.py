@@ -52,9 +52,7 @@ def sample(
         population, documents = _kept(folder, count=count, seed=seed, split=split, source=source, characters=characters)
     else:
         originals = Originals(folder, root=Path(root))
-        rows, population = _dropped_rows(
-            folder, originals, count=count, seed=seed, reason=dropped_by, source=source
-        )
+        rows, population = _dropped_rows(folder, originals, count=count, seed=seed, reason=dropped_by, source=source)
         documents = [_dropped(row, originals, characters) for row in rows]
     return {
         "directory": str(directory),
@@ -91,7 +89,7 @@ def _check(
         what = f"no document was dropped for {dropped_by!r}"
         raise UsageError(what, where="--dropped-by", fix=did_you_mean(dropped_by, reasons) or there)
     sources = sorted({name for part in folder.splits for name in folder.index["splits"][part]["sources"]})
-    sources = sorted({*sources, *folder.counts.get("sources", {})})
+    sources = sorted({*sources, *folder.source_counts})
     if source is not None and source not in sources:
         near = did_you_mean(source, sources) or f"the sources are {listed(sources, 40)}"
         raise UsageError(f"there is no source {source!r}", where="--source", fix=near)
@@ -223,9 +221,9 @@ def _dropped(row: dict[str, Any], originals: Originals, characters: int) -> dict
             document = originals.read(name)
             found |= _cut(document.text, characters, whole=True)
         elif (file := found["file"]) is not None:
-            content, start = originals.bytes_at(file, found["byte_offset"] or 0, 4 * characters)
+            content, start, whole = originals.bytes_at(file, found["byte_offset"] or 0, 4 * characters)
             text = content.decode("utf-8", "backslashreplace")
-            found |= {"text": text[:characters], "text_is_whole": False, "text_from_byte": start}
+            found |= _cut(text, characters, whole=whole) | {"text_from_byte": start}
     except SourceGoneError as error:
         found["note"] = str(error)
     return found

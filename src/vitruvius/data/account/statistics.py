@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 PARTS = ("tokens", "overlap", "hosts", "duplicates")
-"""What takes a while: the tokens are read for the first two, where documents are from and the quarantine for the rest."""
+"""What takes a while: the tokens are read for the first two, origins for hosts, the quarantine for duplicates."""
 HOSTS_SHOWN = 40
 
 
@@ -109,7 +109,7 @@ def _split(folder: PreparedFolder, name: str) -> dict[str, Any]:
 def _sources(folder: PreparedFolder) -> list[dict[str, Any]]:
     """What each source gave, to each split and in all."""
     splits = {name: folder.index["splits"][name]["sources"] for name in folder.splits}
-    names = sorted({name for sources in splits.values() for name in sources})
+    names = sorted({*folder.source_counts, *(name for sources in splits.values() for name in sources)})
     rows: list[dict[str, Any]] = []
     for name in names:
         parts = {
@@ -118,13 +118,12 @@ def _sources(folder: PreparedFolder) -> list[dict[str, Any]]:
         }
         whole = _part(*(sum(part[key] for part in parts.values()) for key in ("documents", "tokens", "text_bytes")))
         weights = [sources[name]["weight"] for sources in splits.values() if name in sources]
-        counts: dict[str, Any] = folder.counts.get("sources", {}).get(name, {})
         rows.append(
             {
                 "name": name,
                 "weight": weights[0] if weights else None,
                 **whole,
-                "documents_in": counts.get("documents_in"),
+                "documents_in": folder.source_counts.get(name, {}).get("documents_in"),
                 "splits": parts,
             }
         )
@@ -133,7 +132,7 @@ def _sources(folder: PreparedFolder) -> list[dict[str, Any]]:
 
 def funnel(counts: dict[str, Any]) -> dict[str, Any]:
     """In = out + dropped, the reasons by their sort and the most frequent first."""
-    dropped = [
+    dropped: list[dict[str, Any]] = [
         {"reason": reason, "sort": sort_of(reason), "meaning": _meaning(reason), "documents": count}
         for reason, count in counts["dropped"].items()
     ]
@@ -160,7 +159,7 @@ def changes(counts: dict[str, Any]) -> list[dict[str, Any]]:
     from vitruvius.data.cleaning.table import kinds
 
     rows: list[dict[str, Any]] = []
-    for name, count in counts.get("changed", {}).items():
+    for name, count in counts["changed"].items():
         step, _, what = name.partition(".")
         meanings = getattr(kinds().get(step), "counts", {})
         rows.append({"name": name, "step": step, "meaning": meanings.get(what), "count": count})

@@ -48,7 +48,9 @@ def token_blocks(shard: Shard, *, dtype: str, vocab_size: int) -> Iterator[np.nd
             too_large = np.flatnonzero(tokens >= vocab_size)
             if len(too_large):
                 at = (done + int(too_large[0])) * item
-                what = f"token {int(tokens[too_large[0]])} at byte {at:,} is not below the vocabulary size {vocab_size:,}"
+                what = (
+                    f"token {int(tokens[too_large[0]])} at byte {at:,} is not below the vocabulary size {vocab_size:,}"
+                )
                 raise DataError(what, where=str(path), fix=AGAIN)
             yield tokens
             done += len(tokens)

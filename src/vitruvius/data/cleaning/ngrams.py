@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import accumulate, pairwise
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LARGEST: Final = 10
 """The longest n-grams that are looked at."""
@@ -27,34 +30,39 @@ def repeats(words: list[str]) -> dict[int, Repeats]:
     """
     ends = list(accumulate(map(len, words), initial=0))
     found: dict[int, Repeats] = {}
-    # Places, in order, where a repeated (n-1)-gram starts -> where that first occurs.
-    places: dict[int, int] = {}
+    # Places, in order, where a repeated n-gram starts, and the number of that n-gram.
+    starts: Sequence[int] = range(len(words) - 1)
+    grams: list[Any] = list(pairwise(words))
     for n in range(2, min(LARGEST, len(words)) + 1):
-        if n == 2:  # noqa: PLR2004 (pairs of words start the chain)
-            counts = Counter(pairwise(words))
-            pairs = ((place, pair) for place, pair in enumerate(pairwise(words)) if counts[pair] > 1)
-        else:
-            following = [(place, (places[place], places[place + 1])) for place in places if place + 1 in places]
-            counts = Counter(pair for _, pair in following)
-            pairs = ((place, pair) for place, pair in following if counts[pair] > 1)
+        if n > 2:  # noqa: PLR2004 (pairs of words start the chain)
+            joined = [
+                (start, (gram, next_gram))
+                for start, next_start, gram, next_gram in zip(starts, starts[1:], grams, grams[1:], strict=False)
+                if next_start - start == 1
+            ]
+            starts, grams = [start for start, _ in joined], [gram for _, gram in joined]
+        counts = Counter(grams)
         most = max(counts.values(), default=1)
-        first: dict[Any, int] = {}
-        places = {place: first.setdefault(pair, place) for place, pair in pairs}
-        start = 0 if most == 1 else next(place for pair, place in first.items() if counts[pair] == most)
-        top = (ends[start + n] - ends[start] + n - 1) * most
-        found[n] = Repeats(top, _duplicates(places, n, ends))
+        place = 0
+        if most > 1:
+            place = starts[grams.index(next(gram for gram, count in counts.items() if count == most))]
+        numbers = {gram: number for number, (gram, count) in enumerate(counts.items()) if count > 1}
+        starts = [start for start, gram in zip(starts, grams, strict=True) if gram in numbers]
+        grams = [numbers[gram] for gram in grams if gram in numbers]
+        top = (ends[place + n] - ends[place] + n - 1) * most
+        found[n] = Repeats(top, _duplicates(starts, grams, n, ends))
     return found
 
 
-def _duplicates(places: dict[int, int], n: int, ends: list[int]) -> int:
+def _duplicates(starts: Sequence[int], grams: list[int], n: int, ends: list[int]) -> int:
     covered, free = 0, 0
     seen: set[int] = set()
-    for place, first in places.items():
-        if place < free:
+    for start, gram in zip(starts, grams, strict=True):
+        if start < free:
             continue
-        if first in seen:
-            covered += ends[place + n] - ends[place]
-            free = place + n
+        if gram in seen:
+            covered += ends[start + n] - ends[start]
+            free = start + n
         else:
-            seen.add(first)
+            seen.add(gram)
     return covered

@@ -89,6 +89,14 @@ def page_text(blocks: list[Block]) -> str:
     return body + "\n" if body else ""
 
 
+def html_text(page: str) -> str:
+    """What a reader of a page sees, with one newline at the end where that is anything.
+
+    Paragraphs are set apart by an empty line, rows and items by a line break, table cells by a tab.
+    """
+    return page_text(read_blocks(page))
+
+
 def hidden(name: str, attributes: str) -> bool:
     """Whether an element says that no reader sees it."""
     return "hidden" in attributes and name not in _SELF_ENDING and _HIDDEN.search(attributes) is not None

@@ -7,13 +7,14 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from vitruvius.data.cleaning.run import EMPTIED, EMPTIED_MEANING
 from vitruvius.data.cleaning.settings import Findings, as_plain, read_settings, settings_as_plain, tree_of
 from vitruvius.data.cleaning.step import Rewriter, Rule, Step
 from vitruvius.data.cleaning.table import kinds
 from vitruvius.data.dedup.settings import DedupSettings
 from vitruvius.errors import UsageError
-from vitruvius.spec.reporting import did_you_mean, listed, quoted, refusal
-from vitruvius.spec.source import load, parse_text
+from vitruvius.spec.reporting import did_you_mean, listed, printable, quoted, refusal
+from vitruvius.spec.source import MAX_BYTES, parse_text
 from vitruvius.spec.tree import Mark, Node
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Recipe:
         for step in self.steps:
             if isinstance(step, Rule):
                 found.update(step.reasons)
+            elif isinstance(step, Rewriter):
+                found[EMPTIED] = EMPTIED_MEANING
         return found
 
     @property
@@ -90,7 +93,25 @@ def read_recipe(recipe: str | Path) -> Recipe:
             where="--recipe",
             fix=f"use one of {listed(BUILT_IN)}, or a file that ends in .yaml",
         )
-    return _recipe_of(load(path), path.parent, default_name=path.stem[:_LONGEST_NAME])
+    return _recipe_of(_load(path), path.parent, default_name=path.stem[:_LONGEST_NAME])
+
+
+def _load(path: Path) -> Node:
+    file = printable(str(path), 400)
+    if not path.is_file():
+        raise UsageError("this is no regular file", where=file, fix="give the path of a YAML file")
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read it: {error.strerror or error}", where=file, fix="check its permissions") from None
+    if len(content) > MAX_BYTES:
+        raise UsageError(
+            f"a recipe has at most {MAX_BYTES:,} bytes, and this has more",
+            where=file,
+            fix="put long lists into files of their own: {file: domains.txt}",
+        )
+    return parse_text(content, file=file, top="any")
 
 
 def recipe_from_text(text: str, *, file: str = "recipe.yaml", folder: Path | None = None) -> Recipe:
@@ -99,7 +120,7 @@ def recipe_from_text(text: str, *, file: str = "recipe.yaml", folder: Path | Non
     Raises:
         SpecError: every finding at its line of `file`.
     """
-    return _recipe_of(parse_text(text, file=file), folder or Path(), default_name=Path(file).stem)
+    return _recipe_of(parse_text(text, file=file, top="any"), folder or Path(), default_name=Path(file).stem)
 
 
 def recipe_from_json(content: Mapping[str, Any], *, file: str = "index.json") -> Recipe:
@@ -118,7 +139,9 @@ def _recipe_of(tree: Node, folder: Path, *, default_name: str) -> Recipe:
     if isinstance(tree.value, dict):
         sections = tree.value
     else:
-        findings.note(tree.mark, "", "a recipe is a mapping", "start with steps:")
+        what = "the recipe is empty" if tree.value is None else "a recipe is a mapping of sections"
+        findings.note(tree.mark, "", what, "start with steps: [html, whitespace]")
+        raise refusal(findings)
     for key in sections:
         if key not in _SECTIONS:
             fix = did_you_mean(key, _SECTIONS) or f"the sections of a recipe are {listed(_SECTIONS)}"

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from vitruvius.data.document import Document
 
 EMPTY = "empty"
-"""The reason of a document of which a rewriting leaves nothing but white space; one of the harmless reasons."""
+"""The reason of a page of HTML that has no text; one of the harmless reasons, like that of a blank document."""
+
+EMPTIED = "emptied"
+EMPTIED_MEANING = "a step of the recipe left nothing but white space of it"
+"""The reason of a document of which a rewriting of its text leaves nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +75,9 @@ def clean(document: Document, recipe: Recipe) -> Kept | Dropped:
                 key = f"{step.kind}.{name}"
                 changes[key] = changes.get(key, 0) + count
             if rewritten.document is not document:
+                nothing = _nothing_left(document, rewritten.document)
                 document = rewritten.document
-                if (nothing := _nothing_left(document)) is not None:
+                if nothing is not None:
                     return Dropped(measure=nothing, step=step.kind, document=document)
     return Kept(document=document, changes=changes)
 
@@ -89,8 +94,8 @@ def trace(document: Document, recipe: Recipe) -> list[Look]:
             rewritten = step.rewritten(document)
             changes = rewritten.changes
             if rewritten.document is not document:
+                nothing = _nothing_left(document, rewritten.document)
                 document = rewritten.document
-                nothing = _nothing_left(document)
                 measures = () if nothing is None else (nothing,)
         passed = all(measure.passed for measure in measures)
         looks.append(
@@ -101,8 +106,8 @@ def trace(document: Document, recipe: Recipe) -> list[Look]:
     return looks
 
 
-def _nothing_left(document: Document) -> Measure | None:
-    text = document.text
-    if text and not text.isspace():
+def _nothing_left(before: Document, after: Document) -> Measure | None:
+    if after.text and not after.text.isspace():
         return None
-    return Measure(reason=EMPTY, value=0, relation="at least", limit=1, passed=False)
+    reason = EMPTY if before.markup != after.markup else EMPTIED
+    return Measure(reason=reason, value=0, relation="at least", limit=1, passed=False)

@@ -6,6 +6,7 @@ from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module, metadata
 
+from vitruvius.data.cleaning.run import EMPTIED, EMPTIED_MEANING
 from vitruvius.data.cleaning.step import Rule, Step
 from vitruvius.errors import UsageError
 
@@ -15,11 +16,15 @@ ENTRY_POINTS = "vitruvius.cleaning"
 _BUILT_IN = {
     "c4": "c4:C4",
     "c4_lines": "c4:C4Lines",
-    "code": "code:Code",
+    "code": "source_code:Code",
     "fineweb": "fineweb:FineWeb",
     "gopher_quality": "gopher_quality:GopherQuality",
     "gopher_repetition": "gopher_repetition:GopherRepetition",
-    "html": "html:Html",
+    "html": "web_pages:Html",
+    "language": "language:Language",
+    "pii": "pii:Pii",
+    "unicode": "unicode:Unicode",
+    "url": "urls:Url",
     "whitespace": "whitespace:Whitespace",
 }
 """Kind -> module and class. A new step is a file and a row here."""
@@ -65,8 +70,8 @@ def _unfit(point: metadata.EntryPoint, why: str) -> UsageError:
 
 
 def rule_reasons() -> dict[str, str]:
-    """Every reason for which a rule may drop a document -> what it means."""
-    found: dict[str, str] = {}
+    """Every reason for which a step may drop a document -> what it means."""
+    found: dict[str, str] = {EMPTIED: EMPTIED_MEANING}
     for step in kinds().values():
         if issubclass(step, Rule):
             found.update(step.reasons)

@@ -13,7 +13,7 @@ from vitruvius.data.cleaning.settings import setting
 from vitruvius.data.cleaning.step import Rewriter, Rewritten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from vitruvius.data.document import Document
 
@@ -26,14 +26,29 @@ _TAGS: Final = re.compile("[\U000e0000-\U000e007f]+")
 _BIDI: Final = re.compile("[\u202a-\u202e\u2066-\u206f]+")
 _MARKS_OF_DIRECTION: Final = re.compile("[\u061c\u200e\u200f]+")
 _REPLACEMENTS: Final = re.compile("\ufffd+")
-_NONCHARACTERS: Final = re.compile(
-    "[\ufdd0-\ufdef" + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000)) + "]+"
+_ENDS_OF_PLANES: Final = "".join(
+    f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0x110000, 0x10000)
 )
-_ANY: Final = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufdd0-\ufdef\ufeff\ufffd-\uffff"
-    "\U000e0000-\U000e007f" + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0x110000, 0x10000)) + "]"
+_NONCHARACTERS: Final = re.compile(f"[\ufdd0-\ufdef\ufffe\uffff{_ENDS_OF_PLANES}]+")
+
+# Everything that the patterns above start with: a text without any is done. Sets of characters beyond U+FFFF are slow
+# to look through, so those are asked about apart, of texts that have any.
+_CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+_UNSEEN: Final = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufdd0-\ufdef\ufeff"
+    "\ufffd-\uffff]"
 )
-"""Everything that the patterns above start with: a text without any is done."""
+_BEYOND: Final = re.compile("[\U00010000-\U0010ffff]")
+_UNSEEN_BEYOND: Final = re.compile(f"[\U000e0000-\U000e007f{_ENDS_OF_PLANES}]")
+
+
+def _hides(text: str) -> bool:
+    if text.isascii():
+        return _CONTROL.search(text) is not None
+    if _UNSEEN.search(text) is not None:
+        return True
+    return _BEYOND.search(text) is not None and _UNSEEN_BEYOND.search(text) is not None
+
 
 Fate = Literal["remove", "keep"]
 
@@ -85,7 +100,7 @@ class Unicode(Rewriter):
         """The text without what hides, in its normal form."""
         text = document.text
         changes: dict[str, int] = {}
-        if _ANY.search(text) is not None:
+        if _hides(text):
             for name, pattern in self._removed():
                 size = len(text)
                 text = pattern.sub("", text)
@@ -113,7 +128,8 @@ class Unicode(Rewriter):
 
     def _normalized(self, text: str, changes: dict[str, int]) -> str:
         size = len(text)
-        text = _long_run(self.most_marks).sub(partial(_first, self.most_marks), text)
+        narrow, wide = _long_runs(self.most_marks)
+        text = (wide if _BEYOND.search(text) is not None else narrow).sub(partial(_first, self.most_marks), text)
         if len(text) != size:
             changes["marks"] = size - len(text)
         form = "NFC" if self.normalize == "nfc" else "NFKC"
@@ -128,15 +144,19 @@ def _first(count: int, run: re.Match[str]) -> str:
 
 
 @cache
-def _long_run(most: int) -> re.Pattern[str]:
-    """Matches more than `most` characters in a row that normalization would put in order."""
-    points = [point for point in range(0x300, sys.maxunicode + 1) if unicodedata.combining(chr(point))]
-    # Some compatible characters become marks only when they are taken apart.
-    points += [
+def _long_runs(most: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Match more than `most` characters in a row that normalization would put in order: up to U+FFFF, and any."""
+    points = {point for point in range(0x300, sys.maxunicode + 1) if unicodedata.combining(chr(point))}
+    # Some become marks only when they are taken apart.
+    points |= {
         point
         for point in range(0xA0, 0x30000)
-        if (apart := unicodedata.decomposition(chr(point)))
-        and any(unicodedata.combining(chr(int(part, 16))) for part in apart.split() if part[0] != "<")
+        if unicodedata.decomposition(chr(point))
         and unicodedata.combining(unicodedata.normalize("NFKD", chr(point))[0])
-    ]
-    return re.compile(f"[{re.escape(''.join(map(chr, sorted(set(points)))))}]{{{most + 1},}}+")
+    }
+    narrow, wide = (_class(point for point in sorted(points) if point < limit) for limit in (0x10000, 0x110000))
+    return re.compile(f"{narrow}{{{most + 1},}}+"), re.compile(f"{wide}{{{most + 1},}}+")
+
+
+def _class(points: Iterable[int]) -> str:
+    return "[" + "".join(map(chr, points)) + "]"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vitruvius.data.dedup.runs import KeyRange
     from vitruvius.data.job.job import Job
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 
 @final

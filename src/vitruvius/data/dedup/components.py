@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING, Any, final
 
-from vitruvius.data.dedup.groups import members
-from vitruvius.data.dedup.runs import RunWriter
+from vitruvius.data.dedup.groups import MEMBER, member_files
+from vitruvius.data.dedup.runs import RunWriter, pieces
 from vitruvius.data.dedup.signing import mix
 from vitruvius.data.job.kept import ROW
 from vitruvius.data.job.stage import Stage
@@ -81,20 +81,18 @@ class ComponentSort(Stage):
 
     def tasks(self, job: Job) -> int:
         """As many as found candidates."""
-        return len(members(job))
+        return len(member_files(job))
 
     def run(self, job: Job, task: int) -> dict[str, Any]:
         """Sort the groups of one range of band hashes."""
         import numpy as np
 
         labels = Labels(job)
-        found = members(job)[task]
         with (
             job.publishing(job.path(self.name, task).with_suffix(".run")) as file,
             RunWriter(file, CANDIDATE) as writer,
         ):
-            for start in range(0, len(found), _CHUNK):
-                some = found[start : start + _CHUNK]
+            for some in pieces(member_files(job)[task], MEMBER, size=_CHUNK):
                 records = np.empty(len(some), dtype=CANDIDATE)
                 records["key"] = labels.hashes(some["document"])
                 records["group"], records["document"] = some["group"], some["document"]
@@ -148,10 +146,9 @@ def _count_before(job: Job) -> np.ndarray:
 
 def _chunks(job: Job) -> Iterator[np.ndarray]:
     """The members of groups who are not their leader, some at a time."""
-    for records in members(job):
-        for start in range(0, len(records), _CHUNK):
-            some = records[start : start + _CHUNK]
-            yield some[some["leader"] != some["document"]]
+    for path in member_files(job):
+        for records in pieces(path, MEMBER, size=_CHUNK):
+            yield records[records["leader"] != records["document"]]
 
 
 def _join(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:

@@ -106,9 +106,9 @@ class BandMatch(Stage):
         return {"groups": len(shared), "members": members}
 
 
-def members(job: Job) -> list[np.ndarray]:
-    """The `MEMBER` records of each task, memory-mapped."""
-    return [mapped(path, MEMBER) for path in sorted(job.folder(MATCHED).glob("*.members"))]
+def member_files(job: Job) -> list[Path]:
+    """The `MEMBER` records of each task."""
+    return sorted(job.folder(MATCHED).glob("*.members"))
 
 
 def _run(job: Job, unit: int) -> Path:

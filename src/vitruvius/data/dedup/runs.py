@@ -94,6 +94,18 @@ def mapped(path: Path, dtype: Any) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
 
 
+def pieces(path: Path, dtype: Any, *, size: int = SEGMENT) -> Iterator[np.ndarray]:
+    """The records of a file, one piece after the other.
+
+    They are read, not mapped: pages that were touched count as memory of the process for as long as they are mapped.
+    """
+    import numpy as np
+
+    with path.open("rb") as file:
+        while len(records := np.fromfile(file, dtype=dtype, count=size)):
+            yield records
+
+
 def count_records(paths: list[Path], dtype: Any) -> int:
     """Records in these files."""
     import numpy as np

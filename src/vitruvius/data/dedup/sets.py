@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, final
 
-from vitruvius.data.dedup.shingles import jaccard, shingles
+from vitruvius.data.dedup.shingles import shingles
 from vitruvius.data.job.kept import unit_and_row
 
 if TYPE_CHECKING:
@@ -33,25 +33,30 @@ class ShingleSets:
         self._units: OrderedDict[int, Kept] = OrderedDict()
 
     def of(self, document: int) -> np.ndarray:
-        """The shingles of the document with this key."""
+        """The shingles of the document with this key, sorted."""
         if document in self._held:
             self._held.move_to_end(document)
             return self._held[document]
         unit, row = unit_and_row(document)
-        found = shingles(self._kept(unit).text(row), ngram=self._ngram)
-        self._held[document] = found
-        self._held_bytes += found.nbytes
-        while self._held_bytes > self._limit and len(self._held) > 1:
-            self._held_bytes -= self._held.popitem(last=False)[1].nbytes
+        return shingles(self._text(unit, row), ngram=self._ngram)
+
+    def hold(self, document: int) -> np.ndarray:
+        """The same, held for later as long as there is room: for documents that others are compared with."""
+        found = self.of(document)
+        if document not in self._held:
+            self._held[document] = found
+            self._held_bytes += found.nbytes
+            while self._held_bytes > self._limit and len(self._held) > 1:
+                self._held_bytes -= self._held.popitem(last=False)[1].nbytes
         return found
 
-    def size(self, document: int) -> int:
-        """How many shingles it has."""
-        return len(self.of(document))
-
-    def similarity(self, own: np.ndarray, document: int) -> float:
-        """Exact Jaccard similarity of a set and that of a document."""
-        return jaccard(own, self.of(document))
+    def _text(self, unit: int, row: int) -> str:
+        """A text, read rather than mapped: mapped pages that were touched count as memory of the process."""
+        kept = self._kept(unit)
+        entry = kept.rows[row]
+        with kept.path.with_suffix(".texts").open("rb") as file:
+            file.seek(int(entry["offset"]))
+            return file.read(int(entry["bytes"])).decode()
 
     def _kept(self, unit: int) -> Kept:
         if unit in self._units:

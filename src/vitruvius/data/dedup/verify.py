@@ -18,10 +18,13 @@ from vitruvius.data.dedup.candidates import Candidates
 from vitruvius.data.dedup.components import CANDIDATE, component_runs
 from vitruvius.data.dedup.runs import count_records, key_range, parts_for
 from vitruvius.data.dedup.sets import ShingleSets
+from vitruvius.data.dedup.shingles import jaccard
 from vitruvius.data.job.stage import Stage
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
 
     from vitruvius.data.dedup.settings import NearSettings
     from vitruvius.data.job.job import Job
@@ -58,7 +61,7 @@ class NearMatch(Stage):
         wanted = key_range(task, self.tasks(job))
         candidates = Candidates.ranked(job, wanted, keepers=self._settings.keepers)
         greedy = _Greedy(candidates, ShingleSets(job, self._settings.ngram), self._settings)
-        found = np.array(greedy.duplicates(), dtype=NEAR)
+        found = greedy.duplicates()
         with job.publishing(result_path(job, task)) as file:
             file.write(np.sort(found, order="document").tobytes())
         return {
@@ -96,12 +99,13 @@ class _Greedy:
         self.comparisons = 0
         self.not_compared = 0
 
-    def duplicates(self) -> list[tuple[int, int, float]]:
-        """The duplicate, its keeper and their similarity, for every duplicate."""
+    def duplicates(self) -> np.ndarray:
+        """A `NEAR` record for every duplicate."""
         import numpy as np
 
-        found: list[tuple[int, int, float]] = []
         documents = self._candidates.documents
+        found = np.empty(len(documents), dtype=NEAR)
+        count = 0
         for place in range(len(documents)):
             document = int(documents[place])
             groups = self._candidates.groups_of(place)
@@ -119,8 +123,9 @@ class _Greedy:
                 self._kept[places[places < ends]] = place
                 self._filled[groups] += np.uint32(1)
             else:
-                found.append((document, int(documents[best[0]]), best[1]))
-        return found
+                found[count] = (document, documents[best[0]], best[1])
+                count += 1
+        return found[:count]
 
     def _most_similar(self, document: int, keepers: list[int]) -> tuple[int, float] | None:
         """Of kept documents by rank, the most similar one that is similar enough."""
@@ -129,14 +134,13 @@ class _Greedy:
         own = self._sets.of(document) if keepers else None
         for place in keepers:
             assert own is not None
-            keeper = int(self._candidates.documents[place])
+            other = self._sets.hold(int(self._candidates.documents[place]))
             # Sets of very different size cannot be alike: this leaves nothing out.
-            sizes = sorted((len(own), self._sets.size(keeper)))
-            bound = sizes[0] / sizes[1]
+            bound = min(len(own), len(other)) / max(len(own), len(other))
             if bound < least or (best is not None and bound <= best[1]):
                 continue
             self.comparisons += 1
-            similarity = self._sets.similarity(own, keeper)
+            similarity = jaccard(own, other)
             if similarity >= least and (best is None or similarity > best[1]):
                 best, least = (place, similarity), similarity
         return best

@@ -226,7 +226,7 @@ def _watched(job: Job, stage: Stage, run: Callable[[], object], progress: Progre
             now = {child.pid for child in multiprocess.active_children()}
             if left and pids - now:
                 # At the end of its work, with or without an error, the pool ends its processes too.
-                thread.join(10.0)
+                thread.join(3.0)
                 _check_alive(thread, job, stage)
             pids |= now
     except BaseException:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
 from vitruvius.data.packing.curriculum import context_at
+from vitruvius.data.packing.drawing import Drawing, Part
+from vitruvius.data.packing.efficiency import Efficiency, together
 from vitruvius.data.packing.index import DEFAULT_SOURCE
-from vitruvius.data.packing.mixing import Turns, whole_weights
-from vitruvius.data.packing.samples import PADDING, samples_of
+from vitruvius.data.packing.sample import PADDING, Sample
+from vitruvius.data.packing.samples import samples_of
 from vitruvius.data.packing.shuffle import shuffled
 from vitruvius.errors import DataError, UsageError
 
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vitruvius.data.packing.curriculum import Stage
-    from vitruvius.data.packing.plans import Efficiency, Packing
-    from vitruvius.data.packing.samples import Sample, Samples
+    from vitruvius.data.packing.plans import Packing
+    from vitruvius.data.packing.samples import Samples
     from vitruvius.data.packing.shards import TokenShards
 
 Order = Literal["shuffled", "in-order"]
@@ -30,7 +32,9 @@ Sources = Literal["apart", "together"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one step reads. S samples of R rows each make B = S R rows of T tokens; R is 1 but in a curriculum."""
+    """What one step reads. S samples of R rows each make B = S R rows of T tokens; mostly R is 1 (see
+    `rows_per_sample`).
+    """
 
     inputs: np.ndarray
     """Tokens, int64 [B, T]; the separator at padding."""
@@ -54,7 +58,7 @@ class Batch:
 
     @property
     def rows_per_sample(self) -> int:
-        """Into how many rows each sample is cut."""
+        """Into how many rows each sample is cut: by a stage of a curriculum, or because its rows are that short."""
         return len(self.inputs) // len(self.sample_ids)
 
     @property
@@ -68,21 +72,6 @@ class Batch:
         return self.inputs.size - self.padding
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """What a source is to a run."""
-
-    source: str
-    share: float
-    """Part of all samples that are its own."""
-    samples: int
-    """Its samples per epoch."""
-    first_sample: int
-    """Number of the first of them among the samples of all sources."""
-    bound: float
-    """After any number of samples its count is within this of its share of them."""
-
-
 @final
 class PackedBatches:
     """Samples of one length, each once per epoch of its source; sources take turns by weight.
@@ -91,8 +80,7 @@ class PackedBatches:
     """
 
     __slots__ = (
-        "_parts",
-        "_turns",
+        "_drawing",
         "batch",
         "context",
         "curriculum",
@@ -147,54 +135,55 @@ class PackedBatches:
             streams = {name: shards.source_stream(name) for name in shards.sources}
         asked = _weights(shards, mix) if sources == "apart" else None
         # A source that is left out needs no plan.
-        parts = {
+        found = {
             name: samples_of(stream, context, packing=packing, eos_id=shards.eos_id)
             for name, stream in streams.items()
             if asked is None or asked.get(name, 0) > 0
         }
-        self._refuse_short(parts, asked)
+        found = {name: [part for part in parts if part.count] for name, parts in found.items()}
+        self._refuse_short(found, asked)
         # Where nobody gave weights, a source without a sample has no turn.
-        parts = {name: part for name, part in parts.items() if part.count}
-        self._parts: list[Samples] = list(parts.values())
-        counts = [part.count for part in self._parts]
-        self.windows = sum(counts)
-        """Samples per epoch, of all sources that are drawn from."""
-        self._turns = Turns(counts if asked is None else whole_weights([asked[name] for name in parts]))
-        self.shares = _shares(list(parts), self._turns, counts)
+        found = {name: parts for name, parts in found.items() if parts}
+        self._drawing = Drawing(found, batch=batch, weights=asked)
+        self.shares = self._drawing.shares
         """The sources that are drawn from."""
-        self.left_out = tuple(name for name in streams if name not in parts)
+        self.windows = sum(share.samples for share in self.shares)
+        """Samples per epoch, of all sources that are drawn from."""
+        self.left_out = tuple(name for name in streams if name not in found)
         """Those that are not: their weight is 0, or they are shorter than a sample and nobody gave them a weight."""
 
     def at(self, step: int) -> Batch:
         """The batch of `step`, counted from 0; the same for every call and in any order of calls."""
         assert step >= 0
-        parts, before = self._turns.draw(step * self.batch, self.batch)
+        parts, before = self._drawing.at(step)
         counts = self._counts()[parts]
         return self._read(parts, before // counts, before % counts, context_at(self.curriculum, step, self.context))
 
     def once(self) -> Iterator[Batch]:
-        """Every sample once, as in epoch 0, source after source; the last batch may be smaller. For validation."""
+        """Every sample once, as in epoch 0, part after part; the last batch of each may be smaller. For validation."""
         import numpy as np
 
-        edges = np.cumsum([0, *(part.count for part in self._parts)])
-        for first in range(0, self.windows, self.batch):
-            numbers = np.arange(first, min(first + self.batch, self.windows), dtype=np.int64)
-            parts = np.searchsorted(edges, numbers, side="right") - 1
-            yield self._read(parts, np.zeros_like(numbers), numbers - edges[parts], self.context)
+        for number, count in enumerate(self._counts().tolist()):
+            for first in range(0, count, self.batch):
+                places = np.arange(first, min(first + self.batch, count), dtype=np.int64)
+                yield self._read(np.full_like(places, number), np.zeros_like(places), places, self.context)
 
     def epochs(self, steps: int) -> dict[str, float]:
         """How often each source is read in so many steps, by name."""
-        drawn = self._turns.counts(steps * self.batch)
-        return {share.source: count / share.samples for share, count in zip(self.shares, drawn, strict=True)}
+        drawn = self._drawing.drawn(steps)
+        return {share.source: drawn[share.source] / share.samples for share in self.shares}
 
     def efficiency(self) -> dict[str, Efficiency]:
         """What packing makes of each source that is drawn from, by name."""
-        return {share.source: part.efficiency() for share, part in zip(self.shares, self._parts, strict=True)}
+        found: dict[str, list[Efficiency]] = {}
+        for part in self._drawing.parts:
+            found.setdefault(part.source, []).append(part.samples.efficiency())
+        return {source: together(parts) for source, parts in found.items()}
 
     def _counts(self) -> np.ndarray:
         import numpy as np
 
-        return np.array([part.count for part in self._parts], dtype=np.int64)
+        return np.array([part.samples.count for part in self._drawing.parts], dtype=np.int64)
 
     def _read(self, parts: np.ndarray, epochs: np.ndarray, positions: np.ndarray, context: int) -> Batch:
         import numpy as np
@@ -205,38 +194,44 @@ class PackedBatches:
             met: set[tuple[int, int]] = set(zip(parts.tolist(), epochs.tolist(), strict=True))
             for part, epoch in met:
                 here = (parts == part) & (epochs == epoch)
-                name = self.shares[part].source
                 numbers[here] = shuffled(
                     positions[here],
-                    self.shares[part].samples,
+                    self._drawing.parts[part].samples.count,
                     seed=self.seed,
                     epoch=epoch,
-                    of="" if name == DEFAULT_SOURCE else name,
+                    of=self._name(self._drawing.parts[part]),
                 )
+        held = self._drawing.parts
         chosen: list[tuple[int, int]] = list(zip(parts.tolist(), numbers.tolist(), strict=True))
-        samples = [self._parts[part].read(number) for part, number in chosen]
-        first = np.array([share.first_sample for share in self.shares], dtype=np.int64)
+        samples = [held[part].samples.read(number) for part, number in chosen]
+        first = np.array([part.first for part in held], dtype=np.int64)
+        context = min(context, held[chosen[0][0]].samples.row)
         return Batch(
             **{name: _stacked(samples, name, context) for name in ("inputs", "targets", "documents", "crosses")},
             sample_ids=first[parts] + numbers,
             epochs=epochs,
         )
 
-    def _refuse_short(self, parts: dict[str, Samples], asked: dict[str, float] | None) -> None:
+    def _name(self, part: Part) -> str:
+        """What tells the order of a part from that of others; nothing where there is one part."""
+        source = "" if part.source == DEFAULT_SOURCE else part.source
+        return source if part.samples.row == self.context else f"{source}/{part.samples.row}"
+
+    def _refuse_short(self, found: Mapping[str, Sequence[Samples]], asked: dict[str, float] | None) -> None:
         """Raise DataError where there is nothing to draw from."""
         context, shards = self.context, self.shards
-        if not any(part.count for part in parts.values()):
+        if not any(found.values()):
             if self.packing != "stream":
                 what = f"no document of the {shards.split} split has a token to predict from the one before"
                 raise DataError(what, where=str(shards.directory), fix="prepare more text, or use packing: stream")
-            most = max([source.tokens for source in shards.sources.values()] if len(parts) > 1 else [shards.tokens])
-            who = f"the {shards.split} split has" if len(parts) == 1 else f"no source of {shards.split} has more than"
+            most = max([source.tokens for source in shards.sources.values()] if len(found) > 1 else [shards.tokens])
+            who = f"the {shards.split} split has" if len(found) == 1 else f"no source of {shards.split} has more than"
             raise DataError(
                 f"{who} {most:,} tokens; one window of context {context:,} needs {context + 1:,}",
                 where=str(shards.directory),
                 fix=f"use a --context of at most {max(1, most - 1):,}, or prepare more text",
             )
-        short = next((name for name, part in parts.items() if part.count == 0), None)
+        short = next((name for name, parts in found.items() if not parts), None)
         if short is not None and asked is not None:
             tokens = shards.sources[short].tokens
             others = ", ".join(f"{name}: {0 if name == short else asked.get(name, 0):g}" for name in shards.sources)
@@ -273,15 +268,6 @@ def _weights(shards: TokenShards, mix: Mapping[str, float] | None) -> dict[str, 
     if not any(mix.values()):
         raise UsageError("every source has the weight 0", where="train.mix", fix="give one of them a weight above 0")
     return dict(mix)
-
-
-def _shares(taken: list[str], turns: Turns, counts: list[int]) -> tuple[Share, ...]:
-    before = [sum(counts[:number]) for number in range(len(counts))]
-    columns = zip(taken, turns.shares, counts, before, turns.bounds(), strict=True)
-    return tuple(
-        Share(source=name, share=share, samples=count, first_sample=first, bound=bound)
-        for name, share, count, first, bound in columns
-    )
 
 
 def _stacked(samples: list[Sample], name: str, context: int) -> np.ndarray:

@@ -2,76 +2,33 @@
 
 A document longer than the context is cut into pieces of the context's length and a rest; no other document is cut.
 `one-document` makes a sample of each piece. `best-fit` puts pieces together by best-fit-decreasing (Ding et al.,
-"Fewer Truncations Improve Language Modeling", 2024), half a million pieces at a time, so that memory is bounded;
-the plan of a larger stream lies in a temporary file and is mapped. It follows from the data alone and is never kept.
+"Fewer Truncations Improve Language Modeling", 2024), 131,072 pieces at a time, so that memory is bounded;
+the plan of a large stream lies in temporary files and is mapped. It follows from the data alone and is never kept.
 """
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from vitruvius.data.packing.efficiency import Efficiency
 from vitruvius.data.packing.fitting import best_fit_decreasing
-from vitruvius.errors import DataError
+from vitruvius.data.packing.growing import Growing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
 
     import numpy as np
 
     from vitruvius.data.packing.stream import TokenStream
 
-Packing = Literal["stream", "best-fit", "one-document"]
-PACKINGS: tuple[Packing, ...] = ("stream", "best-fit", "one-document")
+Packing = Literal["stream", "best-fit", "one-document", "by-length"]
+PACKINGS: tuple[Packing, ...] = ("stream", "best-fit", "one-document", "by-length")
 PlannedPacking: TypeAlias = Literal["best-fit", "one-document"]
 
-GROUP_PIECES = 1 << 19
+GROUP_PIECES = 1 << 17
 """Documents, or pieces of longer ones, that are fitted together. More would hardly fill samples better, and take more
 memory: about 100 bytes for each."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Efficiency:
-    """What a way of packing makes of a stream, per epoch."""
-
-    samples: int
-    context: int
-    documents: int
-    tokens: int
-    """Tokens of the stream."""
-    packed_tokens: int
-    """Tokens that are an input of a sample."""
-    cut_documents: int
-    """Documents that lie in more than one sample, or of which a part is left out."""
-    long_documents: int
-    """Documents longer than the context: these no packing keeps whole."""
-
-    @property
-    def padding(self) -> int:
-        """Places of samples without a token."""
-        return self.samples * self.context - self.packed_tokens
-
-    @property
-    def padding_share(self) -> float:
-        """Part of all places that is padding."""
-        return self.padding / max(1, self.samples * self.context)
-
-    @property
-    def left_out_tokens(self) -> int:
-        """Tokens of the stream that no sample has as an input."""
-        return self.tokens - self.packed_tokens
-
-    def to_dict(self) -> dict[str, int | float]:
-        """All of it as JSON data."""
-        names = ("samples", "context", "documents", "tokens", "packed_tokens", "cut_documents", "long_documents")
-        numbers: dict[str, int | float] = {name: getattr(self, name) for name in names}
-        return numbers | {
-            "padding_tokens": self.padding,
-            "padding_share": self.padding_share,
-            "left_out_tokens": self.left_out_tokens,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +70,10 @@ def plan_samples(stream: TokenStream, packing: PlannedPacking, context: int) -> 
     """
     import numpy as np
 
-    starts, lengths, bins = _Growing(), _Growing(), _Growing()
+    starts, lengths, bins = Growing(), Growing(), Growing()
     bins.add(np.zeros(1, dtype=np.int64))
     stretches = packed = cut = long = 0
-    for edges in _groups(stream, context):
+    for edges in document_groups(stream, context):
         pieces = _pieces(edges, context)
         order, ends = _useful(pieces, *_BINS[packing](pieces.lengths, context))
         starts.add(pieces.starts[order])
@@ -150,7 +107,7 @@ def stream_efficiency(stream: TokenStream, context: int) -> Efficiency:
 
     samples = max(0, stream.tokens - 1) // context
     cut = long = 0
-    for edges in _groups(stream, context):
+    for edges in document_groups(stream, context):
         first, last = edges[:-1] // context, (edges[1:] - 1) // context
         long += int((np.diff(edges) > context).sum())
         # What is after the last window is in none: a document that reaches there is cut, one that starts there is not.
@@ -166,7 +123,7 @@ def stream_efficiency(stream: TokenStream, context: int) -> Efficiency:
     )
 
 
-def _groups(stream: TokenStream, context: int) -> Iterator[np.ndarray]:
+def document_groups(stream: TokenStream, context: int) -> Iterator[np.ndarray]:
     """Where documents start and at last where they end, for as many documents as are fitted together."""
     import numpy as np
 
@@ -249,45 +206,3 @@ def _useful(pieces: _Pieces, bins: np.ndarray, number: int) -> tuple[np.ndarray,
     order = order[useful[sorted_bins]]
     sizes = np.bincount(bins[order], minlength=number)[useful]
     return order, np.cumsum(sizes)
-
-
-@final
-class _Growing:
-    """An int64 array that grows: in memory as long as it is short, then in a temporary file without a name."""
-
-    __slots__ = ("_file", "_length", "_parts")
-
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray] = []
-        self._file: BinaryIO | None = None
-        self._length = 0
-
-    def add(self, part: np.ndarray) -> None:
-        import numpy as np
-
-        self._parts.append(part.astype(np.int64, copy=False))
-        self._length += len(part)
-        if self._length <= GROUP_PIECES:
-            return
-        try:
-            if self._file is None:
-                self._file = cast("BinaryIO", tempfile.TemporaryFile(prefix="vitruvius-packing-"))  # noqa: SIM115
-            for held in self._parts:
-                self._file.write(np.ascontiguousarray(held).data)
-        except OSError as error:
-            raise DataError(
-                f"the plan of the samples cannot be written: {error.strerror}",
-                where=tempfile.gettempdir(),
-                fix=f"make room there, or set TMPDIR to a folder with {8 * self._length:,} bytes or more",
-            ) from None
-        self._parts = []
-
-    def array(self) -> np.ndarray:
-        """All of it; mapped, where it is long. The file goes when nobody holds the array any more."""
-        import numpy as np
-
-        if self._file is None:
-            return np.concatenate([np.empty(0, dtype=np.int64), *self._parts])
-        with self._file:
-            self._file.flush()
-            return np.asarray(np.memmap(self._file, dtype=np.int64, mode="r"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitruvius.data.packing.batches import PackedBatches
     from vitruvius.data.packing.curriculum import Stage
-    from vitruvius.data.packing.plans import Efficiency
+    from vitruvius.data.packing.efficiency import Efficiency
 
 MOST_EPOCHS = 4
 """Text that is read this often counts almost as much as new text, and soon less when it is read more (Muennighoff et

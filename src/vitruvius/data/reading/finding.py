@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -183,7 +184,7 @@ def _unknown(target: Target, document_id: str, options: ReadOptions) -> DataErro
         where=document_id,
         fix=f"the first document is {example}"
         if example and not near
-        else "quarantine.jsonl and explain --list name ids",
+        else "take an id from the data or from its quarantine",
     )
 
 
@@ -192,10 +193,10 @@ def _line_before(target: Target, options: ReadOptions) -> str | None:
     if target.file.kind != "jsonl" or packing_of(target.file.path) is not None:
         return None
     with opened_raw(target.file.path, name=target.file.name) as raw:
+        if target.number > os.fstat(raw.fileno()).st_size:
+            return None
         start = max(0, target.number - options.limit)
         raw.seek(start)
         head = raw.read(target.number - start)
-    if start + len(head) < target.number:
-        return None
     newline = head.rfind(b"\n")
     return f"{target.file.name}@{start + newline + 1}" if newline >= 0 or start == 0 else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from vitruvius.data.reading.libraries import library
 from vitruvius.data.reading.streams import Identity
 from vitruvius.data.reading.tables import columns_of, row_document, row_refusal
-from vitruvius.data.reading.text import Problem, type_name, usable, usable_url
+from vitruvius.data.reading.text import Problem, type_name, usable, writable
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _rows(rows: Any, name: DatasetName, label: str, options: ReadOptions) -> Ite
             if isinstance(text, Problem):
                 yield row_refusal(label, done, text)
             else:
-                url = usable_url(row.get(options.url_field)) if options.url_field in wanted else None
+                url = writable(row.get(options.url_field)) if options.url_field in wanted else None
                 yield row_document(label, done, text, url, options)
     except Exception as error:  # noqa: BLE001 (each format has errors of its own)
         if not name.is_local:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from vitruvius.data.document import Document
 from vitruvius.data.ledger import Refusal
 from vitruvius.data.reading.streams import BOM, UTF16_MARKS, lines
-from vitruvius.data.reading.text import Problem, type_name, usable, usable_url
+from vitruvius.data.reading.text import Problem, type_name, usable, writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,7 +112,7 @@ def json_record(content: bytes, options: ReadOptions, *, fast: Parser | None) ->
     if not isinstance(text, str):
         return Problem("wrong_type", f"field {options.field!r} is {type_name(text)}")
     kept = usable(text)
-    return kept if isinstance(kept, Problem) else Record(kept, usable_url(record.get(options.url_field)))
+    return kept if isinstance(kept, Problem) else Record(kept, writable(record.get(options.url_field)))
 
 
 def _parsed(content: bytes, field: str, fast: Parser | None) -> Any:

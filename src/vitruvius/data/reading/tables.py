@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vitruvius.data.document import Document
 from vitruvius.data.ledger import Refusal
 from vitruvius.data.reading.libraries import library
-from vitruvius.data.reading.text import Problem, usable, usable_url
+from vitruvius.data.reading.text import Problem, usable, writable
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _url(scalar: Any, options: ReadOptions) -> str | None:
     if content is None or len(content) > options.limit:
         return None
     try:
-        return usable_url(str(content, "utf-8"))
+        return writable(str(content, "utf-8"))
     except UnicodeDecodeError:
         return None
 

@@ -28,8 +28,8 @@ def usable(text: str) -> str | Problem:
     return text.replace("\r\n", "\n") if "\r" in text else text
 
 
-def usable_url(value: object) -> str | None:
-    """An address that can be written down: a string without NUL and lone surrogates, or None."""
+def writable(value: object) -> str | None:
+    """A name or address that can be written down: a string without NUL and lone surrogates, or None."""
     if not isinstance(value, str) or not value or "\0" in value:
         return None
     try:

@@ -153,10 +153,10 @@ class Unpacked(io.RawIOBase):
         self._rescue: Iterator[bytes] | None = None
         self._damage: BrokenStreamError | None = None
         self._offset = 0
-        self._taken = 0
+        self._taken: int = 0
         self._bite = 0
         self._members = 0
-        self._member_taken = 0
+        self._member_taken: int = 0
         self._member_offset = 0
 
     def readable(self) -> bool:

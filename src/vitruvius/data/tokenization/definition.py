@@ -99,8 +99,8 @@ def parse(content: bytes, where: str) -> State:
         state = json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise DataError(f"this is no tokenizer.json: {error}", where=where, fix="name a tokenizer.json") from None
-    if not isinstance(state, dict) or not isinstance(cast("State", state).get("model"), dict):
-        raise DataError("this is no tokenizer.json: it has no model", where=where, fix="name a tokenizer.json")
+    if not isinstance(state, dict):
+        raise DataError("this is no tokenizer.json: it is no object", where=where, fix="name a tokenizer.json")
     return cast("State", state)
 
 
@@ -110,9 +110,15 @@ def define(state: State, where: str) -> Definition:
     Raises:
         DataError: names what does not.
     """
-    model = state["model"]
-    kind = model.setdefault("type", _guessed_type(model))
-    if kind not in MODELS:
+    model = state.get("model")
+    if not isinstance(model, dict):
+        raise DataError("this is no tokenizer.json: it has no model", where=where, fix="name a tokenizer.json")
+    model = cast("dict[str, Any]", model)
+    if model.get("type") is None:
+        model = model | {"type": _guessed_type(model)}
+        state = state | {"model": model}
+    kind = model["type"]
+    if not isinstance(kind, str) or kind not in MODELS:
         raise _wrong(f"the model type {str(kind)[:80]!r} is not one of {', '.join(MODELS)}", where)
     tokens = dict(_tokens(model, where))
     added = _added(state, where)

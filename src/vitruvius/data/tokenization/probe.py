@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 LONGEST_PATTERN = 16_384
 """Characters; published patterns have up to about 2,000."""
-_SECONDS = 2.0
-"""Processor time for the trial; published patterns need milliseconds."""
+_SECONDS = 5.0
+"""Processor time for the trial; published patterns need a tenth of a second."""
 
 _TRIAL = f"""
 import json, sys, time
@@ -32,11 +32,13 @@ for pattern in json.load(sys.stdin):
     except Exception as error:
         print(json.dumps([pattern, str(error)]))
         sys.exit()
-    letters = dict.fromkeys([*"aA1 \\n'-.\\u00e9\\u4e2d", *[c for c in pattern if c.isprintable()][:24]])
-    for length in (24, 48, 96, 192, 384):
+    letters = list(dict.fromkeys([*"aA1 \\n'-.\\u00e9\\u4e2d", *[c for c in pattern if c.isalnum()][:14]]))
+    for length in (24, 96, 384):
         for run in letters:
             for end in ("", *letters):
-                split.pre_tokenize_str(run * length + end)
+                # What an engine looks for before it tries to match stands behind the run, out of reach.
+                for rest in ("", "\\u2603" + "".join(letters)):
+                    split.pre_tokenize_str(run * length + end + rest)
                 if time.process_time() > {_SECONDS}:
                     print(json.dumps([pattern, "slow"]))
                     sys.exit()

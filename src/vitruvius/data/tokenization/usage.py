@@ -85,9 +85,10 @@ def difference(text: str, back: str) -> int | None:
 def worst_words(tokenizer: Tokenizer, words: Counter[str]) -> list[dict[str, Any]]:
     """The words that cost most: their uses times the tokens each has beyond one, encoded alone after a space."""
     chosen = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:_MOST_WORDS]
+    space = "" if tokenizer.pieces.lead else " "  # where encoding puts one before every text, a second would count
     found: list[tuple[int, str, int, list[int]]] = []
     for (word, count), ids in zip(
-        chosen, tokenizer.encode_documents(f" {word}" for word, _ in chosen), strict=True
+        chosen, tokenizer.encode_documents(space + word for word, _ in chosen), strict=True
     ):
         found.append((-count * (len(ids) - 1), word, count, ids.tolist()))
     found.sort(key=lambda each: each[:2])

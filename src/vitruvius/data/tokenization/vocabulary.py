@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from vitruvius.data.tokenization.tokenizer import Tokenizer
 
+_UTF8_BYTES = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
+"""Bytes that occur in UTF-8."""
 _LISTED = 20
 """Tokens of a list that are named; the counts beside it are of all."""
 
@@ -39,7 +41,7 @@ def vocabulary_facts(tokenizer: Tokenizer) -> dict[str, Any]:
         "special_token_count": len(special),
         "added_tokens_that_are_text": sum(1 for added in definition.added.values() if not added.special),
         "single_byte_tokens": len({pieces[token] for token in ordinary if len(pieces[token]) == 1}),
-        "bytes_without_token": 256 - len({pieces[token] for token in ordinary if len(pieces[token]) == 1}),
+        "utf8_bytes_without_token": len(_UTF8_BYTES - {pieces[token][0] for token in ordinary if len(pieces[token]) == 1}),
         "part_of_character_tokens": len(ordinary) - len(whole),
         "word_start_tokens": sum(1 for token in ordinary if pieces[token][:1] == b" "),
         "white_space_tokens": sum(1 for text in whole.values() if text.isspace()),

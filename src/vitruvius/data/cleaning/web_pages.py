@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.data.cleaning.boilerplate import main_text
-from vitruvius.data.cleaning.pages import page_text, read_blocks
+from vitruvius.data.cleaning.pages import html_text
 from vitruvius.data.cleaning.step import Rewriter, Rewritten
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Html(Rewriter):
         changes = {"pages": 1}
         text = main_text(document.text) if self.extract == "main" else None
         if text is None:
-            text = page_text(read_blocks(document.text))
+            text = html_text(document.text)
             if self.extract == "main":
                 changes["whole_pages"] = 1
         return Rewritten(document=replace(document, text=text, markup="plain"), changes=changes)

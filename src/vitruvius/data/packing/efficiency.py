@@ -1,0 +1,61 @@
+"""What a way of packing makes of a stream: padding, documents cut, tokens left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Efficiency:
+    """What a way of packing makes of a stream, per epoch."""
+
+    samples: int
+    context: int
+    documents: int
+    tokens: int
+    """Tokens of the stream."""
+    packed_tokens: int
+    """Tokens that are an input of a sample."""
+    cut_documents: int
+    """Documents that lie in more than one sample, or of which a part is left out."""
+    long_documents: int
+    """Documents longer than the context: these no packing keeps whole."""
+
+    @property
+    def padding(self) -> int:
+        """Places of samples without a token."""
+        return self.samples * self.context - self.packed_tokens
+
+    @property
+    def padding_share(self) -> float:
+        """Part of all places that is padding."""
+        return self.padding / max(1, self.samples * self.context)
+
+    @property
+    def left_out_tokens(self) -> int:
+        """Tokens of the stream that no sample has as an input."""
+        return self.tokens - self.packed_tokens
+
+    def to_dict(self) -> dict[str, int | float]:
+        """All of it as JSON data."""
+        names = ("samples", "context", "documents", "tokens", "packed_tokens", "cut_documents", "long_documents")
+        numbers: dict[str, int | float] = {name: getattr(self, name) for name in names}
+        return numbers | {
+            "padding_tokens": self.padding,
+            "padding_share": self.padding_share,
+            "left_out_tokens": self.left_out_tokens,
+        }
+
+
+def together(parts: Sequence[Efficiency]) -> Efficiency:
+    """Of one stream whose tokens are in several parts: documents are counted once, by the first of them."""
+    first = parts[0]
+    return replace(
+        first,
+        samples=sum(part.samples for part in parts),
+        packed_tokens=sum(part.packed_tokens for part in parts),
+    )
