@@ -2,8 +2,9 @@
 
     python data_pipeline_peer.py PLAN.json
 
-PLAN.json: `pages` (a folder of JSONL), `work` (an empty folder), `tokenizer` (a tokenizer.json), `eos`, `language_model`
-(a fastText model), `extractor` (trafilatura, inscriptis or none). Writes `work/result.json`: documents after each step.
+PLAN.json: `pages` (a folder of JSONL), `work` (an empty folder), `tokenizer` (a tokenizer.json), `eos`,
+`language_model` (a fastText model), `extractor` (trafilatura, inscriptis or none). Writes `work/result.json`:
+documents after each step.
 
 Everything is as fast as datatrove lets it be: one process without a pool, no compression of intermediate files, no
 shuffling, signatures taken while documents are written.
@@ -18,7 +19,6 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import datatrove.utils.lid as lid
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.dedup import (
     MinhashConfig,
@@ -39,13 +39,15 @@ from datatrove.pipeline.filters import (
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.tokens import DocumentTokenizer
 from datatrove.pipeline.writers import JsonlWriter
+from datatrove.utils import lid
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.logging import logger
 
 
 class Inscriptis(BaseExtractor):
-    """The whole text of a page by inscriptis: the layout engine of datatrove's ReadabilityInscriptis, without the choice
-    of the main part, for which that needs a fork of readability-lxml that no registry has."""
+    """The whole text of a page by inscriptis: the layout engine of datatrove's ReadabilityInscriptis.
+
+    Without its choice of the main part, for which it needs a fork of readability-lxml that no registry has."""
 
     name = "⛏ Inscriptis"
 
@@ -60,14 +62,10 @@ class Inscriptis(BaseExtractor):
         return get_text(text, ParserConfig(css=CSS_PROFILES["strict"])).strip()
 
 
-def no_extractor(timeout):
-    return None
-
-
 EXTRACTORS = {
     "trafilatura": lambda timeout: Trafilatura(favour_precision=True, timeout=timeout),
     "inscriptis": lambda timeout: Inscriptis(timeout=timeout),
-    "none": no_extractor,
+    "none": lambda timeout: None,  # noqa: ARG005
 }
 
 
@@ -159,7 +157,16 @@ def main() -> None:
     documents = sum(file.stat().st_size // 8 for file in (work / "tokens").glob("*.index"))
     token_files = [file for file in (work / "tokens").iterdir() if file.suffix == ".ds"]
     tokens = sum(file.stat().st_size for file in token_files) // plan["token_bytes"]
-    names = ("datatrove", "trafilatura", "inscriptis", "spacy", "tokenizers", "numpy", "fasttext-numpy2-wheel", "xxhash")
+    names = (
+        "datatrove",
+        "trafilatura",
+        "inscriptis",
+        "spacy",
+        "tokenizers",
+        "numpy",
+        "fasttext-numpy2-wheel",
+        "xxhash",
+    )
     result = {
         "stages": found,
         "documents_out": documents,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+
 import pytest
 
 from vitruvius.cli.main import run
@@ -26,3 +29,23 @@ def said(capsys):
         return code, shown.out, shown.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A folder with lines of JSON, and in it `data`, which `data prepare` made of them; some are dropped."""
+    here = tmp_path_factory.mktemp("prepared")
+    rows = [{"text": f"the {number} of and to that have with {chr(97 + number) * 5} " * 3} for number in range(20)]
+    rows += [rows[3], {"text": "short"}, {"text": "the \x1b[2J of and to that have with \u202e a\u200b colour of " * 2}]
+    rows[0]["url"] = "https://www.example.org/\x1b[31m"
+    lines = [json.dumps(row) for row in rows]
+    (here / "lines.jsonl").write_text("\n".join([*lines, '{"text": broken', ""]))
+    (here / "recipe.yaml").write_text(
+        "steps: [whitespace, {kind: gopher_quality, least_words: 5, least_alphabetic_words: 0,"
+        " least_mean_word_length: 0}]\n"
+        "duplicates: {exact: text}\n"
+    )
+    with contextlib.chdir(here):
+        options = ["--recipe", "recipe.yaml", "--vocab", "300", "--held-out", "0.2", "--max-bad-rate", "1", "--workers"]
+        assert run(["data", "prepare", "lines.jsonl", "--out", "data", "--json", *options, "1"]) == 0
+    return here

@@ -11,6 +11,7 @@ VERBS = (
     Verb(group="data", stage="Make", name="prepare", help="Clean, filter, deduplicate, tokenize and pack documents."),
     Verb(group="data", stage="Make", name="work", help="Do one rank's share of a job: what a scheduler calls."),
     Verb(group="data", stage="See", name="stats", help="Lengths, tokens, sources, what was dropped and why."),
+    Verb(group="data", stage="See", name="card", help="The dataset card: what it is, how it was made, its limits."),
     Verb(group="data", stage="See", name="explain", help="Everything that happened to one document."),
     Verb(group="data", stage="See", name="sample", help="Read some documents, kept or dropped."),
     Verb(group="data", stage="Use", name="export", help="Write the documents as JSON lines or Parquet for other tools."),

@@ -65,8 +65,12 @@ def _eos_option() -> Any:
     metavar="TOKEN",
     help="A special token; the first separates documents. May be given again. [default: <|endoftext|>]",
 )
-@click.option("--words", type=click.Choice(WORDS), default="llama3", show_default=True, help="How text is cut in words.")
-@click.option("--digits", type=click.Choice(DIGITS), default="triples", show_default=True, help="How digits are grouped.")
+@click.option(
+    "--words", type=click.Choice(WORDS), default="llama3", show_default=True, help="How text is cut in words."
+)
+@click.option(
+    "--digits", type=click.Choice(DIGITS), default="triples", show_default=True, help="How digits are grouped."
+)
 @click.option("--case", type=click.Choice(CASES), default="kept", show_default=True, help="WordPiece: keep capitals?")
 @json_option
 def train_command(
@@ -125,7 +129,8 @@ def train_command(
     if as_json:
         emit_json(found)
         return
-    say(f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens from {read['documents']:,} documents ({read['bytes']:,} bytes)")
+    source = f"{read['documents']:,} documents ({read['bytes']:,} bytes)"
+    say(f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens from {source}")
     if tokenizer.vocab_size < vocab:
         say(f"asked for {vocab:,}: the text has no more")
     if refused:
@@ -156,7 +161,7 @@ def show_command(tokenizer: Path, *, text: str | None, eos: str | None, as_json:
 
     loaded = load_tokenizer(tokenizer, eos=eos)
     facts = vocabulary_facts(loaded)
-    cut = None
+    cut: dict[str, Any] | None = None
     if text is not None:
         ids = loaded.encode(text)
         pieces = [loaded.token_bytes[token].decode("utf-8", "backslashreplace") for token in ids]
@@ -254,5 +259,7 @@ def report_command(
 
 def _names(paths: list[Path]) -> list[str]:
     """A short name for each that is no other's."""
-    short = [path.parent.name or path.name if path.name == "tokenizer.json" else path.name or str(path) for path in paths]
+    short = [
+        path.parent.name or path.name if path.name == "tokenizer.json" else path.name or str(path) for path in paths
+    ]
     return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]

@@ -23,6 +23,7 @@ VERBS = (
     Verb(stage="Run", name="check", help="Test the built model: leaks, cache, gradients, numerics."),
     Verb(stage="Run", name="data", help="Turn documents into token shards."),
     Verb(stage="Run", name="train", help="Pretrain; resume bit for bit."),
+    Verb(stage="Run", name="runs", help="List, show, compare and prune runs."),
     Verb(stage="Run", name="upcycle", help="Make a mixture of experts of a trained dense model."),
     Verb(stage="Run", name="generate", help="Write text with a trained model."),
     Verb(stage="Run", name="embed", help="Turn texts into vectors with a trained model."),

@@ -6,6 +6,7 @@ numpy and tokenizers are imported inside the functions that need them, so import
 from __future__ import annotations
 
 from vitruvius.data.packing.batches import Batch, PackedBatches
+from vitruvius.data.packing.comparing import compare_packings
 from vitruvius.data.packing.curriculum import Stage
 from vitruvius.data.packing.shards import TokenShards, read_index
 from vitruvius.data.packing.use import DataUse, use_of
@@ -23,6 +24,7 @@ __all__ = [
     "StreamDecoder",
     "TokenShards",
     "Tokenizer",
+    "compare_packings",
     "load_tokenizer",
     "prepare",
     "read_index",

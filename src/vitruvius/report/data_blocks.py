@@ -85,18 +85,21 @@ def as_markdown(blocks: Sequence[Block]) -> str:
 
 def _markdown(block: Block) -> str:
     if isinstance(block, Heading):
-        return f"{'#' * block.level} {prose(_line(block.text))}"
+        return f"{'#' * block.level} {prose(one_line(block.text))}"
     if isinstance(block, Words):
-        return prose(_line(block.text))
+        return prose(one_line(block.text))
     if isinstance(block, Said):
-        answer = f"*{UNSTATED}*" if block.answer is None else prose(_line(block.answer))
+        answer = f"*{UNSTATED}*" if block.answer is None else prose(one_line(block.answer))
         return f"**{block.question}** {answer}"
     if isinstance(block, Items):
         written = code if block.kind == "names" else prose
-        return "\n".join(f"- {written(_line(item))}" for item in block.items)
+        return "\n".join(f"- {written(one_line(item))}" for item in block.items)
     if isinstance(block, Table):
         rows = [
-            [code(_line(cell)) if place in block.mono and cell else _in_table(cell) for place, cell in enumerate(row)]
+            [
+                code(one_line(cell)) if place in block.mono and cell else _in_table(cell)
+                for place, cell in enumerate(row)
+            ]
             for row in block.rows
         ]
         return markdown(block.head, rows) if rows else ""
@@ -108,7 +111,7 @@ def _markdown(block: Block) -> str:
 
 def _in_table(cell: str) -> str:
     """Prose in a table, where `markdown` escapes the bars."""
-    return prose(_line(cell)).replace("\\|", "|")
+    return prose(one_line(cell)).replace("\\|", "|")
 
 
 def _runs(text: str) -> list[str]:
@@ -123,20 +126,20 @@ def as_html(blocks: Sequence[Block]) -> list[str]:
 
 def _html(block: Block) -> str:
     if isinstance(block, Heading):
-        return f"<h{block.level}>{escape(_line(block.text))}</h{block.level}>"
+        return f"<h{block.level}>{escape(one_line(block.text))}</h{block.level}>"
     if isinstance(block, Words):
-        return f"<p>{escape(_line(block.text))}</p>"
+        return f"<p>{escape(one_line(block.text))}</p>"
     if isinstance(block, Said):
-        answer = f'<span class="soft">{UNSTATED}</span>' if block.answer is None else escape(_line(block.answer))
+        answer = f'<span class="soft">{UNSTATED}</span>' if block.answer is None else escape(one_line(block.answer))
         return f"<p><b>{escape(block.question)}</b> {answer}</p>"
     if isinstance(block, Items):
         if block.kind == "names":
-            return "<ul>" + "".join(f"<li><code>{escape(_line(item))}</code></li>" for item in block.items) + "</ul>"
-        return listed(_line(item) for item in block.items)
+            return "<ul>" + "".join(f"<li><code>{escape(one_line(item))}</code></li>" for item in block.items) + "</ul>"
+        return listed(one_line(item) for item in block.items)
     if isinstance(block, Table):
         rows = [
             [
-                f"<code>{escape(_line(cell))}</code>" if place in block.mono and cell else escape(_line(cell))
+                f"<code>{escape(one_line(cell))}</code>" if place in block.mono and cell else escape(one_line(cell))
                 for place, cell in enumerate(row)
             ]
             for row in block.rows
@@ -147,6 +150,6 @@ def _html(block: Block) -> str:
     return f'<figure class="wide">{block.svg}</figure>'
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """A text of others on one line, without what a terminal or a page would obey."""
     return printable(" ".join(text.split()), _LONGEST)

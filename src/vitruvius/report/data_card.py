@@ -22,6 +22,7 @@ from vitruvius.report.data_blocks import (
     Words,
     as_html,
     as_markdown,
+    one_line,
 )
 from vitruvius.report.data_charts import PAGE
 from vitruvius.report.data_funnel import funnel_chart, funnel_height
@@ -54,19 +55,19 @@ def card_markdown(facts: Facts) -> str:
 
 def card_page(facts: Facts) -> str:
     """The card as a page: self-contained, in light and dark, and on paper."""
-    return page(f"{facts['title']}: dataset card", [_PRINT, *as_html(list(_blocks(facts)))])
+    return page(f"{one_line(facts['title'])}: dataset card", [_PRINT, *as_html(list(_blocks(facts)))])
 
 
 def _front_matter(facts: Facts) -> str:
     """YAML in which every text is a JSON string, so that no answer can be anything else."""
     answers = facts["about"]
     documents = facts["statistics"]["whole"]["documents"]
-    lines = [f"license: {json.dumps(answers['license']['answer'] or 'unknown')}"]
+    lines = [f"license: {_quoted(answers['license']['answer'] or 'unknown')}"]
     if languages := answers["languages"]["answer"]:
-        lines += ["language:", *(f"- {json.dumps(code)}" for code in languages)]
+        lines += ["language:", *(f"- {_quoted(code)}" for code in languages)]
     size = next((name for limit, name in (*_SIZES, *_SIZES_ON) if documents < limit), "n>100B")
     lines += [
-        f"pretty_name: {json.dumps(facts['title'])}",
+        f"pretty_name: {_quoted(facts['title'])}",
         "task_categories:",
         "- text-generation",
         "size_categories:",
@@ -75,6 +76,11 @@ def _front_matter(facts: Facts) -> str:
         "- vitruvius",
     ]
     return "\n".join(["---", *lines, "---", ""])
+
+
+def _quoted(text: str) -> str:
+    """A text as YAML reads it: a JSON string of one line."""
+    return json.dumps(one_line(text), ensure_ascii=False)
 
 
 def _blocks(facts: Facts) -> Iterator[Block]:
@@ -168,7 +174,7 @@ def _processing(facts: Facts) -> Iterator[Block]:
                 (str(number), step["kind"], _settings(step["settings"]), step["source"])
                 for number, step in enumerate(recipe["steps"], 1)
             )
-            yield Table(head=("", "step", "settings", "source of its limits"), rows=rows, align="><<<")
+            yield Table(head=("", "step", "settings", "source of its limits"), rows=rows, align="><<<", mono=(1, 2))
         else:
             yield Words(text="No step: the text is as the reader found it.")
         yield Words(text=_duplicate_words(recipe))

@@ -39,6 +39,7 @@ figure { break-inside: avoid; } h2, h3 { break-after: avoid; } tr { break-inside
 
 def statistics_page(statistics: Statistics, *, title: str) -> str:
     """The page: self-contained, in light and dark, and on paper."""
+    title = words.printable(title, 200)
     body = [
         _PRINT,
         f"<h1>{escape(title)}</h1>",

@@ -1,4 +1,4 @@
-"""One HTML page about tokenizers: how many bytes a token carries, what words cost, and what the vocabulary is made of."""
+"""One HTML page about tokenizers: how many bytes a token carries, what words cost, what the vocabulary is made of."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _STYLE = """
   border: 1px solid var(--line); max-width: 100%; overflow: hidden; text-overflow: ellipsis; vertical-align: bottom; }
 .best { font-weight: 600; color: var(--good); } figcaption { font-size: .85rem; color: var(--soft); }
 figure.chart svg { color: var(--ink); } p.source { font-size: .85rem; }
-table td:last-child:not(.number) { min-width: 18rem; width: 60%; } table td:first-child { min-width: 8rem; } @media print { details { display: none; } }
+table td:last-child:not(.number) { min-width: 18rem; width: 60%; } table td:first-child { min-width: 8rem; }
+@media print { details { display: none; } }
 """.strip()
 _LEFT, _RIGHT, _BAR, _GAP, _TOP = 150, 60, 12, 12, 8
 _WIDTH = 760
@@ -174,7 +175,10 @@ def _vocabularies(tokenizers: Sequence[Mapping[str, Any]]) -> str:
     rows.append(
         [
             "tokens not used in these texts",
-            *(f"{found['usage']['unused_count']:,} ({_percent(found['usage']['unused_share'])})" for found in tokenizers),
+            *(
+                f"{found['usage']['unused_count']:,} ({_percent(found['usage']['unused_share'])})"
+                for found in tokenizers
+            ),
         ]
     )
     rows.append(["used tokens with a digit", *(_percent(found["usage"]["digit_share"]) for found in tokenizers)])

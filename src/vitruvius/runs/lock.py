@@ -57,6 +57,21 @@ class FolderLock:
             self._descriptor = None
 
 
+def is_held(directory: Path) -> bool:
+    """Whether some process holds the lock of `directory`; nothing is written. Another host's lock may not be seen."""
+    try:
+        descriptor = os.open(directory / LOCK_NAME, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _holder(path: Path) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         owner = json.loads(path.read_bytes())

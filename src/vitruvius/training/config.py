@@ -63,9 +63,10 @@ class TrainConfig:
     """Tokens per sample; the architecture's own context when not given."""
     documents: Literal["separate", "joined"] = "separate"
     """`separate`: attention and positions stay within a document. `joined`: a sample is one long text."""
-    packing: Literal["stream", "best-fit", "one-document"] = "stream"
+    packing: Literal["stream", "best-fit", "one-document", "by-length"] = "stream"
     """What a sample is. `stream`: a window over all documents end to end. `best-fit`: whole documents that together
-    fill it best; only those longer than the context are cut. `one-document`: one, and padding."""
+    fill it best; only those longer than the context are cut. `one-document`: one, and padding. `by-length`: pieces of
+    documents in rows of equal length, each one document's."""
     mix: dict[str, Weight] | None = None
     """Weight of each source of the data, by name (0 leaves one out); when not given, those that the data was prepared
     with, or as much of each as there is."""
@@ -215,6 +216,10 @@ def _data_findings(config: TrainConfig, context: int | None) -> Iterator[Finding
     if config.mix is not None and not any(config.mix.values()):
         what = "no source has a weight above 0" if config.mix else "no source is named"
         yield Finding(path="train.mix", what=what, fix="write the weight of each source: mix: {web: 0.7, code: 0.3}")
+    if config.curriculum and config.packing == "by-length":
+        what = "the rows of by-length have lengths of their own, which no stage can cut"
+        yield Finding(path="train.curriculum", what=what, fix="leave the curriculum out, or use packing: best-fit")
+        return
     before = 0
     for number, stage in enumerate(config.curriculum):
         path, end = f"train.curriculum.{number}", _steps_until(stage, config.steps)

@@ -108,7 +108,7 @@ def test_blocks_hold_whole_documents_in_order(tmp_path_factory, lengths, block):
         patch.setattr(token_module, "BLOCK_TOKENS", block)
         found: list[list[int]] = []
         for tokens, sizes in document_blocks(shard, dtype="<u2", vocab_size=50):
-            assert len(tokens) <= max(block, max(sizes)) or len(sizes) == 1
+            assert len(tokens) <= max(block, *sizes) or len(sizes) == 1
             assert len(tokens) == sizes.sum()
             found += [part.tolist() for part in np.split(tokens, np.cumsum(sizes)[:-1])]
     assert found == documents
@@ -197,6 +197,8 @@ DAMAGES = {
     ),
     "tokenizer gone": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer is missing"),
     "tokenizer changed": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "differs"),
+    "vocabulary endless": (edit_json("index.json", lambda index: index.update(vocab_size=2**62)), "the tokenizer has 300"),
+    "separator another": (edit_json("index.json", lambda index: index.update(eos_id=5)), "with the separator 5"),
     "quarantine gone": (lambda folder: (folder / "quarantine.jsonl").unlink(), "quarantine is missing"),
     "quarantine cut": (lambda folder: (folder / "quarantine.jsonl").write_text('{"reason": "x"'), "line 1 is not JSON"),
     "quarantine nested": (lambda folder: (folder / "quarantine.jsonl").write_text("[" * 100_000), "line 1"),

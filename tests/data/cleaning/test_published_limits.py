@@ -53,7 +53,7 @@ FAULTS = {
     "gopher_top_3gram": (GopherRepetition, " ".join(f"one same thing {word}" for word in GOOD.split()[:40])),
     "gopher_top_4gram": (GopherRepetition, " ".join(f"one same long thing {word}" for word in GOOD.split()[:40])),
     **{
-        f"gopher_duplicate_{n}grams": (GopherRepetition, GOOD + " " + " ".join((PROSE[1] + PROSE[3]).split()[:30]))
+        f"gopher_duplicate_{n}grams": (GopherRepetition, GOOD + " " + " ".join(GOOD.split()[:45]))
         for n in range(5, 11)
     },
     "c4_lorem_ipsum": (C4, GOOD + "\nLorem Ipsum dolor sit amet."),

@@ -18,7 +18,7 @@ from vitruvius.data.dedup.exact import ExactMatch, ExactSort
 from vitruvius.data.dedup.groups import BandMatch, BandSort
 from vitruvius.data.dedup.sets import ShingleSets
 from vitruvius.data.dedup.settings import DedupSettings, NearSettings
-from vitruvius.data.dedup.shingles import jaccard
+from vitruvius.data.dedup.shingles import jaccard, shingles
 from vitruvius.data.dedup.signing import Signer
 from vitruvius.data.dedup.stages import stages
 from vitruvius.data.dedup.verify import NearMatch
@@ -334,9 +334,22 @@ def test_stages_have_names_of_their_own_and_say_what_they_do():
 
 def test_sets_are_computed_again_when_there_was_no_room(find):
     texts = [" ".join(sentence(number, 50)) for number in range(6)]
-    with find.job([[(f"{number}", text) for number, text in enumerate(texts)]], near_settings()) as job:
-        roomy, narrow = ShingleSets(job, 5), ShingleSets(job, 5, held_bytes=1000)
+    units = [[(f"{number}", text) for number, text in enumerate(texts)]]
+    with (
+        find.job(units, near_settings()) as job,
+        ShingleSets(job, 5) as roomy,
+        ShingleSets(job, 5, held_bytes=1000) as narrow,
+    ):
         for a, b in itertools.product(range(6), repeat=2):
             assert np.array_equal(narrow.hold(a), roomy.of(a))
             assert jaccard(narrow.of(a), narrow.hold(b)) == float(a == b)
             assert narrow._held_bytes <= 1000
+
+
+def test_texts_of_more_units_than_may_be_open_are_found(find):
+    documents = [(f"{number}", " ".join(sentence(number, 8))) for number in range(80)]
+    with find.job([[one] for one in documents], near_settings()) as job, ShingleSets(job, 5) as sets:
+        for _ in range(2):
+            for unit, (_, text) in enumerate(documents):
+                assert np.array_equal(sets.of(unit << 32), shingles(text, ngram=5))
+        assert len(sets._units) < 80

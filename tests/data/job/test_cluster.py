@@ -1,4 +1,4 @@
-"""Ranks, and datatrove's executors that start them: the same bytes as in one process, and errors that say what to do."""
+"""Ranks, and datatrove's executors that start them: the bytes of one process, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPTIONS = PrepareOptions(vocab=300)
 UNIT_BYTES = 2_000
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Raised where a test wants the job's folder as it is."""
 
 
@@ -51,9 +51,9 @@ def planned(pages, tmp_path):
     def stop(job, stages):
         # What is planned and not begun is removed, so keep a copy.
         shutil.copytree(job.directory, kept, ignore=shutil.ignore_patterns("*.lock", ".lock", "lock"))
-        raise Stopped
+        raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         prepare([pages], tmp_path / "planned", OPTIONS, unit_bytes=UNIT_BYTES, execute=stop)
     return kept
 

@@ -45,7 +45,16 @@ def test_bins_are_filled_as_items_one_by_one_would_fill_them(problem):
 def test_it_never_takes_more_bins_than_naive_packing(problem):
     lengths, capacity = problem
     _, number = best_fit_decreasing(np.array(lengths, dtype=np.int64), capacity)
-    assert number <= next_fit(np.array(lengths, dtype=np.int64), capacity)
+    naive, _ = next_fit(np.array(lengths, dtype=np.int64), capacity)
+    assert number <= naive
+
+
+@given(problem=problems(), cut=st.integers(0, 80))
+def test_naive_packing_goes_on_where_it_was(problem, cut):
+    lengths, capacity = problem
+    first, room = next_fit(np.array(lengths[:cut], dtype=np.int64), capacity)
+    second, left = next_fit(np.array(lengths[cut:], dtype=np.int64), capacity, room=room)
+    assert (first + second, left) == next_fit(np.array(lengths, dtype=np.int64), capacity)
 
 
 def test_items_of_many_lengths_take_runs_and_not_one_step_each():

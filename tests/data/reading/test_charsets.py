@@ -52,7 +52,10 @@ def test_a_declaration_is_found_in_each_form(head):
 
 @pytest.mark.parametrize(
     "charset",
-    ["utf-7", "punycode", "idna", "unicode_escape", "raw_unicode_escape", "base64", "rot13", "utf-16", "none", "mbcs", "zlib"],
+    [
+        "utf-7", "punycode", "idna", "unicode_escape", "raw_unicode_escape", "base64", "rot13", "utf-16", "none",
+        "mbcs", "zlib",
+    ],
 )  # fmt: skip
 def test_no_codec_of_pythons_own_is_used(charset):
     assert declared_charset(page(charset).encode()) is None

@@ -127,5 +127,5 @@ def test_a_damaged_file_says_so_instead_of_losing_the_id(corpus):
     (corpus / "t.parquet").write_bytes(b"PAR1 and no footer")
     inputs = find_inputs(["."])
     for document_id in ("b.jsonl.gz@99999", "t.parquet#3"):
-        with pytest.raises(DataError, match="begins at byte|has no row"):
+        with pytest.raises(DataError, match=r"begins at byte|has no row"):
             read_one(inputs, document_id, OPTIONS)

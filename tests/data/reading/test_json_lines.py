@@ -59,9 +59,11 @@ def test_any_bytes_have_one_fate(content):
 
 @pytest.mark.parametrize(
     "number",
-    ["1e999", "-1e999", "1e-999", "9" * 400, "9" * 4300, "9" * 4301, "-0", "0.1e+1", "1" + "0" * 19, str(2**64)]
-    + ["01", "1.", ".5", "+1", "--1", "0x10", "1_000", "Infinity", "-NaN", "1e", "\u0661"],
-)
+    [
+        "1e999", "-1e999", "1e-999", "9" * 400, "9" * 4300, "9" * 4301, "-0", "0.1e+1", "1" + "0" * 19, str(2**64),
+        "01", "1.", ".5", "+1", "--1", "0x10", "1_000", "Infinity", "-NaN", "1e", "\u0661",
+    ],
+)  # fmt: skip
 def test_any_number_has_one_fate(number):
     both(f'{{"text": "a", "n": {number}}}'.encode())
 
@@ -79,7 +81,7 @@ def test_of_doubled_keys_the_last_counts(content, text):
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'], ids=["lists", "objects"])
-@pytest.mark.parametrize("depth", [DEPTH - 1, DEPTH, 1000, 1030, 100_000])
+@pytest.mark.parametrize("depth", [100, 130, 900, DEPTH - 1, DEPTH, DEPTH + 1, 100_000])
 @pytest.mark.parametrize("doubled", [False, True], ids=["once", "covered by a later key"])
 def test_nesting_is_refused_from_one_depth_on(opening, depth, doubled):
     closing = "]" if opening == "[" else "}"
@@ -101,7 +103,7 @@ def test_brackets_in_a_text_are_no_nesting(bracket):
 
 @pytest.mark.parametrize("escaped", ["\\u005b", "["])
 def test_brackets_in_a_text_do_not_hide_nesting_elsewhere(escaped):
-    deep = "[" * 400 + "]" * 400
+    deep = "[" * 1100 + "]" * 1100
     found = both(f'{{"text": "{escaped * 500}", "x": {deep}}}'.encode())
     assert isinstance(found, Problem) and found.reason == "invalid_json"
 

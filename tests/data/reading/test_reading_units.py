@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitruvius.data.document import Document
-from vitruvius.data.ledger import Refusal
 from vitruvius.data.reading.documents import InputFile, ReadOptions
 from vitruvius.data.reading.inputs import find_inputs
 from vitruvius.data.reading.units import Tally, Unit, first_lines, read_unit, units_of
@@ -42,9 +41,11 @@ def records(inputs: Inputs, unit_bytes: int, **options) -> list[tuple]:
 
 
 LINES = st.lists(
-    st.sampled_from([b'{"text": "a"}', b"", b"{", b'{"text": "' + b"x" * 90 + b'"}', b"\xff", b'{"text": "b", "url": "u"}']),
+    st.sampled_from(
+        [b'{"text": "a"}', b"", b"{", b'{"text": "' + b"x" * 90 + b'"}', b"\xff", b'{"text": "b", "url": "u"}']
+    ),
     max_size=30,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=80)
@@ -160,7 +161,3 @@ def test_nothing_is_read_of_a_unit_before_it_is_asked_for(tmp_path):
     missing = InputFile(name="gone", path=tmp_path / "gone.jsonl", kind="jsonl")
     with pytest.raises(DataError, match="gone"):
         units_of(type(find_inputs([__file__]))(files=(missing,), passed_over={}))
-
-
-def test_every_refusal_is_one_the_ledger_knows(corpus):
-    assert not [one for unit in units_of(find_inputs([corpus])) for one in read_unit(unit, ReadOptions()) if isinstance(one, Refusal)]  # fmt: skip

@@ -71,7 +71,10 @@ def test_rows_are_documents_with_their_number_and_address(tmp_path, name):
 @FORMATS
 @pytest.mark.parametrize(
     "kind",
-    [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.dictionary(pa.int8(), pa.string())],
+    [
+        pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(),
+        pa.dictionary(pa.int8(), pa.string()),
+    ],
     ids=str,
 )  # fmt: skip
 def test_a_column_of_any_kind_of_string_is_read(tmp_path, name, kind):

@@ -66,11 +66,16 @@ def word_level() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("make", [sentencepiece_unigram, bert, word_level])
-@given(words=st.lists(st.sampled_from("the quick brown fox isn't it? Größe, , . ! 's 日本".split()), max_size=8))
+@given(
+    words=st.lists(
+        st.sampled_from(["the", "quick", "fox", "isn't", "it?", "Größe,", ",", ".", "!", "日本"]), max_size=8
+    )
+)
 def test_decoding_is_what_the_library_makes_of_the_same_ids(make: Callable[[], dict[str, Any]], words):
     from tokenizers import Tokenizer as Inner
 
-    ours, theirs = CACHE.setdefault(make, (lambda t: (t, Inner.from_str(full(t))))(Tokenizer(make())))
+    ours = CACHE.setdefault(make, Tokenizer(make()))
+    theirs = Inner.from_str(full(ours))
     ids = ours.encode(" ".join(words))
     assert ours.decode(ids) == theirs.decode(ids)
     stream = ours.stream()

@@ -19,9 +19,7 @@ CONTROL = ("<s>", "</s>", "<|im_start|>", "[SEP]", "<unk>")
 
 def added(names: dict[str, int], *, special: str = "special") -> list[dict[str, Any]]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return [
-        {"id": token, "content": name, "special": special == "special"} | flags for name, token in names.items()
-    ]
+    return [{"id": token, "content": name, "special": special == "special"} | flags for name, token in names.items()]
 
 
 def byte_level() -> Tokenizer:
@@ -90,7 +88,13 @@ def sentencepiece_bpe() -> Tokenizer:
                     {"type": "Strip", "content": " ", "start": 1, "stop": 0},
                 ],
             },
-            "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "vocab": vocabulary, "merges": merges},
+            "model": {
+                "type": "BPE",
+                "unk_token": "<unk>",
+                "byte_fallback": True,
+                "vocab": vocabulary,
+                "merges": merges,
+            },
         }
     )
 
@@ -138,7 +142,9 @@ def control(tokenizer: Tokenizer) -> set[int]:
     return set(tokenizer.definition.added) - {tokenizer.unk_id}
 
 
-parts = st.one_of(st.sampled_from([*CONTROL, "[CLS]", "[UNK]", "<0x0A>", "<", "s>", " ", "\n", "a", "[", "]"]), st.text())
+parts = st.one_of(
+    st.sampled_from([*CONTROL, "[CLS]", "[UNK]", "<0x0A>", "<", "s>", " ", "\n", "a", "[", "]"]), st.text()
+)
 
 
 @given(text=st.lists(parts, max_size=12).map("".join))

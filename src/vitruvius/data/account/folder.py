@@ -90,7 +90,14 @@ class PreparedFolder:
             raise DataError("the tokenizer is missing", where=str(path), fix=AGAIN)
         if sha256_of(path) != entry["sha256"]:
             raise DataError("the tokenizer differs from the one in the index (SHA-256)", where=str(path), fix=AGAIN)
-        return load_tokenizer(path, eos=self.index["eos"])
+        found = load_tokenizer(path, eos=self.index["eos"])
+        if (found.vocab_size, found.eos_id) != (self.index["vocab_size"], self.index["eos_id"]):
+            what = (
+                f"the index says {self.index['vocab_size']:,} ids with the separator {self.index['eos_id']:,}, the "
+                f"tokenizer has {found.vocab_size:,} with {found.eos_id:,}"
+            )
+            raise DataError(what, where=str(path), fix=AGAIN)
+        return found
 
     @property
     def quarantine_path(self) -> Path:

@@ -205,7 +205,8 @@ def _token_parts(
     if "tokens" in skip and "overlap" in skip:
         return None, None
     validation, train = folder.shards("validation"), folder.shards("train")
-    shape: dict[str, Any] = {"dtype": folder.index["dtype"], "vocab_size": folder.index["vocab_size"]}
+    # Of the tokenizer: an index may claim a vocabulary of any size.
+    shape: dict[str, Any] = {"dtype": folder.index["dtype"], "vocab_size": folder.tokenizer.vocab_size}
     both = bool(validation) and bool(train) and "overlap" not in skip
     size = ngram or default_ngram(bytes_per_token)
     overlap = Overlap(validation, **shape, ngram=size) if both else None

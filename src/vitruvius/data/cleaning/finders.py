@@ -76,8 +76,8 @@ def _is_public(address: str) -> bool:
 # `+` and country code, then groups; or an area code in brackets or before a separator, as in North America.
 _PHONE: Final = re.compile(
     r"[+(1-9](?<![\w+.-].)(?:"
-    r"(?<=\+)[1-9]\d{0,2}(?:[ .-]?\(0?\d{1,4}\))?(?:[ .-]?\d{2,5}){2,5}"
-    r"|(?:(?<=1)[ .-]\(?[2-9]\d{2}|(?<=\()[2-9]\d{2}|(?<=[2-9])\d{2})(?:(?<=\d)\) ?|[.-])[2-9]\d{2}[.-]\d{4}"
+    r"(?<=\+)[1-9]\d{0,2}+(?:[ .-]?\(0?\d{1,4}\))?+(?:[ .-]?\d{1,5}+){2,6}+"
+    r"|(?:(?<=\()[2-9]\d{2}\) ?|(?<=1)[ .-](?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])|(?<=[2-9])\d{2}[.-])[2-9]\d{2}[ .-]\d{4}"
     r")(?![\w-])(?!\.\d)"
 )
 _LEAST_DIGITS, _MOST_DIGITS = 8, 15
@@ -91,7 +91,7 @@ def phones(text: str) -> Iterator[tuple[int, int]]:
             yield found.span()
 
 
-_CARD: Final = re.compile(r"[2-6](?<![\w.+-].)(?:\d{12,18}|\d{3}(?:[ -]\d{4}){3}(?:[ -]\d{3})?|\d{3}[ -]\d{6}[ -]\d{4,5})(?![\w-])(?!\.\d)")
+_CARD: Final = re.compile(r"[2-6](?<![\w.+-].)(?<!\d .)(?:\d{12,18}|\d{3}(?:[ -]\d{4}){3}(?:[ -]\d{3})?|\d{3}[ -]\d{6}[ -]\d{4,5})(?![\w-])(?!\.\d)")
 # First digits of networks, by ISO 7812: Visa, Mastercard, American Express, Discover, Diners, JCB, UnionPay, Maestro.
 _NETWORKS: Final = re.compile(
     r"4\d{12}(?:\d{3}){0,2}|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}"

@@ -9,10 +9,11 @@ from vitruvius.data.dedup.shingles import shingles
 from vitruvius.data.job.kept import unit_and_row
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     import numpy as np
 
     from vitruvius.data.job.job import Job
-    from vitruvius.data.job.kept import Kept
 
 _HELD_BYTES = 48 * 2**20
 _OPEN_UNITS = 32
@@ -20,7 +21,7 @@ _OPEN_UNITS = 32
 
 @final
 class ShingleSets:
-    """The sets of documents, computed from their texts and held up to a number of bytes."""
+    """The sets of documents, computed from their texts and held up to a number of bytes; a context manager."""
 
     __slots__ = ("_held", "_held_bytes", "_job", "_limit", "_ngram", "_units")
 
@@ -30,7 +31,14 @@ class ShingleSets:
         self._limit = held_bytes
         self._held: OrderedDict[int, np.ndarray] = OrderedDict()
         self._held_bytes = 0
-        self._units: OrderedDict[int, Kept] = OrderedDict()
+        self._units: OrderedDict[int, tuple[np.ndarray, BinaryIO]] = OrderedDict()
+
+    def __enter__(self) -> ShingleSets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._units:
+            self._units.popitem()[1][1].close()
 
     def of(self, document: int) -> np.ndarray:
         """The shingles of the document with this key, sorted."""
@@ -52,17 +60,17 @@ class ShingleSets:
 
     def _text(self, unit: int, row: int) -> str:
         """A text, read rather than mapped: mapped pages that were touched count as memory of the process."""
-        kept = self._kept(unit)
-        entry = kept.rows[row]
-        with kept.path.with_suffix(".texts").open("rb") as file:
-            file.seek(int(entry["offset"]))
-            return file.read(int(entry["bytes"])).decode()
+        rows, file = self._unit(unit)
+        file.seek(int(rows["offset"][row]))
+        return file.read(int(rows["bytes"][row])).decode()
 
-    def _kept(self, unit: int) -> Kept:
+    def _unit(self, unit: int) -> tuple[np.ndarray, BinaryIO]:
+        """The rows of a unit and its texts, left open for some units."""
         if unit in self._units:
             self._units.move_to_end(unit)
         else:
-            self._units[unit] = self._job.kept(unit)
+            kept = self._job.kept(unit)
+            self._units[unit] = kept.rows, kept.path.with_suffix(".texts").open("rb")
             if len(self._units) > _OPEN_UNITS:
-                self._units.popitem(last=False)
+                self._units.popitem(last=False)[1][1].close()
         return self._units[unit]

@@ -35,16 +35,17 @@ def shingle_hashes(text: str, *, ngram: int) -> np.ndarray:
     words = word_hashes(text)
     if len(words) < ngram:
         if len(words) == 0:
-            return words
-        # Its length is in the hash: the words `a` of two and `a b` of three shall not meet.
-        short = sum(int(word) * constant("shingle", place) for place, word in enumerate(words))
-        return np.array([(short + constant("short", len(words))) & _MASK], dtype=np.uint64)
+            return np.empty(0, dtype=np.uint64)
+        # Its length is in the hash, so that a short text and an n-gram of other words cannot meet.
+        short = constant("short", len(words))
+        for word in words.tolist():
+            short = (short * _BASE + word) & _MASK
+        return np.array([short], dtype=np.uint64)
     count = len(words) - ngram + 1
-    sums = words[:count] * np.uint64(constant("shingle", 0))
-    term = np.empty_like(sums)
+    sums = words[:count].copy()
     for place in range(1, ngram):
-        np.multiply(words[place : place + count], np.uint64(constant("shingle", place)), out=term)
-        sums += term
+        sums *= np.uint64(_BASE)
+        sums += words[place : place + count]
     return sums
 
 
@@ -57,6 +58,8 @@ def constant(name: str, number: int, *, seed: int = 0) -> int:
 
 
 _constants: dict[str, int] = {}
+_BASE = constant("shingle", 0)
+"""An n-gram's hash is the polynomial in this number whose coefficients are the hashes of its words."""
 
 
 def intersection(a: np.ndarray, b: np.ndarray) -> int:

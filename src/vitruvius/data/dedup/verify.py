@@ -60,8 +60,9 @@ class NearMatch(Stage):
 
         wanted = key_range(task, self.tasks(job))
         candidates = Candidates.ranked(job, wanted, keepers=self._settings.keepers)
-        greedy = _Greedy(candidates, ShingleSets(job, self._settings.ngram), self._settings)
-        found = greedy.duplicates()
+        with ShingleSets(job, self._settings.ngram) as sets:
+            greedy = _Greedy(candidates, sets, self._settings)
+            found = greedy.duplicates()
         with job.publishing(result_path(job, task)) as file:
             file.write(np.sort(found, order="document").tobytes())
         return {

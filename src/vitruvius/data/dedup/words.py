@@ -58,12 +58,12 @@ _WHITE = re.compile(r"\s+")
 
 
 @final
-class _Hashes(dict[bytes, int]):
-    """Word -> hash, computed once for the words that come again."""
+class _Hashes(dict[bytes, bytes]):
+    """Word -> the eight bytes of its hash, computed once for the words that come again."""
 
-    def __missing__(self, word: bytes) -> int:
+    def __missing__(self, word: bytes) -> bytes:
         folded = word if word.isascii() else _folded(word.decode()).encode()
-        value = int.from_bytes(blake2b(folded.lower(), digest_size=8).digest(), "little")
+        value = blake2b(folded.lower(), digest_size=8).digest()
         if len(word) <= _LONGEST_CACHED_WORD:
             if len(self) >= _CACHED_WORDS:
                 self.clear()
@@ -99,8 +99,8 @@ def _spaced(text: str) -> bytes:
 def _hashed(words: bytes) -> np.ndarray:
     import numpy as np
 
-    parts = [np.fromiter(map(_hashes.__getitem__, some), np.uint64, len(some)) for some in _split(words)]
-    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint64), *parts])
+    joined = b"".join([b"".join(map(_hashes.__getitem__, some)) for some in _split(words)])
+    return np.frombuffer(joined, dtype="<u8")
 
 
 def _split(words: bytes) -> Iterator[list[bytes]]:

@@ -56,11 +56,14 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray,
     return bin_of, bins
 
 
-def next_fit(lengths: np.ndarray, capacity: int) -> int:
-    """How many bins naive packing takes: items in their order, a new bin where one does not fit."""
-    bins, room = 0, 0
+def next_fit(lengths: np.ndarray, capacity: int, *, room: int = 0) -> tuple[int, int]:
+    """How many new bins naive packing takes, and the room left in the last: items in order, a bin where one won't fit.
+
+    room: what is left in a bin that is open already.
+    """
+    bins = 0
     for length in lengths.tolist():
         if length > room:
             bins, room = bins + 1, capacity
         room -= length
-    return bins
+    return bins, room

@@ -50,7 +50,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pieces:
+class Pieces:
     """Stretches of some documents, document by document."""
 
     starts: np.ndarray
@@ -74,7 +74,7 @@ def plan_samples(stream: TokenStream, packing: PlannedPacking, context: int) -> 
     bins.add(np.zeros(1, dtype=np.int64))
     stretches = packed = cut = long = 0
     for edges in document_groups(stream, context):
-        pieces = _pieces(edges, context)
+        pieces = pieces_of(edges, context)
         order, ends = _useful(pieces, *_BINS[packing](pieces.lengths, context))
         starts.add(pieces.starts[order])
         lengths.add(pieces.lengths[order])
@@ -162,8 +162,8 @@ _BINS: dict[PlannedPacking, Callable[[np.ndarray, int], tuple[np.ndarray, int]]]
 }
 
 
-def _pieces(edges: np.ndarray, context: int) -> _Pieces:
-    """Each document in pieces of `context` tokens, and its rest."""
+def pieces_of(edges: np.ndarray, context: int) -> Pieces:
+    """Each document of a group in pieces of `context` tokens, and its rest."""
     import numpy as np
 
     lengths = np.diff(edges)
@@ -173,7 +173,7 @@ def _pieces(edges: np.ndarray, context: int) -> _Pieces:
     place = np.arange(len(owner)) - np.repeat(np.cumsum(number) - number, number)
     starts = edges[owner] + place * context
     left = edges[owner + 1] - starts
-    return _Pieces(
+    return Pieces(
         starts=starts,
         lengths=np.minimum(left, context),
         owners=owner,
@@ -182,7 +182,7 @@ def _pieces(edges: np.ndarray, context: int) -> _Pieces:
     )
 
 
-def _lacking(pieces: _Pieces, order: np.ndarray, documents: int) -> np.ndarray:
+def _lacking(pieces: Pieces, order: np.ndarray, documents: int) -> np.ndarray:
     """Which of the documents lack a piece among those in `order`."""
     import numpy as np
 
@@ -193,7 +193,7 @@ def _lacking(pieces: _Pieces, order: np.ndarray, documents: int) -> np.ndarray:
     return lacking
 
 
-def _useful(pieces: _Pieces, bins: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+def _useful(pieces: Pieces, bins: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
     """The pieces bin by bin, longest first, and how many there are up to the end of each bin; without useless bins."""
     import numpy as np
 

@@ -170,7 +170,13 @@ class _Writer(Protocol):
 def _writer(file: BinaryIO, form: Form) -> Generator[_Writer]:
     if form == "parquet":
         table = _Table(file)
-        yield table
+        try:
+            yield table
+        except BaseException:
+            # The library would write its footer later, when nobody listens and the file is gone.
+            with contextlib.suppress(OSError):
+                table.close()
+            raise
         table.close()
     elif form == "jsonl.gz":
         # Neither name nor time, so that equal documents give equal bytes.

@@ -1,24 +1,25 @@
 """Lines of JSON as documents: each line has one fate, whichever parser reads it.
 
 orjson, where it is installed, reads the lines that are plainly right. Whatever it refuses is read again by the standard
-library's parser, which has the last word; what it would take and the other would not (values nested deeply) is
-settled before.
+library's parser, which has the last word, within the depth that both can take.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import itertools
 import json
 import re
+import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from vitruvius.data.document import Document
 from vitruvius.data.ledger import Refusal
 from vitruvius.data.reading.streams import BOM, UTF16_MARKS, lines
-from vitruvius.data.reading.text import Problem, type_name, usable, writable
+from vitruvius.data.reading.text import Problem, type_name, usable, usable_unicode, writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
 
     Parser = Callable[[bytes], Any]
 
-DEPTH: Final = 256
-"""Lists and objects within each other; more is refused. Below what either parser can take."""
+DEPTH: Final = 1024
+"""Lists and objects within each other; more is refused. It is what orjson documents that it takes."""
 
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_ESCAPED_BRACKET: Final = re.compile(rb"\\u00[57][bB]")
+_EASY_DEPTH: Final = 128
+"""So many levels the standard library's parser takes whoever calls it."""
 
 
 class Record(NamedTuple):
@@ -96,13 +98,16 @@ def fast_parser() -> Parser | None:
 
 def json_record(content: bytes, options: ReadOptions, *, fast: Parser | None) -> Record | Problem:
     """The document in a JSON line, or why there is none; the same with and without a `fast` parser."""
-    if not content or content.isspace():
-        return Problem("blank_line")
-    if b"\0" in content:
-        return Problem("binary")
-    parsed = _parsed(content, options.field, fast)
-    if isinstance(parsed, Problem):
-        return parsed
+    parsed: Any = None
+    sure = False
+    if fast is not None:
+        with contextlib.suppress(ValueError):
+            parsed = fast(content)
+            sure = True
+    if not sure:
+        parsed = _parsed(content)
+        if isinstance(parsed, Problem):
+            return parsed
     if not isinstance(parsed, dict):
         return Problem("not_an_object", f"found {type_name(parsed)}")
     record = cast("dict[str, Any]", parsed)
@@ -111,48 +116,31 @@ def json_record(content: bytes, options: ReadOptions, *, fast: Parser | None) ->
     text = record[options.field]
     if not isinstance(text, str):
         return Problem("wrong_type", f"field {options.field!r} is {type_name(text)}")
-    kept = usable(text)
+    # What the fast parser takes is Unicode.
+    kept = usable_unicode(text) if sure else usable(text)
     return kept if isinstance(kept, Problem) else Record(kept, writable(record.get(options.url_field)))
 
 
-def _parsed(content: bytes, field: str, fast: Parser | None) -> Any:
-    """The value of a JSON line, or the Problem with it."""
-    if fast is not None:
-        try:
-            value = fast(content)
-        except ValueError:
-            pass
-        else:
-            return _TOO_DEEP if _may_be_deep(content, value, field) and _depth(content) > DEPTH else value
+def _parsed(content: bytes) -> Any:
+    """The value of a JSON line by the standard library's parser, or the Problem with it."""
+    if not content or content.isspace():
+        return Problem("blank_line")
+    if b"\0" in content:
+        return Problem("binary")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         return Problem("invalid_utf8", f"byte {error.start} of the line: {error.reason}")
-    if content.count(b"[") + content.count(b"{") > DEPTH and _depth(content) > DEPTH:
-        return _TOO_DEEP
+    brackets = content.count(b"[") + content.count(b"{")
+    depth = _depth(content) if brackets > _EASY_DEPTH else brackets
+    if depth > DEPTH:
+        return Problem("invalid_json", f"more than {DEPTH} lists and objects within each other")
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return _DECODER.decode(text) if depth <= _EASY_DEPTH else _deep_value(text, depth)
     except _NotANumberError:
         return Problem("nan_or_infinity")
-    except RecursionError:
-        return _TOO_DEEP
     except ValueError as error:
         return Problem("invalid_json", str(error))
-
-
-_TOO_DEEP = Problem("invalid_json", f"more than {DEPTH} lists and objects within each other")
-
-
-def _may_be_deep(content: bytes, value: Any, field: str) -> bool:
-    """Whether the line has enough brackets outside its text to be nested deeply; quick, and sure when it says no."""
-    brackets = content.count(b"[") + content.count(b"{")
-    if brackets <= DEPTH:
-        return False
-    # Source code is full of brackets, which are no JSON: take off those of the text, unless some are escaped.
-    text: Any = cast("dict[str, Any]", value).get(field) if isinstance(value, dict) else None
-    if not isinstance(text, str) or _ESCAPED_BRACKET.search(content):
-        return True
-    return brackets - text.count("[") - text.count("{") > DEPTH
 
 
 def _depth(content: bytes) -> int:
@@ -161,9 +149,23 @@ def _depth(content: bytes) -> int:
     return max(itertools.accumulate(map(_STEP.__getitem__, brackets)), default=0)
 
 
+def _deep_value(text: str, depth: int) -> Any:
+    """The value of a text that goes `depth` levels down, from however deep in calls this is."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + 2 * depth)
+    try:
+        return _DECODER.decode(text)
+    finally:
+        sys.setrecursionlimit(before)
+
+
 class _NotANumberError(ValueError):
     """NaN or an infinity in JSON."""
 
 
 def _refuse_constant(name: str) -> None:
     raise _NotANumberError(name)
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+"""Made once: `json.loads` makes one for each call that has options."""

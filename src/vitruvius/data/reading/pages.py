@@ -8,7 +8,7 @@ from vitruvius.data.document import Document
 from vitruvius.data.ledger import Refusal
 from vitruvius.data.reading.charsets import decoded_page
 from vitruvius.data.reading.streams import UTF16_MARKS, Line, lines
-from vitruvius.data.reading.text import Problem, usable
+from vitruvius.data.reading.text import Problem, usable_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +91,7 @@ def read_html(stream: BinaryIO, name: str, options: ReadOptions, span: Span) -> 
         assert isinstance(refused, Refusal)
         yield refused
         return
-    text = usable(page)
+    text = usable_unicode(page)
     if isinstance(text, Problem):
         at = page.find("\0") if text.reason == "binary" else 0
         line = 1 + page.count("\n", 0, at)
@@ -114,7 +114,7 @@ def _decoded(content: bytes, name: str, *, first: Line | None = None) -> str | R
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         return refuse(error.start, "invalid_utf8", error.reason)
-    kept = usable(text.removeprefix("\ufeff") if offset == 0 else text)
+    kept = usable_unicode(text.removeprefix("\ufeff") if offset == 0 else text)
     return refuse(0, kept.reason) if isinstance(kept, Problem) else kept
 
 

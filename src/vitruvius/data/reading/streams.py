@@ -7,7 +7,7 @@ import io
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from vitruvius.data.reading.options import LINE_LIMIT, ReadOptions
 from vitruvius.data.reading.unpacking import BrokenStreamError, Unpacked, packing_of
@@ -28,9 +28,8 @@ _SKIP_BYTES: Final = 1 << 20
 _BUFFER_BYTES: Final = 1 << 17
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """A line of a byte stream."""
+class Line(NamedTuple):
+    """A line of a byte stream; a tuple, because there are very many."""
 
     number: int
     """From 1."""
@@ -176,7 +175,7 @@ def lines(file: BinaryIO, *, limit: int = LINE_LIMIT, span: Span | None = None) 
             length += _rest_of_line(file)
         elif length > limit + 1:
             content = None
-        yield Line(number=number, offset=offset, length=length, content=content)
+        yield Line(number, offset, length, content)
         offset += length
 
 

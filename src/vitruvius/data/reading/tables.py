@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vitruvius.data.document import Document
 from vitruvius.data.ledger import Refusal
 from vitruvius.data.reading.libraries import library
-from vitruvius.data.reading.text import Problem, usable, writable
+from vitruvius.data.reading.text import Problem, usable_unicode, writable
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _text(scalar: Any, options: ReadOptions) -> str | Problem:
     if len(content) > options.limit:
         return Problem("too_long", f"{len(content):,} bytes, the limit is {options.limit:,}")
     try:
-        return usable(str(content, "utf-8"))
+        return usable_unicode(str(content, "utf-8"))
     except UnicodeDecodeError as error:
         return Problem("invalid_utf8", f"byte {error.start} of the text: {error.reason}")
 

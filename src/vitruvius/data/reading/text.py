@@ -16,15 +16,21 @@ class Problem(NamedTuple):
 
 def usable(text: str) -> str | Problem:
     """The text of a document as it is kept, with CRLF as LF, or why there is none."""
-    if not text or text.isspace():
-        return Problem("empty")
-    if "\0" in text:
-        return Problem("binary", f"a NUL at character {text.index(chr(0))}")
     if not text.isascii():
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            return Problem("lone_surrogate", f"U+{ord(text[error.start]):04X} at character {error.start}")
+            if "\0" not in text:
+                return Problem("lone_surrogate", f"U+{ord(text[error.start]):04X} at character {error.start}")
+    return usable_unicode(text)
+
+
+def usable_unicode(text: str) -> str | Problem:
+    """As `usable`, of a text that is known to have no lone surrogate."""
+    if not text or text.isspace():
+        return Problem("empty")
+    if "\0" in text:
+        return Problem("binary", f"a NUL at character {text.index(chr(0))}")
     return text.replace("\r\n", "\n") if "\r" in text else text
 
 

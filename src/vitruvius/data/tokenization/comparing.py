@@ -145,6 +145,4 @@ def _prepared(folder: Path, characters: int) -> Domain:
         number += 1
     if not texts:
         raise DataError("there is no document in it", where=str(folder), fix="prepare the data again")
-    return Domain(
-        name=str(folder), source=f"the {split} split of {folder}", texts=tuple(texts), whole=number == total
-    )
+    return Domain(name=str(folder), source=f"the {split} split of {folder}", texts=tuple(texts), whole=number == total)

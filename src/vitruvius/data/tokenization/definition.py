@@ -152,10 +152,22 @@ def steps_of(state: State, part: str) -> list[dict[str, Any]]:
         inner = cast("dict[str, Any]", step)
         if inner.get("type") == "Sequence":
             nested = inner.get("normalizers") or inner.get("pretokenizers") or inner.get("decoders") or ()
-            waiting[:0] = list(nested) if isinstance(nested, list) else []
+            waiting[:0] = cast("list[Any]", nested) if isinstance(nested, list) else []
         else:
             found.append(inner)
     return found
+
+
+def pattern_of(step: dict[str, Any], form: str) -> str | None:
+    """The pattern of a step in a form, `Regex` or `String`; None where it has none in that form."""
+    pattern = step.get("pattern")
+    found = cast("dict[str, Any]", pattern).get(form) if isinstance(pattern, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def isolated_pattern(step: dict[str, Any]) -> str | None:
+    """The pattern whose matches a step sets apart as words; None where the step does something else."""
+    return pattern_of(step, "Regex") if step.get("behavior") == "Isolated" and not step.get("invert") else None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -224,7 +236,7 @@ def _checked(text: str, token: int, where: str) -> tuple[int, str]:
 
 
 def _added(state: State, where: str) -> dict[int, AddedToken]:
-    entries = state.get("added_tokens") or []
+    entries: Any = state.get("added_tokens") or []
     if not isinstance(entries, list):
         raise _wrong("added_tokens is no list", where)
     found: dict[int, AddedToken] = {}
@@ -274,11 +286,12 @@ def _check_merges(model: dict[str, Any], where: str) -> None:
     if model.get("end_of_word_suffix"):
         raise _wrong("tokens that mark the end of a word (end_of_word_suffix) are not supported", where)
     prefix = model.get("continuing_subword_prefix") or ""
-    for index, merge in enumerate(merges or ()):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not (isinstance(pair, list) and len(cast("list[Any]", pair)) == 2 and all(isinstance(x, str) for x in pair)):
-            raise _wrong(f"merge {index} is no pair of tokens", where)
-        left, right = cast("list[str]", pair)
+    for index, merge in enumerate(cast("list[Any]", merges or [])):
+        match merge.split(" ") if isinstance(merge, str) else merge:
+            case [str(left), str(right)]:
+                pass
+            case _:
+                raise _wrong(f"merge {index} is no pair of tokens", where)
         for text in (left, right, left + right.removeprefix(prefix)):
             if text not in vocabulary or not text:
                 raise _wrong(f"merge {index} needs {text[:80]!r}, which is not in the vocabulary", where)
@@ -290,14 +303,13 @@ def _check_steps(state: State, part: str, where: str) -> None:
         raise _wrong(f"the {part} has {len(steps):,} steps; the most is {_ALLOWED_STEPS}", where)
     expansion, patterns = 1.0, list[str]()
     for step in steps:
-        pattern = cast("dict[str, Any]", step["pattern"]) if isinstance(step.get("pattern"), dict) else {}
-        regex, literal = pattern.get("Regex"), pattern.get("String")
-        if isinstance(regex, str):
+        regex, literal = pattern_of(step, "Regex"), pattern_of(step, "String")
+        if regex is not None:
             patterns.append(regex)
         if step.get("type") in ("Replace", "Prepend"):
             new = len(str(step.get("content", step.get("prepend", ""))).encode(errors="replace"))
             # A pattern may match the empty text between any two characters.
-            expansion *= max(1.0, new / len(literal.encode())) if isinstance(literal, str) and literal else 1 + new
+            expansion *= max(1.0, new / len(literal.encode())) if literal else 1 + new
         if step.get("type") == "Precompiled":
             _check_charsmap(step.get("precompiled_charsmap"), where)
     if expansion > _MOST_EXPANSION:

@@ -203,7 +203,9 @@ def _scored(vocabulary: _Vocabulary) -> State:
         if vocabulary.types[token] in fixed:
             continue
         if len(text) > _LONGEST_MERGED:
-            raise vocabulary.header.wrong(f"token {token} has {len(text):,} characters; the most is {_LONGEST_MERGED:,}")
+            raise vocabulary.header.wrong(
+                f"token {token} has {len(text):,} characters; the most is {_LONGEST_MERGED:,}"
+            )
         for cut in range(1, len(text)):
             left, right = text[:cut], text[cut:]
             if left in ids and right in ids:

@@ -11,8 +11,9 @@ import os
 import struct
 from array import array
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, final
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, final
 
 from vitruvius.errors import DataError
 
@@ -133,14 +134,14 @@ class Header:
 
     def texts(self, key: str) -> list[str] | None:
         """The list of texts under `key`, or None without one. Raises DataError where it is something else."""
-        found = self._typed(key, list, "list of texts")
+        found = cast("list[Any] | None", self._typed(key, list, "list of texts"))
         if found is not None and not all(isinstance(each, str) for each in found):
             raise self.wrong(f"{key} is no list of texts")
         return found
 
     def numbers(self, key: str) -> array[Any] | None:
         """The numbers under `key`, or None without any. Raises DataError where it is something else."""
-        return self._typed(key, array, "list of numbers")
+        return cast("array[Any] | None", self._typed(key, array, "list of numbers"))
 
     def wrong(self, what: str) -> DataError:
         """The error that says `what` is wrong with this file."""
@@ -267,7 +268,7 @@ class _Reader:
         if len({place.name for place in found}) < len(found):
             raise self.wrong("two tensors have one name")
         ordered = sorted(found, key=lambda place: (place.offset, place.bytes or 0))
-        for one, two in zip(ordered, ordered[1:], strict=False):
+        for one, two in pairwise(ordered):
             if one.offset + (one.bytes or 0) > two.offset:
                 raise self.wrong(f"the tensors {one.name[:80]!r} and {two.name[:80]!r} lie over each other")
         return tuple(found)
@@ -292,7 +293,7 @@ class _Reader:
 
     def numbers(self, code: str, count: int) -> array[Any]:
         """Numbers in a row."""
-        found = array(code)
+        found: array[Any] = array(code)
         found.frombytes(self.take(count * struct.calcsize("<" + code)))
         if struct.pack("=H", 1) != struct.pack("<H", 1):
             found.byteswap()
@@ -318,4 +319,3 @@ class _Reader:
 
     def wrong(self, what: str) -> DataError:
         return DataError(what, where=self.where, fix="copy or convert the file again")
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.data.tokenization.definition import LARGEST_FILE, parse
@@ -12,6 +11,8 @@ from vitruvius.data.tokenization.gguf import MAGIC, read_header
 from vitruvius.errors import DataError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vitruvius.data.tokenization.definition import State
 
 FILE = "tokenizer.json"

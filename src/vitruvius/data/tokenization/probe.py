@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LONGEST_PATTERN = 16_384
 """Characters; published patterns have up to about 2,000."""
-_SECONDS = 5.0
+_SECONDS = 2.0
 """Processor time for the trial; published patterns need a tenth of a second."""
 
 _TRIAL = f"""
@@ -81,6 +81,4 @@ def try_patterns(patterns: Iterable[str], where: str) -> None:
         pattern, problem = found
         name = repr(pattern[:200]) if pattern else "one of " + ", ".join(repr(each[:80]) for each in unknown)
         said = "takes far too long on some texts" if problem == "slow" else f"is no regular expression ({problem})"
-        raise DataError(
-            f"the pattern {name} {said}", where=where, fix="use a tokenizer with a plainer word split"
-        )
+        raise DataError(f"the pattern {name} {said}", where=where, fix="use a tokenizer with a plainer word split")

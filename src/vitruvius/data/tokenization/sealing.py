@@ -72,9 +72,7 @@ def _taken_prefix(state: State) -> str:
 
 
 def _entry(definition: Definition, token: int) -> dict[str, Any]:
-    found = next(
-        entry for entry in reversed(definition.state["added_tokens"]) if cast("State", entry)["id"] == token
-    )
+    found = next(entry for entry in reversed(definition.state["added_tokens"]) if cast("State", entry)["id"] == token)
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     return flags | cast("State", found)
 
@@ -87,7 +85,9 @@ def _entries(definition: Definition, closed: set[int], plain: dict[int, Any]) ->
 
 def _pieces(definition: Definition, closed: set[int], plain: dict[int, Any]) -> list[list[Any]]:
     """As `_entries`, for a vocabulary whose ids are its places."""
-    pieces = [[_NOTHING if token in closed else text, score] for token, (text, score) in enumerate(definition.model["vocab"])]
+    pieces = [
+        [_NOTHING if token in closed else text, score] for token, (text, score) in enumerate(definition.model["vocab"])
+    ]
     for token, added in plain.items():
         pieces += [[_NOTHING, 0.0] for _ in range(token + 1 - len(pieces))]
         pieces[token] = [added.content, pieces[token][1]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from vitruvius.data.extras import require
 from vitruvius.data.tokenization.definition import LARGEST_VOCABULARY, MODELS, define
-from vitruvius.data.tokenization.documents import AT_WORDS, encode_documents, safe_cuts
+from vitruvius.data.tokenization.documents import AT_WORDS, Encoder
 from vitruvius.data.tokenization.pieces import pieces_of
 from vitruvius.data.tokenization.sealing import sealed
 from vitruvius.data.tokenization.training import END_OF_TEXT, SMALLEST_VOCABULARY, TrainOptions, trained_state
@@ -71,9 +71,8 @@ class Tokenizer:
         self.pieces = pieces_of(self.definition)
         self.token_bytes: tuple[bytes, ...] = self.pieces.of
         """What each id stands for; empty for special tokens and unused ids."""
-        state, self._before = sealed(self.definition)
-        self._inner = _library_tokenizer(state, where)
-        self._cuts = safe_cuts(state)
+        state, before = sealed(self.definition)
+        self._encoder = Encoder(state, lambda part: _library_tokenizer(part, where), before=before)
 
     def _separator(self, eos: str | None) -> tuple[str, int]:
         """Text and id of the separator, which ends each document."""
@@ -117,15 +116,13 @@ class Tokenizer:
         Raises:
             DataError: a text holds a lone surrogate.
         """
-        before = self._before
-        return encode_documents(
-            self._inner, self._cuts, (before + text if text else text for text in texts) if before else texts
-        )
+        return self._encoder.documents(texts)
 
     @property
     def cuts(self) -> str:
         """Where a long text is cut for encoding: `words`, `lines`, or `never`, which needs memory for it as a whole."""
-        return "never" if self._cuts is None else "words" if self._cuts is AT_WORDS else "lines"
+        at = self._encoder.cuts
+        return "never" if at is None else "words" if at is AT_WORDS else "lines"
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens are left out, bytes that are not UTF-8 become U+FFFD."""
@@ -195,7 +192,7 @@ class StreamDecoder:
 
 
 def train(texts: Iterable[str], options: TrainOptions | None = None) -> Tokenizer:
-    """A tokenizer trained on `texts`: byte-level BPE, Unigram or WordPiece; the first special token separates documents.
+    """A tokenizer trained on `texts`; its first special token separates documents.
 
     The same texts give the same bytes, in any order of texts, on any machine and any number of cores.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitruvius.data.tokenization.definition import LARGEST_VOCABULARY
-from vitruvius.data.tokenization.documents import LONG_WORD, _lone_surrogate  # pyright: ignore[reportPrivateUsage]
+from vitruvius.data.tokenization.documents import LONG_WORD, has_lone_surrogate
 from vitruvius.data.tokenization.patterns import DIGITS, WORDS, word_pattern
 from vitruvius.data.tokenization.pieces import byte_alphabet
 from vitruvius.errors import DataError, UsageError
@@ -80,7 +80,12 @@ class TrainOptions:
             if value not in table:
                 raise UsageError(f"{value!r} is not known", where=name, fix=f"use one of {', '.join(table)}")
         specials = self.specials
-        if not specials or len(set(specials)) < len(specials) or not all(specials) or any(map(_lone_surrogate, specials)):
+        if (
+            not specials
+            or len(set(specials)) < len(specials)
+            or not all(specials)
+            or any(map(has_lone_surrogate, specials))
+        ):
             raise UsageError(
                 "special tokens must be different texts, at least one, none of them empty",
                 where="--special",
@@ -88,11 +93,10 @@ class TrainOptions:
             )
         smallest = 255 + len(specials) + 1 if self.kind != "wordpiece" else len(specials) + 3
         if self.vocab_size < smallest:
-            what = "256 bytes and the separator" if len(specials) == 1 else f"256 bytes and {len(specials)} special tokens"
+            several = "the separator" if len(specials) == 1 else f"{len(specials)} special tokens"
+            what = "special tokens, [UNK] and a letter" if self.kind == "wordpiece" else f"256 bytes and {several}"
             raise UsageError(
-                f"a vocabulary of {self.vocab_size} is too small: {what} need {smallest}"
-                if self.kind != "wordpiece"
-                else f"a vocabulary of {self.vocab_size} is too small: special tokens, [UNK] and a letter need {smallest}",
+                f"a vocabulary of {self.vocab_size} is too small: {what} need {smallest}",
                 where="--vocab",
                 fix=f"use {smallest} or more; 1024 is fine for a demonstration, 8192 to 32768 for small models",
             )
@@ -118,7 +122,7 @@ def trained_state(texts: Iterable[str], options: TrainOptions) -> State:
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:
     for number, text in enumerate(texts):
-        if _lone_surrogate(text):
+        if has_lone_surrogate(text):
             raise DataError(f"text {number} holds a lone surrogate", fix="remove it: it is no character")
         yield text
 

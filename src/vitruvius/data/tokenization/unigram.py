@@ -78,7 +78,10 @@ class _Words:
             taken.setdefault(len(word), []).append((word, count))
         self.groups: list[tuple[int, int, int]] = []
         """Start, length of the words, and their number."""
-        text, weight, stride, left = [], [], [], []
+        text: list[np.ndarray] = []
+        weight: list[np.ndarray] = []
+        stride: list[np.ndarray] = []
+        left: list[np.ndarray] = []
         at = 0
         for length in sorted(taken):
             number = len(taken[length])
@@ -96,7 +99,7 @@ class _Words:
         self.left = _joined(left, np.int64)
 
 
-def _joined(parts: list[Any], dtype: Any) -> np.ndarray:
+def _joined(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
     import numpy as np
 
     return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
@@ -131,7 +134,7 @@ class _Lattice:
         self._keep_best(score, min(_MOST_SEEDS, max(_FEWEST_SEEDS, _SEEDS_PER_PIECE * room)))
 
     def _substrings(self, length: int, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The substrings that occur more than once: the array of pieces, their counts, and where each is found first."""
+        """The substrings that occur more than once: the pieces, their counts, and where each is found first."""
         import numpy as np
 
         words, before = self.words, self.at[length - 1]

@@ -44,9 +44,7 @@ def usage_facts(tokenizer: Tokenizer, domains: Sequence[Domain]) -> dict[str, An
         facts = domain_facts(domain)
         used = np.zeros_like(counts)
         failures, first = 0, None
-        for number, (text, ids) in enumerate(
-            zip(domain.texts, tokenizer.encode_documents(domain.texts), strict=True)
-        ):
+        for number, (text, ids) in enumerate(zip(domain.texts, tokenizer.encode_documents(domain.texts), strict=True)):
             used += np.bincount(ids, minlength=len(used))
             place = difference(text, tokenizer.decode(ids.tolist()))
             if place is not None:
@@ -87,9 +85,7 @@ def worst_words(tokenizer: Tokenizer, words: Counter[str]) -> list[dict[str, Any
     chosen = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:_MOST_WORDS]
     space = "" if tokenizer.pieces.lead else " "  # where encoding puts one before every text, a second would count
     found: list[tuple[int, str, int, list[int]]] = []
-    for (word, count), ids in zip(
-        chosen, tokenizer.encode_documents(space + word for word, _ in chosen), strict=True
-    ):
+    for (word, count), ids in zip(chosen, tokenizer.encode_documents(space + word for word, _ in chosen), strict=True):
         found.append((-count * (len(ids) - 1), word, count, ids.tolist()))
     found.sort(key=lambda each: each[:2])
     return [

@@ -35,13 +35,13 @@ def vocabulary_facts(tokenizer: Tokenizer) -> dict[str, Any]:
         "vocab_size": tokenizer.vocab_size,
         "tokens": len(used),
         "ids_without_token": tokenizer.vocab_size - len(used),
-        "special_tokens": [
-            {"id": token, "text": definition.added[token].content} for token in special[: 10 * _LISTED]
-        ],
+        "special_tokens": [{"id": token, "text": definition.added[token].content} for token in special[: 10 * _LISTED]],
         "special_token_count": len(special),
         "added_tokens_that_are_text": sum(1 for added in definition.added.values() if not added.special),
         "single_byte_tokens": len({pieces[token] for token in ordinary if len(pieces[token]) == 1}),
-        "utf8_bytes_without_token": len(_UTF8_BYTES - {pieces[token][0] for token in ordinary if len(pieces[token]) == 1}),
+        "utf8_bytes_without_token": len(
+            _UTF8_BYTES - {pieces[token][0] for token in ordinary if len(pieces[token]) == 1}
+        ),
         "part_of_character_tokens": len(ordinary) - len(whole),
         "word_start_tokens": sum(1 for token in ordinary if pieces[token][:1] == b" "),
         "white_space_tokens": sum(1 for text in whole.values() if text.isspace()),
@@ -60,8 +60,8 @@ def unreachable_tokens(tokenizer: Tokenizer) -> Iterator[int]:
     """Tokens that no text is ever encoded to, in the order of their ids: their own spelling is encoded otherwise.
 
     For BPE there is no path of merges to them; for Unigram other pieces are likelier. Of WordPiece pieces that go on in
-    a word, those are named that 64 different starts did not lead to. Special tokens are not counted: no text is meant to
-    reach them.
+    a word, those are named that 64 different starts did not lead to. Special tokens are not counted: no text is meant
+    to reach them.
     """
     from tokenizers import Tokenizer as Inner
 

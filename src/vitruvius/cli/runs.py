@@ -1,0 +1,161 @@
+"""`vitruvius runs`: the runs there are, what each came to, how they differ, and what they can let go."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vitruvius.cli.arguments import json_option
+from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.verbs import ExampleGroup
+from vitruvius.errors import RunError
+
+if TYPE_CHECKING:
+    from vitruvius.runs import Checkpoint
+    from vitruvius.runs.summary import RunSummary
+
+LIST_EXAMPLES = ("vitruvius runs list", "vitruvius runs list experiments", "vitruvius runs list runs --json")
+SHOW_EXAMPLES = (
+    "vitruvius runs show runs/first",
+    "vitruvius runs show runs/first --verify",
+    "vitruvius runs show r --json",
+)
+COMPARE_EXAMPLES = (
+    "vitruvius runs compare runs/a runs/b",
+    "vitruvius runs compare runs/*",
+    "vitruvius runs compare runs/a runs/b --json",
+)
+PRUNE_EXAMPLES = (
+    "vitruvius runs prune runs/* --dry-run",
+    "vitruvius runs prune runs/first --keep 1",
+    "vitruvius runs prune runs/first --json",
+)
+
+
+@click.group(
+    "runs",
+    cls=ExampleGroup,
+    help="List, show and compare training runs, and delete the checkpoints that they no longer need.",
+    examples=(LIST_EXAMPLES[0], COMPARE_EXAMPLES[0], PRUNE_EXAMPLES[0]),
+)
+def command() -> None:
+    """Hold the verbs of runs."""
+
+
+@command.command("list", examples=LIST_EXAMPLES, help="List the run folders in DIR and below (default: this folder).")
+@click.argument("folder", metavar="[DIR]", default=".")
+@json_option
+def list_command(*, folder: str, as_json: bool) -> None:
+    """Print a row for each run; damaged ones are named on stderr."""
+    from vitruvius.report.runs_text import list_text
+    from vitruvius.runs.summary import runs_below, summary_of
+
+    found: list[RunSummary] = []
+    broken: list[dict[str, str]] = []
+    for path in runs_below(Path(folder)):
+        try:
+            found.append(summary_of(path))
+        except RunError as error:
+            broken.append({"path": str(path), "what": error.what})
+            say(f"passed over {clean_line(str(path))}: {clean_line(error.what)}")
+    found.sort(key=lambda run: (run.started, str(run.path)))
+    if as_json:
+        emit_json({"schema": "vitruvius.runs-list/1", "runs": [run.to_dict() for run in found], "damaged": broken})
+    elif found:
+        emit(clean(list_text(found)))
+        next_step(f"vitruvius runs show {shlex.quote(clean_line(str(found[-1].path)))}")
+    else:
+        say(f"no run in {clean_line(folder)} or below")
+
+
+@command.command("show", examples=SHOW_EXAMPLES, help="Show one run: progress, settings, data, machine, events.")
+@click.argument("run")
+@click.option("--verify", is_flag=True, help="Compare every checkpoint with its manifest; exit 1 on damage.")
+@json_option
+def show_command(*, run: str, verify: bool, as_json: bool) -> int:
+    """Print what a run folder says."""
+    from vitruvius.report.runs_text import show_text
+    from vitruvius.runs import RunReader
+    from vitruvius.runs.summary import summary_of
+
+    summary, reader = summary_of(run), RunReader(run)
+    record = reader.record()
+    damage: dict[int, str | None] | None = None
+    if verify:
+        damage = {checkpoint.step: _damage(checkpoint) for checkpoint in reader.checkpoints()}
+    changed = _changed(record["config"].get("train") or {})
+    if as_json:
+        verified = None if damage is None else {str(step): what for step, what in damage.items()}
+        told = {"schema": "vitruvius.runs-show/1", **summary.to_dict(), "settings_changed": changed}
+        emit_json({**told, "record": record, "checkpoint_damage": verified})
+    else:
+        emit(clean(show_text(summary, record, changed)))
+        for step, what in (damage or {}).items():
+            emit(f"step {step:,}: {'whole' if what is None else clean_line(what)}")
+        run_name = shlex.quote(clean_line(run))
+        done = summary.status == "finished"
+        next_step(f"vitruvius generate {run_name}" if done else f"vitruvius train --resume {run_name}")
+    return 1 if damage and any(damage.values()) else 0
+
+
+@command.command("compare", examples=COMPARE_EXAMPLES, help="Put runs side by side, and say what differs.")
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True)
+@json_option
+def compare_command(*, runs: tuple[str, ...], as_json: bool) -> None:
+    """Print results and differences."""
+    from vitruvius.report.runs_text import compare_text
+    from vitruvius.runs import RunReader
+    from vitruvius.runs.summary import differences, summary_of
+
+    unique = tuple(dict.fromkeys(str(Path(run)) for run in runs))
+    if len(unique) < 2:
+        raise click.UsageError("name at least two different runs")
+    found = [summary_of(run) for run in unique]
+    differing = differences({run: RunReader(run).record() for run in unique})
+    if as_json:
+        told = [summary.to_dict() for summary in found]
+        emit_json({"schema": "vitruvius.runs-compare/1", "runs": told, "differences": differing})
+    else:
+        emit(clean(compare_text(found, differing)))
+        say("a verdict needs matched compute and several seeds: vitruvius lab")
+
+
+@command.command("prune", examples=PRUNE_EXAMPLES, help="Delete old checkpoints; the newest whole one stays.")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--keep", default=1, show_default=True, help="Checkpoints to keep, the newest.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
+@json_option
+def prune_command(*, runs: tuple[str, ...], keep: int, dry_run: bool, as_json: bool) -> None:
+    """Delete, and say how much room that made."""
+    from vitruvius.runs.pruning import doomed, prune_run
+    from vitruvius.units import format_bytes
+
+    gone = [(run, folder) for run in runs for folder in (doomed if dry_run else prune_run)(run, keep=keep)]
+    total = sum(folder.bytes for _, folder in gone)
+    if as_json:
+        rows = [{"run": run, "path": str(each.path), "why": each.why, "bytes": each.bytes} for run, each in gone]
+        emit_json({"schema": "vitruvius.runs-prune/1", "deleted": not dry_run, "folders": rows, "bytes": total})
+        return
+    for _, folder in gone:
+        emit(f"{format_bytes(folder.bytes):>12}  {folder.why:8}  {clean_line(str(folder.path))}")
+    say(f"{format_bytes(total)} {'would be' if dry_run else 'were'} freed")
+
+
+def _damage(checkpoint: Checkpoint) -> str | None:
+    try:
+        checkpoint.verify()
+    except RunError as error:
+        return f"{error.where}: {error.what}"
+    return None
+
+
+def _changed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that differ from the default, by dotted name."""
+    from vitruvius.runs.summary import leaves
+    from vitruvius.training.config import TrainConfig, to_plain
+
+    default = dict(leaves("", to_plain(TrainConfig())))
+    return {name: value for name, value in leaves("", settings) if default.get(name, ...) != value}

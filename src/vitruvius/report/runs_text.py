@@ -1,0 +1,93 @@
+"""Runs as text: in a list, one at a time, side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vitruvius.report.tables import columns
+from vitruvius.units import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vitruvius.runs.summary import RunSummary
+
+UNKNOWN = "-"
+
+
+def list_text(runs: Sequence[RunSummary]) -> str:
+    """A row for each run, the newest last."""
+    head = ("run", "status", "architecture", "step", "tokens", "loss", "val loss", "bits/byte", "tokens/s", "size")
+    rows = [
+        (
+            str(run.path),
+            run.status,
+            run.architecture or UNKNOWN,
+            f"{run.step:,}" + ("" if run.steps is None else f"/{run.steps:,}"),
+            format_count(run.tokens),
+            number(run.loss),
+            number(run.val_loss),
+            number(run.val_bits_per_byte),
+            number(run.tokens_per_second),
+            format_bytes(run.bytes),
+        )
+        for run in runs
+    ]
+    return "\n".join(columns([head, *rows], align="<<<>>>>>>>"))
+
+
+def show_text(run: RunSummary, record: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
+    """One run: how far it is, what it was told, on what, and what happened."""
+    data: dict[str, Any] = record["data"] or {}
+    environment: dict[str, Any] = record["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items() if version)
+    facts = [
+        ("run", str(run.path)),
+        ("status", run.status),
+        ("architecture", run.architecture or UNKNOWN),
+        ("started", run.started),
+        ("finished", record["finished"] or UNKNOWN),
+        ("command", " ".join(record["command"]) or UNKNOWN),
+        ("step", f"{run.step:,}" + ("" if run.steps is None else f" of {run.steps:,}")),
+        ("tokens", f"{run.tokens:,}"),
+        ("loss", number(run.loss)),
+        ("validation", f"{number(run.val_loss)} nats per token, {number(run.val_bits_per_byte)} bits per byte"),
+        ("speed", f"{number(run.tokens_per_second)} tokens a second (median of the last rows)"),
+        ("data", f"{data.get('path', UNKNOWN)}, fingerprint {str(data.get('fingerprint'))[:16]}"),
+        ("machine", f"{environment.get('cpu', UNKNOWN)}, {packages}"),
+        ("checkpoints", ", ".join(f"step {step:,}" for step in run.checkpoints) or "none"),
+        ("size", format_bytes(run.bytes)),
+        ("events", ", ".join(f"{count:,} {kind}" for kind, count in run.events.items()) or "none"),
+    ]
+    lines = columns(facts, align="<<")
+    if changed:
+        lines += ["", "settings that are not the default"]
+        lines += [f"  {line}" for line in columns([(key, str(value)) for key, value in changed.items()], align="<<")]
+    return "\n".join(lines)
+
+
+def compare_text(runs: Sequence[RunSummary], differing: Mapping[str, Mapping[str, Any]]) -> str:
+    """Runs side by side: results first, then every setting, field of the spec and fact of the data that differs."""
+    names = [str(run.path) for run in runs]
+    results: list[tuple[str, ...]] = [
+        ("status", *(run.status for run in runs)),
+        ("step", *(f"{run.step:,}" for run in runs)),
+        ("tokens", *(f"{run.tokens:,}" for run in runs)),
+        ("loss", *(number(run.loss) for run in runs)),
+        ("val_loss", *(number(run.val_loss) for run in runs)),
+        ("val_bits_per_byte", *(number(run.val_bits_per_byte) for run in runs)),
+        ("tokens_per_second", *(number(run.tokens_per_second) for run in runs)),
+    ]
+    settings = [(field, *(str(values[name]) for name in names)) for field, values in differing.items()]
+    if not settings:
+        settings = [("(nothing differs)",)]
+    align = "<" + ">" * len(runs)
+    lines = columns([("", *names), *results, ("",), *settings], align=align)
+    if len({run.step for run in runs}) > 1:
+        lines += ["", "the runs are not equally far, so their losses do not compare"]
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """A number with four significant digits, or a dash."""
+    return UNKNOWN if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"

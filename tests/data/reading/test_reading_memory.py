@@ -1,0 +1,86 @@
+"""Memory does not grow with what is read: streams many times the bound, in every format, in a process of their own."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pa = pytest.importorskip("pyarrow")
+zstandard = pytest.importorskip("zstandard")
+
+BOUND = 48 << 20
+PIECE = b"".join(json.dumps({"text": f"{i} " + "some words of a line " * 60}).encode() + b"\n" for i in range(800))
+
+_READ = """
+import resource, sys
+from pathlib import Path
+from vitruvius.data.reading.inputs import find_inputs
+from vitruvius.data.reading.options import ReadOptions
+from vitruvius.data.reading.units import read_unit, units_of
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+units = units_of(find_inputs([sys.argv[1]]), unit_bytes=2**23)
+# The size of text pieces is the reader's memory.
+found = (one for unit in units for one in read_unit(unit, ReadOptions(document_bytes=2**20)))
+total = len(next(found).text)
+base = peak()
+for one in found:
+    total += len(one.text)
+print(total, peak() - base)
+"""
+
+
+def write_table(path: Path, pieces: int) -> None:
+    texts = pa.table({"text": [json.loads(line)["text"] for line in PIECE.splitlines()]})
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        with parquet.ParquetWriter(path, texts.schema) as writer:
+            for _ in range(pieces):
+                writer.write_table(texts)
+    else:
+        with pa.ipc.new_stream(str(path), texts.schema) as writer:
+            for _ in range(pieces):
+                writer.write_table(texts)
+
+
+PACK = {
+    ".gz": lambda content: gzip.compress(content, 1),
+    ".zst": zstandard.compress,
+    ".bz2": bz2.compress,
+    ".xz": lambda content: lzma.compress(content, preset=0),
+}
+
+
+def write(path: Path, pieces: int) -> None:
+    if path.suffix in {".parquet", ".arrow"}:
+        write_table(path, pieces)
+        return
+    packed = PACK.get(path.suffix, bytes)(PIECE)
+    with path.open("wb") as file:
+        for _ in range(pieces):
+            file.write(packed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.xz", "a.txt", "a.txt.zst", "a.parquet", "a.arrow"],
+)
+def test_a_stream_of_many_times_the_bound_is_read_within_it(tmp_path, name):
+    pieces = 4 * BOUND // len(PIECE)
+    write(tmp_path / name, pieces)
+    done = subprocess.run(
+        [sys.executable, "-c", _READ, str(tmp_path / name)], capture_output=True, text=True, check=True
+    )
+    total, grown = map(int, done.stdout.split())
+    assert total > 3.9 * BOUND
+    assert grown < BOUND

@@ -1,0 +1,156 @@
+"""`vitruvius runs`: what there is, what it came to, how it differs, what may go."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from vitruvius.cli.main import run
+from vitruvius.runs.lock import FolderLock
+
+SPEC = """\
+name: small
+vocab_size: 300
+width: 16
+context: 32
+head: {kind: lm, tied: true}
+blocks:
+  a:
+    mixer: {kind: attention, heads: 2, sees: causal, position: {kind: rope}}
+    ffn: {kind: swiglu, hidden: 24}
+layers: a
+"""
+QUICK = ["--batch", "2", "--set", "train.threads=1", "--checkpoint-every", "2", "--set", "train.keep=3"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two runs of six steps that differ in their learning rate."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "small.yaml").write_text(SPEC)
+    words = "arch beam stone river " * 60
+    lines = [json.dumps({"text": f"{number} {words}"}) for number in range(12)]
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    data = str(folder / "data")
+    assert run(["data", "prepare", str(folder / "a.jsonl"), "--out", data, "--vocab", "270", "--held-out", "0.2"]) == 0
+    for name, rate in (("one", "1e-3"), ("two", "2e-3")):
+        start = ["train", str(folder / "small.yaml"), "--data", data, "--out", str(folder / "runs" / name)]
+        assert run([*start, "--steps", "6", "--lr", rate, *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(made, tmp_path, monkeypatch):
+    """A copy of them, to be in."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_list_has_a_row_for_each_run_with_what_its_metrics_say(here, said):
+    code, out, _ = said("runs", "list", "--json")
+    assert code == 0
+    rows = json.loads(out)["runs"]
+    assert [row["path"] for row in rows] == ["runs/one", "runs/two"]
+    for row in rows:
+        last = [json.loads(line) for line in (here / row["path"] / "metrics.jsonl").read_text().splitlines()][-1]
+        assert (row["step"], row["loss"], row["tokens"]) == (6, last["loss"], last["tokens"])
+        assert row["val_loss"] == last["val_loss"]
+        assert row["checkpoints"] == [2, 4, 6]
+        files = [path for path in (here / row["path"]).rglob("*") if path.is_file()]
+        assert row["bytes"] == sum(path.stat().st_size for path in files)
+    assert "runs/one  finished  small" in said("runs", "list")[1]
+
+
+def test_a_damaged_run_is_named_and_the_others_are_listed(here, said):
+    (here / "runs" / "one" / "run.json").write_text("{")
+    code, out, err = said("runs", "list", "runs", "--json")
+    assert code == 0
+    assert [row["path"] for row in json.loads(out)["runs"]] == ["runs/two"]
+    assert "passed over runs/one" in err
+
+
+def test_a_run_that_says_running_and_holds_no_lock_died(here, said):
+    record = json.loads((here / "runs" / "one" / "run.json").read_text())
+    (here / "runs" / "one" / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    (row,) = json.loads(said("runs", "list", "runs/one", "--json")[1])["runs"]
+    assert row["status"] == "died"
+    lock = FolderLock(here / "runs" / "one")
+    (row,) = json.loads(said("runs", "list", "runs/one", "--json")[1])["runs"]
+    lock.release()
+    assert row["status"] == "running"
+
+
+def test_show_tells_what_is_not_the_default_and_verifies(here, said):
+    code, out, _ = said("runs", "show", "runs/two", "--verify", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert told["settings_changed"]["lr"] == 0.002
+    assert "optimizer" not in told["settings_changed"]
+    assert told["checkpoint_damage"] == {"2": None, "4": None, "6": None}
+
+
+def test_show_verify_finds_one_flipped_bit_and_leaves_with_1(here, said):
+    file = here / "runs" / "two" / "checkpoints" / "step-4" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    code, out, _ = said("runs", "show", "runs/two", "--verify")
+    assert code == 1
+    assert "step-4/model.safetensors" in out
+    assert "step 6: whole" in out
+
+
+def test_compare_says_what_differs_and_nothing_else(here, said):
+    differing = json.loads(said("runs", "compare", "runs/one", "runs/two", "--json")[1])["differences"]
+    assert differing == {"train.lr": {"runs/one": 0.001, "runs/two": 0.002}}
+    assert "0.002" in said("runs", "compare", "runs/one", "runs/two")[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["list", "nowhere"], "no such folder"),
+        (["show", "data"], "not a run folder"),
+        (["compare", "runs/one"], "two different runs"),
+        (["compare", "runs/one", "runs/one/"], "two different runs"),
+        (["prune", "runs/one", "--keep", "0"], "below 1"),
+        (["prune", "data"], "not a run folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(here, said, argv, message):
+    code, _, err = said("runs", *argv)
+    assert code == 2
+    assert message in err
+
+
+def test_prune_deletes_old_checkpoints_and_leftovers_and_a_dry_run_nothing(here, said):
+    folder = here / "runs" / "one" / "checkpoints"
+    (folder / ".step-5.partial").mkdir()
+    (folder / ".step-5.partial" / "model.safetensors").write_bytes(b"half")
+    before = sorted(path.name for path in folder.iterdir())
+    planned = json.loads(said("runs", "prune", "runs/one", "--dry-run", "--json")[1])
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert not planned["deleted"]
+    done = json.loads(said("runs", "prune", "runs/one", "--json")[1])
+    assert done["folders"] == planned["folders"]
+    assert [path.name for path in folder.iterdir()] == ["step-6"]
+    assert said("generate", "runs/one", "--prompt", "a", "--max-tokens", 2)[0] == 0
+
+
+def test_prune_keeps_the_newest_whole_checkpoint_when_newer_ones_are_damaged(here, said):
+    folder = here / "runs" / "one" / "checkpoints"
+    (folder / "step-6" / "model.safetensors").write_bytes(b"cut")
+    assert said("runs", "prune", "runs/one")[0] == 0
+    assert {path.name for path in folder.iterdir()} == {"step-4", "step-6"}
+
+
+def test_prune_leaves_a_run_alone_that_is_being_written_to(here, said):
+    lock = FolderLock(here / "runs" / "one")
+    code, _, err = said("runs", "prune", "runs/one")
+    lock.release()
+    assert code == 2
+    assert "another run is writing" in err
+    assert len(list((here / "runs" / "one" / "checkpoints").iterdir())) == 3
