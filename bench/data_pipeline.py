@@ -235,40 +235,44 @@ def hardware() -> str:
     return f"{os.cpu_count()} cores, {machine}{vector}"
 
 
+TAIL = """
+**Texts.** `main`: datatrove's Trafilatura and our `extract: main` look for the main text of a page. `whole`: inscriptis
+in datatrove's sandbox and our `extract: whole` take all of it. `text`: no extraction, both get the texts of our
+`extract: main`, so that here the rules see the same.
+
+**Steps.** Extraction, fastText's language (lid.176.ftz, whole text), Gopher's repetition and quality rules, C4's (lines
+without a full stop and curly brackets stay), FineWeb's, MinHash deduplication (5-grams, 14 bands of 8), tokens by one
+BPE of 8,192, one file of tokens. datatrove runs in one process (and its extractor's sandbox), without compression and
+shuffling. Ours also drops exact duplicates, compares near ones exactly, checks every input, and writes counts,
+quarantine and hashes.
+
+**What the rules dropped.**
+"""
+
+
 def as_markdown(found: dict) -> str:
     """The page that `--write` writes."""
     versions = {"vitruvius": found["vitruvius"]} | found["cases"][0]["datatrove"]["versions"]
     shown = ", ".join(f"{name} {number}" for name, number in versions.items())
+    head = f"""\
+# HTML to packed tokens, against datatrove
+
+Made by `bench/data_pipeline.py`. The bar: at least twice datatrove's documents per CPU second on the same steps.
+
+- {found["date"]}, {found["hardware"]}, Python {found["python"]}; {shown}.
+- {found["pages"]:,} pages ({found["html_mb"]:.1f} MB of HTML) of the documentation of Linux, Python and PostgreSQL that
+  `vitruvius data fetch debian-docs` brings, chosen by their hash.
+- {found["rounds"]} rounds in turns. Medians; of the ratio, the smallest and largest too.
+- CPU seconds are user + system of the process and its children, with start and imports.
+- Peak memory is that of the largest single process.
+
+| Texts | | Documents in | Documents out | Tokens | CPU s | Documents / CPU s | Peak MiB | Ratio |
+|---|---|---|---|---|---|---|---|---|
+"""
     lines = [
-        "# HTML to packed tokens, against datatrove",
-        "",
-        "Made by `bench/data_pipeline.py`. The bar: at least twice datatrove's documents per CPU second on the same steps.",
-        "",
-        f"- {found['date']}, {found['hardware']}, Python {found['python']}; {shown}.",
-        f"- {found['pages']:,} pages ({found['html_mb']:.1f} MB of HTML) of the documentation of Linux, Python and "
-        "PostgreSQL that `vitruvius data fetch debian-docs` brings, chosen by their hash.",
-        f"- {found['rounds']} rounds in turns. Medians; of the ratio, the smallest and largest too.",
-        "- CPU seconds are user + system of the process and its children, with start and imports.",
-        "- Peak memory is that of the largest single process.",
-        "",
-        "| Texts | | Documents in | Documents out | Tokens | CPU s | Documents / CPU s | Peak MiB | Ratio |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [row_of(case, name) for case in found["cases"] for name in ("ours", "datatrove")]
-    lines += [
-        "",
-        "**Texts.** `main`: datatrove's Trafilatura and our `extract: main` look for the main text of a page. `whole`: "
-        "inscriptis in datatrove's sandbox and our `extract: whole` take all of it. `text`: no extraction, both get the "
-        "texts of our `extract: main`, so that here the rules see the same.",
-        "",
-        "**Steps.** Extraction, fastText's language (lid.176.ftz, whole text), Gopher's repetition and quality rules, C4's "
-        "(lines without a full stop and curly brackets stay), FineWeb's, MinHash deduplication (5-grams, 14 bands of 8), "
-        "tokens by one BPE of 8,192, one file of tokens. datatrove runs in one process (and its extractor's sandbox), "
-        "without compression and shuffling. Ours also drops exact duplicates, compares near ones exactly, checks every "
-        "input, and writes counts, quarantine and hashes.",
-        "",
-        "**What the rules dropped.**",
-        "",
+        head.rstrip("\n"),
+        *(row_of(case, name) for case in found["cases"] for name in ("ours", "datatrove")),
+        TAIL,
     ]
     for case in found["cases"]:
         for name in ("ours", "datatrove"):

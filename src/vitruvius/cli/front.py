@@ -22,6 +22,7 @@ VERBS = (
     Verb(stage="Design", name="schema", help="Print the JSON Schema of a spec, for your editor."),
     Verb(stage="Run", name="check", help="Test the built model: leaks, cache, gradients, numerics."),
     Verb(stage="Run", name="data", help="Turn documents into token shards."),
+    Verb(stage="Run", name="config", help="Show every setting, and where each comes from."),
     Verb(stage="Run", name="train", help="Pretrain; resume bit for bit."),
     Verb(stage="Run", name="runs", help="List, show, compare and prune runs."),
     Verb(stage="Run", name="upcycle", help="Make a mixture of experts of a trained dense model."),

@@ -51,6 +51,8 @@ class Reading:
     text: str
     """The file as it was read, without overrides."""
     file: str
+    tree: Tree
+    """What was written, with overrides and inheritance worked in; every value knows its place."""
 
 
 def read(spec: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> Architecture:
@@ -148,7 +150,7 @@ def _understand(tree: Tree, text: str, file: str, overrides: Sequence[str]) -> R
     errors = [finding for finding in found if finding.severity == "error"]
     if wrong or errors:
         raise refusal(_beside(wrong, errors))
-    return Reading(architecture=architecture, findings=tuple(in_order(found)), text=text, file=file)
+    return Reading(architecture=architecture, findings=tuple(in_order(found)), text=text, file=file, tree=tree)
 
 
 def _removed_norms(plain: dict[str, Any]) -> Iterator[Finding]:

@@ -46,6 +46,8 @@ class Request:
     """The run folder to make."""
     config: TrainConfig
     """Every setting, resolved."""
+    section: Node
+    """What was written of them, in the file, by flags and by `--set`; every value knows its place."""
 
 
 def read_request(
@@ -76,11 +78,14 @@ def read_request(
         _spec_of(tree, path) if is_run_file else spec,
         overrides=[text for text in settings if not text.startswith(_TRAIN)],
     )
+    config = _config(tree, reading)
+    assert isinstance(tree.value, dict)
     return Request(
+        section=tree.value["train"],
         reading=reading,
         data=_folder(tree, "data", data, beside),
         out=_folder(tree, "out", out, beside),
-        config=_config(tree, reading),
+        config=config,
     )
 
 

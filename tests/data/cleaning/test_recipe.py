@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -39,7 +40,7 @@ def test_web_has_finewebs_rules_in_finewebs_order():
 def test_the_json_has_every_setting():
     for kind, step in kinds().items():
         plain = recipe_from_text(f"steps: [{kind}]").as_json()["steps"][0]
-        assert set(plain) == {"kind"} | set(step.__dataclass_fields__)
+        assert set(plain) == {"kind"} | {part.name for part in dataclasses.fields(step)}
 
 
 def test_reasons_are_named_once():
@@ -100,7 +101,7 @@ MISTAKES = {
     "steps: html": (1, "a list of steps is due here"),
     "name: x": (1, "steps is missing"),
     "steps: []\nname: 3": (2, "a name is"),
-    'steps: []\nname: "a\\x1b[31m"': (2, "a name is"),
+    "steps: []\nname: " + "x" * 101: (2, "a name is"),
     "steps: []\nduplicates: text": (2, "no mapping"),
     "steps: []\nduplicates: {near: {threshold: 2}}": (2, "threshold"),
     "steps: []\nduplicates: {near: {}}": (2, "exact"),

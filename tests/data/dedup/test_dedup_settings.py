@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +32,17 @@ def test_recall_is_stated_at_the_threshold_and_on_both_sides():
     assert NearSettings(bands=14, rows=8).recall_at(0.8) == pytest.approx(0.9236, abs=1e-4)
     assert "99.8% at 0.8" in NearSettings().describe()
     assert list(NearSettings(threshold=1.0).recall_near_threshold()) == [0.95, 1.0]
+
+
+def test_the_page_on_duplicates_has_the_curve():
+    page = (Path(__file__).parents[3] / "docs" / "data" / "duplicates.md").read_text(encoding="utf-8")
+    table = page[page.index("| bands x rows") :].split("\n\n")[0].splitlines()
+    similarities = [float(cell) for cell in table[0].split("|")[2:-1]]
+    rows = [re.findall(r"[\d.]+", line.replace("%", "")) for line in table[2:]]
+    assert len(rows) == 3
+    for bands, rows_of_band, *shares in rows:
+        settings = NearSettings(bands=int(bands), rows=int(rows_of_band))
+        assert shares == [f"{settings.recall_at(similarity):.2%}"[:-1] for similarity in similarities]
 
 
 @pytest.mark.parametrize(

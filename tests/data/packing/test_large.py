@@ -7,12 +7,15 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vitruvius.data.packing import stream
 from vitruvius.data.packing.batches import PackedBatches
 from vitruvius.data.packing.curriculum import Stage
 from vitruvius.data.packing.sample import PADDING
 from vitruvius.data.packing.shards import TokenShards
+from vitruvius.errors import DataError
 
 np = pytest.importorskip("numpy")
 
@@ -62,28 +65,54 @@ def test_a_window_costs_its_own_tokens_and_no_copy_of_the_shard(numbered):
 def test_more_shards_than_files_may_be_open_are_read(numbered, monkeypatch):
     monkeypatch.setattr(stream, "MOST_MAPS", 8)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    shards = numbered([7] * 300, shard_tokens=1)
+    shards = numbered([7] * 150, shard_tokens=1)
     used = len(list(Path("/proc/self/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, used + 40), hard))
     try:
         opened = TokenShards.open(shards.directory)
-        assert len(opened.shards) == 300
-        assert opened.read(0, opened.tokens).tolist() == list(range(1, 2101))
-        assert opened.stream.documents_at(0, 2100).tolist() == [number // 7 for number in range(2100)]
-        assert opened.document_starts.tolist() == list(range(0, 2101, 7))
-        assert opened.document(299).tolist() == list(range(2094, 2101))
+        assert len(opened.shards) == 150
+        assert opened.read(0, opened.tokens).tolist() == list(range(1, 1051))
+        assert opened.stream.documents_at(0, 1050).tolist() == [number // 7 for number in range(1050)]
+        assert opened.document_starts.tolist() == list(range(0, 1051, 7))
+        assert opened.document(149).tolist() == list(range(1044, 1051))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_opening_many_documents_loads_none_of_their_starts(numbered):
-    shards = numbered([2] * 200_000)
+    shards = numbered([2] * 60_000)
     tracemalloc.start()
     opened = TokenShards.open(shards.directory, verify="sizes")
     batch = PackedBatches(opened, batch=4, context=64).at(0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert batch.documents.max() > 1000
-    assert opened.shards[0].starts_path.stat().st_size > 1_600_000
-    assert peak < 2**19
-    assert opened.stream.document_of(399_999) == (199_999, 399_998, 400_000)
+    assert opened.shards[0].starts_path.stat().st_size > 480_000
+    assert peak < 2**18
+    assert opened.stream.document_of(119_999) == (59_999, 119_998, 120_000)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Damage that opening with `sizes` does not look for is found where it is read
+
+
+@pytest.mark.parametrize("packing", ["stream", "best-fit", "one-document", "by-length"])
+@given(place=st.integers(0, 20), value=st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 250))
+def test_a_damaged_document_start_is_named_or_changes_nothing(numbered, packing, place, value):
+    shards = numbered([10] * 20)
+    path = shards.shards[0].starts_path
+    content = np.fromfile(path, dtype="<i8")
+    same, content[place] = content[place] == value, value
+    content.tofile(path)
+    damaged = TokenShards.open(shards.directory, verify="sizes")
+    try:
+        batches = PackedBatches(damaged, batch=5, context=16, packing=packing)
+        read = [batch.inputs for batch in batches.once()]
+    except DataError as error:
+        assert not same
+        assert str(path) in str(error)
+        assert "out of order" in str(error)
+    else:
+        assert read
+        assert content[0] == 0
+        assert content[-1] == 200

@@ -1,4 +1,4 @@
-"""Memory does not grow with what is read: streams many times the bound, in every format, in a process of their own."""
+"""Memory does not grow with what is read: streams of three times the bound, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import random
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 pa = pytest.importorskip("pyarrow")
 zstandard = pytest.importorskip("zstandard")
 
-BOUND = 48 << 20
-PIECE = b"".join(json.dumps({"text": f"{i} " + "some words of a line " * 60}).encode() + b"\n" for i in range(800))
+BOUND = 32 << 20
+# Of drawn words, because the same line again and again is a bomb.
+_DRAW = random.Random(0)
+_WORDS = [f"{_DRAW.randrange(36**4):04x}" for _ in range(3000)]
+PIECE = b"".join(json.dumps({"text": " ".join(_DRAW.choices(_WORDS, k=250))}).encode() + b"\n" for _ in range(800))
 
 _READ = """
 import resource, sys
@@ -73,14 +77,17 @@ def write(path: Path, pieces: int) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.xz", "a.txt", "a.txt.zst", "a.parquet", "a.arrow"],
-)
-def test_a_stream_of_many_times_the_bound_is_read_within_it(tmp_path, name):
-    pieces = 4 * BOUND // len(PIECE)
+    [
+        "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", pytest.param("a.jsonl.bz2", marks=pytest.mark.slow),
+        pytest.param("a.jsonl.xz", marks=pytest.mark.slow), "a.txt", "a.txt.zst", "a.parquet", "a.arrow",
+    ],
+)  # fmt: skip
+def test_a_stream_of_three_times_the_bound_is_read_within_it(tmp_path, name):
+    pieces = 3 * BOUND // len(PIECE)
     write(tmp_path / name, pieces)
     done = subprocess.run(
         [sys.executable, "-c", _READ, str(tmp_path / name)], capture_output=True, text=True, check=True
     )
     total, grown = map(int, done.stdout.split())
-    assert total > 3.9 * BOUND
+    assert total > 2.9 * BOUND
     assert grown < BOUND

@@ -58,9 +58,11 @@ def _around(sign: str, words: list[str], start: int, stop: int) -> str:
 
 def shared_start(one: str, other: str) -> int:
     """How many characters two texts begin with alike."""
-    if one == other[: len(one)]:
-        return len(one)
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # by halves: slices are compared at once
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
 
 
 def _alike(old: list[str], new: list[str]) -> int:

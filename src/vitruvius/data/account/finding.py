@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.data.account.changes import shared_start
-from vitruvius.data.account.folder import id_of, shard_origins, text_of
+from vitruvius.data.account.folder import id_of, needles, numbered_origins, text_of
 from vitruvius.errors import DataError
 from vitruvius.spec.reporting import printable
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _NEAR = 100
 """Ids that begin and end most like the one that was asked for, which are then looked at closely."""
 _SHOWN = 3
+_COMPARED = 1024
+"""Characters of an id that are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,22 +49,22 @@ def find(folder: PreparedFolder, document_id: str) -> Packed | dict[str, Any]:
     Raises:
         DataError: there is none; names the ids that come near.
     """
-    near: list[tuple[int, str]] = []
-    alias: Packed | dict[str, Any] | None = None
-    for name, found in _everything(folder):
+    for name, found in _everything(folder, holding=needles(document_id)):
         if name == document_id:
             return found
-        if alias is None and printable(name, len(name)) == document_id:
-            alias = found
+    near: list[tuple[int, str]] = []
+    for name, found in _everything(folder):
+        # As messages show it, or a record without an id by its place.
+        if name == document_id or (not name.isprintable() and printable(name, len(name)) == document_id):
+            return found
         closeness = _closeness(name, document_id)
         if len(near) < _NEAR:
             heapq.heappush(near, (closeness, name))
         elif closeness > near[0][0]:
             heapq.heapreplace(near, (closeness, name))
-    if alias is not None:
-        return alias
-    wanted = document_id[:4096]
-    guesses = difflib.get_close_matches(wanted, [name[:4096] for _, name in near], n=_SHOWN, cutoff=0.6)
+    wanted = document_id[:_COMPARED]
+    candidates = sorted({name[:_COMPARED] for _, name in near})
+    guesses = difflib.get_close_matches(wanted, candidates, n=_SHOWN, cutoff=0.6)
     fix = f"did you mean {' or '.join(printable(guess, 200) for guess in guesses)}?" if guesses else _SOME_ID
     raise DataError(f"there is no document {printable(document_id, 200)!r}", where=str(folder.directory), fix=fix)
 
@@ -74,7 +76,7 @@ def dropped_for(folder: PreparedFolder, document_id: str, *, most: int) -> tuple
     """(how many duplicates were dropped because this document stays, the first `most` of their rows)."""
     count = 0
     rows: list[dict[str, Any]] = []
-    for row in folder.quarantine():
+    for row in folder.quarantine(holding=needles(document_id)):
         if text_of(row, "keeper") == document_id:
             count += 1
             if len(rows) < most:
@@ -84,24 +86,28 @@ def dropped_for(folder: PreparedFolder, document_id: str, *, most: int) -> tuple
 
 def kept_document(folder: PreparedFolder, document_id: str) -> Packed | None:
     """The document of this id, if it was kept."""
-    return next((found for name, found in _packed(folder) if name == document_id), None)
+    found = _packed(folder, holding=needles(document_id))
+    return next((packed for name, packed in found if name == document_id), None)
 
 
-def _everything(folder: PreparedFolder) -> Iterator[tuple[str, Packed | dict[str, Any]]]:
-    yield from _packed(folder)
-    for row in folder.quarantine():
+def _everything(
+    folder: PreparedFolder, *, holding: tuple[bytes, ...] = ()
+) -> Iterator[tuple[str, Packed | dict[str, Any]]]:
+    yield from _packed(folder, holding=holding)
+    for row in folder.quarantine(holding=holding):
         if (name := id_of(row)) is not None:
             yield name, row
 
 
-def _packed(folder: PreparedFolder) -> Iterator[tuple[str, Packed]]:
+def _packed(folder: PreparedFolder, *, holding: tuple[bytes, ...] = ()) -> Iterator[tuple[str, Packed]]:
     for split in folder.splits:
-        document = 0
+        first = 0
         for shard in folder.shards(split):
-            for number, origin in enumerate(shard_origins(shard)):
+            for number, origin in numbered_origins(shard, holding=holding):
                 if (name := text_of(origin, "id")) is not None:
+                    document = first + number
                     yield name, Packed(split=split, shard=shard, number=number, document=document, origin=origin)
-                document += 1
+            first += shard.documents
 
 
 def _closeness(name: str, wanted: str) -> int:

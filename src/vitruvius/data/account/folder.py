@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
 from vitruvius.data.packing.index import AGAIN, SPLITS, read_index, shard_of
+from vitruvius.data.reading.jsonl import fast_parser
 from vitruvius.errors import DataError
 from vitruvius.runs.files import read_json, sha256_of
 from vitruvius.runs.shapes import COUNT, MAPPING, Shape, first_misfit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
     from vitruvius.data.packing.index import Shard
@@ -104,15 +105,15 @@ class PreparedFolder:
         """Where the dropped documents are listed."""
         return self.directory / "quarantine.jsonl"
 
-    def quarantine(self) -> Iterator[dict[str, Any]]:
-        """A row for each dropped document.
+    def quarantine(self, *, holding: tuple[bytes, ...] = ()) -> Iterator[dict[str, Any]]:
+        """A row for each dropped document, or for those whose line has one of the byte strings `holding`.
 
         Raises:
             DataError: the file is missing or damaged; names the line.
         """
         try:
             with self.quarantine_path.open("rb") as file:
-                yield from _rows(file, self.quarantine_path)
+                yield from (row for _, row in _rows(file, self.quarantine_path, holding=holding))
         except FileNotFoundError:
             raise DataError("the quarantine is missing", where=str(self.quarantine_path), fix=AGAIN) from None
 
@@ -141,36 +142,65 @@ def shard_origins(shard: Shard) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: the file is missing or damaged, or has another number of rows than the shard has documents.
     """
+    return (row for _, row in numbered_origins(shard))
+
+
+def numbered_origins(shard: Shard, *, holding: tuple[bytes, ...] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number in the shard, row) of each document, or of those whose line has one of the byte strings `holding`.
+
+    Raises:
+        DataError: the file is missing or damaged, or has another number of rows than the shard has documents.
+    """
     path = shard.origins_path
-    number = 0
+    lines = [0]
     try:
         with gzip.open(path, "rb") as file:
-            for row in _rows(cast("BinaryIO", file), path):
-                number += 1
-                yield row
+            yield from _rows(cast("BinaryIO", file), path, holding=holding, lines=lines)
     except FileNotFoundError:
         raise DataError("the origins of the shard's documents are missing", where=str(path), fix=AGAIN) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"the file is damaged: {error}", where=str(path), fix=AGAIN) from None
-    if number != shard.documents:
-        what = f"there are {number:,} origins, and the shard has {shard.documents:,} documents"
+    if lines[0] != shard.documents:
+        what = f"there are {lines[0]:,} origins, and the shard has {shard.documents:,} documents"
         raise DataError(what, where=str(path), fix=AGAIN)
 
 
-def _rows(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
+def _rows(
+    file: BinaryIO, path: Path, *, holding: tuple[bytes, ...] = (), lines: list[int] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 0, object) of each line, or of those that have one of `holding`; counts all of them in `lines`."""
+    fast, number = fast_parser(), 0
     while line := file.readline(LONGEST_ROW + 1):
         number += 1
         if len(line) > LONGEST_ROW:
             raise DataError(f"line {number:,} is over {LONGEST_ROW:,} bytes", where=str(path), fix=AGAIN)
-        try:
-            row: object = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise DataError(f"line {number:,} is not JSON: {why}", where=str(path), fix=AGAIN) from None
+        if holding and not any(part in line for part in holding):
+            continue
+        row = _parsed(line, fast, number, path)
         if not isinstance(row, dict):
             raise DataError(f"line {number:,} is no JSON object", where=str(path), fix=AGAIN)
-        yield cast("dict[str, Any]", row)
+        yield number - 1, cast("dict[str, Any]", row)
+    if lines is not None:
+        lines[0] = number
+
+
+def _parsed(line: bytes, fast: Callable[[bytes], Any] | None, number: int, path: Path) -> object:
+    if fast is not None:
+        try:
+            return fast(line)
+        except ValueError:
+            pass  # half a surrogate pair, perhaps, which the slow parser takes
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"line {number:,} is not JSON: {why}", where=str(path), fix=AGAIN) from None
+
+
+def needles(text: str) -> tuple[bytes, ...]:
+    """How JSON may spell a text, in ASCII or in UTF-8; other spellings are possible, but nobody here writes them."""
+    spellings = (json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+    return tuple({spelling.encode("utf-8", "surrogatepass") for spelling in spellings})
 
 
 def _unbalanced(counts: dict[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 PARTS = ("tokens", "overlap", "hosts", "duplicates")
 """What takes a while: the tokens are read for the first two, origins for hosts, the quarantine for duplicates."""
 HOSTS_SHOWN = 40
+_PLAIN_HOST = re.compile(r"https?://(?:www\.)?([a-z0-9][a-z0-9-]*+(?:\.[a-z0-9-]++)*+\.?)(?:[/?#]|\Z)")
+"""What nearly every address begins with: there the host can be read without taking the address apart."""
 
 
 class Progress(Protocol):
@@ -275,6 +278,8 @@ def host_of(url: str | None) -> str | None:
     """The host of an address, in lower case and without `www.`; None where it has none."""
     if url is None:
         return None
+    if plain := _PLAIN_HOST.match(url):
+        return plain[1].rstrip(".")
     try:
         host = urlsplit(url).hostname
     except ValueError:

@@ -12,7 +12,7 @@ from vitruvius.data.cleaning.settings import Findings, as_plain, read_settings, 
 from vitruvius.data.cleaning.step import Rewriter, Rule, Step
 from vitruvius.data.cleaning.table import kinds
 from vitruvius.data.dedup.settings import DedupSettings
-from vitruvius.errors import UsageError
+from vitruvius.errors import Finding, UsageError
 from vitruvius.spec.reporting import did_you_mean, listed, printable, quoted, refusal
 from vitruvius.spec.source import MAX_BYTES, parse_text
 from vitruvius.spec.tree import Mark, Node
@@ -26,6 +26,7 @@ BUILT_IN: Final = ("plain", "web", "docs", "code")
 """Names of the recipes that come with Vitruvius."""
 
 SUFFIXES: Final = (".yaml", ".yml")
+_START: Final = "start with steps: [html, whitespace]"
 _SECTIONS: Final = ("name", "steps", "duplicates")
 _LONGEST_NAME: Final = 100
 _MOST_STEPS: Final = 200
@@ -111,7 +112,13 @@ def _load(path: Path) -> Node:
             where=file,
             fix="put long lists into files of their own: {file: domains.txt}",
         )
-    return parse_text(content, file=file, top="any")
+    return _parsed(content, file)
+
+
+def _parsed(text: str | bytes, file: str) -> Node:
+    if not any(line.strip() and line.lstrip()[:1] not in ("#", b"#") for line in text.splitlines()):
+        raise refusal([Finding(what="the recipe is empty", fix=_START, file=file, line=1)])
+    return parse_text(text, file=file, top="any")
 
 
 def recipe_from_text(text: str, *, file: str = "recipe.yaml", folder: Path | None = None) -> Recipe:
@@ -120,7 +127,7 @@ def recipe_from_text(text: str, *, file: str = "recipe.yaml", folder: Path | Non
     Raises:
         SpecError: every finding at its line of `file`.
     """
-    return _recipe_of(parse_text(text, file=file, top="any"), folder or Path(), default_name=Path(file).stem)
+    return _recipe_of(_parsed(text, file), folder or Path(), default_name=Path(file).stem)
 
 
 def recipe_from_json(content: Mapping[str, Any], *, file: str = "index.json") -> Recipe:
@@ -139,8 +146,7 @@ def _recipe_of(tree: Node, folder: Path, *, default_name: str) -> Recipe:
     if isinstance(tree.value, dict):
         sections = tree.value
     else:
-        what = "the recipe is empty" if tree.value is None else "a recipe is a mapping of sections"
-        findings.note(tree.mark, "", what, "start with steps: [html, whitespace]")
+        findings.note(tree.mark, "", "a recipe is a mapping of sections", _START)
         raise refusal(findings)
     for key in sections:
         if key not in _SECTIONS:

@@ -228,9 +228,10 @@ class _Unpacked:
 
 @final
 class _Zstandard:
-    """zstandard's decoder, whose output per call is bounded by feeding it little, with the interface of the others."""
+    """zstandard's decoder with the interface of the others: fed little, since what it gives out has no limit."""
 
-    _FEED = 1 << 10
+    _FEED = 1 << 8
+    # A block of 4 bytes may stand for 128 KiB, so this is 8 MiB at most.
 
     def __init__(self) -> None:
         require("zstandard")
@@ -239,8 +240,8 @@ class _Zstandard:
         self._error = zstandard.ZstdError
         # The window is memory: 128 MiB is what `zstd -d` allows, and dpkg packs with less.
         self._decoder = zstandard.ZstdDecompressor(max_window_size=128 * 2**20).decompressobj()
-        self._input = b""
-        self._output = b""
+        self._input = memoryview(b"")
+        self._output = memoryview(b"")
         self.unused_data = b""
 
     @property
@@ -252,16 +253,18 @@ class _Zstandard:
         return not self._input and not self._output
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        self._input += data
+        if data:
+            assert not self._input
+            self._input = memoryview(data)
         while not self._output and self._input and not self._decoder.eof:
             feed, self._input = self._input[: self._FEED], self._input[self._FEED :]
             try:
-                self._output = self._decoder.decompress(feed)
+                self._output = memoryview(self._decoder.decompress(feed))
             except self._error as error:
                 raise OSError(str(error)) from None
             if self._decoder.eof:
-                self.unused_data, self._input = self._decoder.unused_data + self._input, b""
-        piece, self._output = self._output[:max_length], self._output[max_length:]
+                self.unused_data, self._input = self._decoder.unused_data + self._input, memoryview(b"")
+        piece, self._output = bytes(self._output[:max_length]), self._output[max_length:]
         return piece
 
 

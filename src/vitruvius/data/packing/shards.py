@@ -22,7 +22,7 @@ from vitruvius.data.packing.index import (
     read_index,
     shard_of,
 )
-from vitruvius.data.packing.stream import Maps, TokenStream
+from vitruvius.data.packing.stream import Maps, TokenStream, out_of_order
 from vitruvius.data.tokenization.tokenizer import Tokenizer, load_tokenizer
 from vitruvius.errors import DataError
 
@@ -282,14 +282,11 @@ def _verify_blocks(shard: Shard) -> None:
 def _validate_starts(shard: Shard, starts: np.ndarray, tokens: np.ndarray, eos_id: int) -> None:
     import numpy as np
 
-    for bad, place in ((starts[0] != 0, 0), (starts[-1] != len(tokens), len(starts) - 1)):
-        if bad:
-            raise _out_of_order(shard, place)
     for first in range(0, shard.documents, _CHUNK_DOCUMENTS):
         here = starts[first : first + _CHUNK_DOCUMENTS + 1]
         wrong = np.flatnonzero(np.diff(here) <= 0)
         if len(wrong):
-            raise _out_of_order(shard, first + int(wrong[0]) + 1)
+            raise out_of_order(shard, first + int(wrong[0]) + 1)
         unended = np.flatnonzero(tokens[here[1:] - 1] != eos_id)
         if len(unended):
             number = int(unended[0])
@@ -298,7 +295,3 @@ def _validate_starts(shard: Shard, starts: np.ndarray, tokens: np.ndarray, eos_i
                 where=str(shard.tokens_path),
                 fix=AGAIN,
             )
-
-
-def _out_of_order(shard: Shard, place: int) -> DataError:
-    return DataError(f"document start at byte {place * 8:,} is out of order", where=str(shard.starts_path), fix=AGAIN)

@@ -96,7 +96,11 @@ class TokenStream:
         return out
 
     def documents_at(self, start: int, stop: int) -> np.ndarray:
-        """Number of the document that each of the tokens `start` to `stop` belongs to: int64 [stop - start]."""
+        """Number of the document that each of the tokens `start` to `stop` belongs to: int64 [stop - start].
+
+        Raises:
+            DataError: the document starts there are out of order; names the file and the byte offset.
+        """
         import numpy as np
 
         assert 0 <= start <= stop <= self.tokens
@@ -106,23 +110,36 @@ class TokenStream:
             low = int(np.searchsorted(starts, begin, side="right")) - 1
             high = int(np.searchsorted(starts, end - 1, side="right")) - 1
             edges = np.concatenate([[begin], starts[low + 1 : high + 1], [end]])
+            self._refuse_disorder(number, edges, max(low, 0))
             place = self._first_tokens[number] + begin - start
             documents = np.arange(low, high + 1, dtype=np.int64) + self._first_documents[number]
             out[place : place + end - begin] = np.repeat(documents, np.diff(edges))
         return out
 
     def document_of(self, place: int) -> tuple[int, int, int]:
-        """The document that a token belongs to: its number, where it starts and where it ends."""
+        """The document that a token belongs to: its number, where it starts and where it ends.
+
+        Raises:
+            DataError: the document starts there are out of order; names the file and the byte offset.
+        """
         import numpy as np
 
         assert 0 <= place < self.tokens
         ((number, begin, _),) = self._stretches(self._first_tokens, place, place + 1)
         starts, before = self.starts_of(number), self._first_tokens[number]
         inner = int(np.searchsorted(starts, begin, side="right")) - 1
+        # In disorder a search ends anywhere.
+        inner = min(max(inner, 0), len(starts) - 2)
+        self._refuse_disorder(number, np.array([starts[inner], begin + 1]), inner)
+        self._refuse_disorder(number, np.array([begin, starts[inner + 1]]), inner)
         return self._first_documents[number] + inner, before + int(starts[inner]), before + int(starts[inner + 1])
 
     def starts(self, first: int, stop: int) -> np.ndarray:
-        """Where the documents `first` to `stop` start, and at last where they end: int64 [stop - first + 1]."""
+        """Where the documents `first` to `stop` start, and at last where they end: int64 [stop - first + 1].
+
+        Raises:
+            DataError: one of them is out of order; names the file and the byte offset.
+        """
         import numpy as np
 
         assert 0 <= first <= stop <= self.documents
@@ -131,7 +148,9 @@ class TokenStream:
         for number, begin, end in self._stretches(self._first_documents, first, stop):
             # One more than there are documents: the end of the last one.
             place = self._first_documents[number] + begin - first
-            out[place : place + end - begin + 1] = self.starts_of(number)[begin : end + 1] + self._first_tokens[number]
+            inner = self.starts_of(number)[begin : end + 1]
+            self._refuse_disorder(number, inner, begin)
+            out[place : place + end - begin + 1] = inner + self._first_tokens[number]
         if first == stop and first < self.documents:
             number = bisect_right(self._first_documents, first) - 1
             out[0] = self.starts_of(number)[first - self._first_documents[number]] + self._first_tokens[number]
@@ -147,8 +166,16 @@ class TokenStream:
         return self._maps.of(self.shards[number].tokens_path, self.dtype)
 
     def starts_of(self, number: int) -> np.ndarray:
-        """Where documents start in a shard, and at last its length, mapped."""
-        return self._maps.of(self.shards[number].starts_path, "<i8")
+        """Where documents start in a shard, and at last its length, mapped.
+
+        Raises:
+            DataError: it does not start at 0 or does not end with the shard.
+        """
+        starts = self._maps.of(self.shards[number].starts_path, "<i8")
+        for place, due in ((0, 0), (-1, self.shards[number].tokens)):
+            if int(starts[place]) != due:
+                raise out_of_order(self.shards[number], place % len(starts))
+        return starts
 
     def refuse_large(self, shard: Shard, tokens: np.ndarray, first: int) -> None:
         """Raise DataError where one of the shard's tokens from `first` on is not below the vocabulary size."""
@@ -161,6 +188,14 @@ class TokenStream:
                 fix=AGAIN,
             )
 
+    def _refuse_disorder(self, number: int, edges: np.ndarray, first: int) -> None:
+        """Raise DataError where edges of documents in a shard, of which `first` is the first one's, do not rise."""
+        import numpy as np
+
+        wrong = np.flatnonzero(edges[1:] <= edges[:-1])
+        if len(wrong):
+            raise out_of_order(self.shards[number], first + int(wrong[0]) + 1)
+
     @staticmethod
     def _stretches(firsts: list[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(shard, begin, end) within shards of what `start` to `stop` covers; `firsts` is where each shard begins."""
@@ -171,3 +206,8 @@ class TokenStream:
                 yield number, start - firsts[number], end - firsts[number]
                 start = end
             number += 1
+
+
+def out_of_order(shard: Shard, place: int) -> DataError:
+    """What to raise where a document start of a shard cannot be right."""
+    return DataError(f"document start at byte {place * 8:,} is out of order", where=str(shard.starts_path), fix=AGAIN)

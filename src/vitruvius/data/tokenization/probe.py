@@ -19,13 +19,22 @@ if TYPE_CHECKING:
 
 LONGEST_PATTERN = 16_384
 """Characters; published patterns have up to about 2,000."""
-_SECONDS = 2.0
-"""Processor time for the trial; published patterns need a tenth of a second."""
+_SECONDS = 2
+"""Processor time for the trial; published patterns need a tenth of a second. One match may use it up: the system then
+ends the process.
+"""
+_WALL_SECONDS = 30
+"""Where the system has no such limit."""
 
 _TRIAL = f"""
-import json, sys, time
+import contextlib, json, sys, time
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
+with contextlib.suppress(ImportError, ValueError, OSError):
+    import resource
+    used = int(time.process_time()) + 1
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (used + {_SECONDS}, used + {_SECONDS} + 1))
 for pattern in json.load(sys.stdin):
     try:
         split = Split(Regex(pattern), behavior="isolated")
@@ -71,7 +80,7 @@ def try_patterns(patterns: Iterable[str], where: str) -> None:
             input=json.dumps(unknown),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=_WALL_SECONDS,
             check=False,
         )
         found: list[str] = json.loads(done.stdout) if done.returncode == 0 else ["", "slow"]

@@ -91,7 +91,7 @@ def words_of(state: State, build: Any) -> Words | None:
     found = [_classes_of(step) for step in splits]
     if last.get("use_regex", True):
         found.append(patterns.GPT2)
-    pattern = _joined(found)
+    pattern = joined_pattern(found)
     if pattern is None:
         return None
     inner = build(state | {"normalizer": None, "pre_tokenizer": last | {"use_regex": False}})
@@ -105,7 +105,7 @@ def _classes_of(step: dict[str, Any]) -> str | None:
     return isolated_pattern(step) if step.get("type") == "Split" else None
 
 
-def _joined(found: list[str | None]) -> str | None:
+def joined_pattern(found: list[str | None]) -> str | None:
     """One pattern, in Python's spelling, for one pattern of `_WHOLE`, alone or after one that sets digits apart."""
     match found:
         case [str(only)] if only in _WHOLE:
@@ -151,8 +151,8 @@ def _class(name: str) -> frozenset[int]:
 
     # The library's stubs leave this out.
     replace: Any = normalizers.Replace
-    left = replace(Regex(name), "").normalize_str(_every_character())
-    return frozenset(map(ord, _every_character())) - frozenset(map(ord, left))
+    left = replace(Regex(name), "").normalize_str(every_character())
+    return frozenset(map(ord, every_character())) - frozenset(map(ord, left))
 
 
 @cache
@@ -162,12 +162,13 @@ def _numbers() -> frozenset[int]:
 
     digits: Any = pre_tokenizers.Digits(individual_digits=True)
     # With a letter between them, what is left beside the letters is a digit by itself.
-    found = digits.pre_tokenize_str("".join(f"a{ch}" for ch in _every_character()))
+    found = digits.pre_tokenize_str("".join(f"a{ch}" for ch in every_character()))
     return frozenset(ord(piece) for piece, _ in found if len(piece) == 1 and piece != "a") - {ord("a")}
 
 
 @cache
-def _every_character() -> str:
+def every_character() -> str:
+    """Every character up to U+FFFF but the surrogates, in order."""
     return "".join(chr(code) for code in range(min(_LARGEST, sys.maxunicode) + 1) if not 0xD800 <= code < 0xE000)
 
 

@@ -64,8 +64,8 @@ ROLES = (
     ),
     Role(
         name="separator",
-        score="mean weight on tokens of white space and punctuation alone, where that is also twice what uniform "
-        "weights give them",
+        score="mean weight on tokens of white space and punctuation alone, beyond what uniform weights give them: 0 is "
+        "as much as those give, 1 is all of it",
         source="Clark et al., 2019 (heads that attend to delimiters)",
     ),
     Role(
@@ -106,13 +106,13 @@ class Thresholds:
     broad: float = 0.95
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a threshold that no score between 0 and 1 means anything beside."""
+        """Raise UsageError for a threshold that no score can be held against."""
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
                 raise UsageError(
                     f"the threshold {field.name}={value!r} is not above 0 and at most 1",
-                    fix="scores lie between 0 and 1, e.g. previous=0.5",
+                    fix="scores end at 1: for example previous=0.5",
                 )
 
     @classmethod
@@ -238,15 +238,16 @@ def _at(weights: Tensor, allowed: Tensor, several: Tensor, *, offset: int | None
 
 
 def _on(weights: Tensor, allowed: Tensor, several: Tensor, marked_BS: Tensor | None) -> list[float | None]:
-    """Mean weight on marked keys; 0 where that is less than twice what uniform weights give them."""
+    """Mean weight on marked keys, less that of uniform weights, over the most that could be."""
     if marked_BS is None or not marked_BS.any():
         return [None] * weights.shape[1]
     marked = marked_BS.double().cpu()
     on_BHT = torch.einsum("bhts,bs->bht", weights[:, :, several], marked)
     uniform = allowed[several].double() / allowed[several].sum(-1, keepdim=True)
     by_chance = torch.einsum("ts,bs->bt", uniform, marked).mean()
-    found = on_BHT.mean((0, 2))
-    return _listed(torch.where(found >= 2 * by_chance, found, 0.0))
+    if by_chance >= 1:
+        return [None] * weights.shape[1]
+    return _listed((on_BHT.mean((0, 2)) - by_chance) / (1 - by_chance))
 
 
 def _by_distance(weights: Tensor, allowed: Tensor, several: Tensor) -> list[float | None]:

@@ -29,6 +29,8 @@ stones, the other drew the door, and when the rain came in autumn, the roof held
 ROW = 128
 """Tokens of a row that heads and experts are judged on, or as many as are shown where that is more."""
 _MOST_DOCUMENTS = 20_000
+_OF_A_DOCUMENT = 512
+"""Tokens of each held-out document, so that no single one speaks for all."""
 _SEPARATORS = frozenset(" \t\r\n\v\f.,;:!?()[]{}<>\"'`|/\\-_=+*&^%$#@~")
 
 
@@ -165,7 +167,7 @@ def _held_out(inspected: Inspected, *, at_least: int, wanted: int) -> tuple[list
         for number in range(min(shards.documents, _MOST_DOCUMENTS)):
             if total >= wanted + at_least:
                 break
-            document = [int(token) for token in shards.document(number)]
+            document = [int(token) for token in shards.document(number)[: max(_OF_A_DOCUMENT, at_least)]]
             if len(document) >= at_least:
                 found.append(document)
                 total += len(document)
