@@ -20,7 +20,7 @@ def test_the_terminal_gets_the_counts_and_the_next_step(said, copied):
     code, out, err = said("data", "stats", "data")
     assert code == 0, err
     assert "of 24 read" in out
-    assert "- invalid_json" in out and "- exact_duplicate" in out and "- gopher_few_words" in out
+    assert all(f"\n  {reason} " in out for reason in ("invalid_json", "exact_duplicate", "gopher_few_words"))
     assert "\x1b" not in out + err
     assert "next: vitruvius data card data --out card.md" in err
 

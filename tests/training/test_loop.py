@@ -216,7 +216,8 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_update(poison, d
             return loss
         if poison == "loss":
             return loss * math.inf
-        loss.register_hook(lambda grad: grad * math.nan)
+        if loss.requires_grad:
+            loss.register_hook(lambda grad: grad * math.nan)
         return loss
 
     monkeypatch.setattr(Model, "loss", sick)

@@ -66,5 +66,5 @@ def test_the_page_explains_every_metric_of_a_row(mixture, run_of):
 
     page = PAGE.read_text(encoding="utf-8")
     (row,) = RunReader(run_of(mixture, steps=1).run).metrics()
-    assert {f.name for f in dataclasses.fields(Update)} - {"metrics"} <= row.keys()
+    assert {f.name for f in dataclasses.fields(Update)} - {"metrics", "verdict"} <= row.keys()
     assert [name for name in row if f"`{name}`" not in page] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,7 +74,8 @@ def command(data: Path, out: Path, *, split: str, as_json: bool) -> None:
     if written.inexact:
         say(f"note: the tokenizer gives {written.inexact:,} of them back with another length than they had")
     builder = "parquet" if form == "parquet" else "json"
-    call = f"load_dataset({builder!r}, data_files={clean_line(str(out))!r})"
+    # Double quotes, which the shell's single ones may hold.
+    call = f'load_dataset("{builder}", data_files={json.dumps(clean_line(str(out)))})'
     next_step(f"python -c {shlex.quote(f'from datasets import load_dataset; print({call})')}")
 
 

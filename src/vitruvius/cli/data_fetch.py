@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import sys
 import time
@@ -87,6 +88,8 @@ def command(
         raise click.UsageError(f"--deb and --documents belong to debian-docs, not to {corpus}")
     if corpus == "python-stdlib" and packages:
         raise click.UsageError("python-stdlib is one corpus; --package belongs to debian-docs and python-packages")
+    if limit_mb is not None and math.isnan(limit_mb):
+        raise click.UsageError("--limit-mb: NaN is no size; use a number above 0")
     limit = None if limit_mb is None else int(limit_mb * 1e6)
     fetchers: dict[str, Callable[[Progress], Corpus]] = {
         "debian-docs": lambda progress: fetch_debian_docs(

@@ -28,6 +28,7 @@ VERBS = (
     Verb(stage="Run", name="upcycle", help="Make a mixture of experts of a trained dense model."),
     Verb(stage="Run", name="generate", help="Write text with a trained model."),
     Verb(stage="Run", name="embed", help="Turn texts into vectors with a trained model."),
+    Verb(stage="Run", name="inspect", help="Look inside: what heads, experts and gates do."),
     Verb(stage="Compare", name="bench", help="Time a model and its memory, or measure this machine."),
     Verb(stage="Compare", name="validate", help="Check, size and bench it: one report."),
     Verb(stage="Compare", name="lab", help="Many runs that answer one question: known results, reproduced."),

@@ -46,3 +46,14 @@ def after_step(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Updating):
             module.after_step()
+
+
+def gathered_by(model: nn.Module) -> list[tuple[Gathering, Any]]:
+    """What every module has gathered so far, to be put back by `put_back`."""
+    return [(module, module.gathered()) for module in model.modules() if isinstance(module, Gathering)]
+
+
+def put_back(before: list[tuple[Gathering, Any]]) -> None:
+    """Let modules forget the passes since `gathered_by`: those of an update that is not applied."""
+    for module, known in before:
+        module.gather(known)

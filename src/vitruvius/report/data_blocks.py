@@ -105,7 +105,7 @@ def _markdown(block: Block) -> str:
         return markdown(block.head, rows) if rows else ""
     if isinstance(block, Code):
         fence = "`" * max(3, 1 + max((len(run) for run in _runs(block.text)), default=0))
-        return f"{fence}\n{block.text}\n{fence}"
+        return f"{fence}\n{_lines(block.text)}\n{fence}"
     return ""
 
 
@@ -146,8 +146,13 @@ def _html(block: Block) -> str:
         ]
         return table([escape(name) for name in block.head], rows, align=block.align) if rows else ""
     if isinstance(block, Code):
-        return f"<pre>{escape(block.text)}</pre>"
+        return f"<pre>{escape(_lines(block.text))}</pre>"
     return f'<figure class="wide">{block.svg}</figure>'
+
+
+def _lines(text: str) -> str:
+    """Lines to be copied, without what a terminal or a page would obey."""
+    return "\n".join(printable(line, _LONGEST) for line in text.split("\n"))
 
 
 def one_line(text: str) -> str:

@@ -162,9 +162,8 @@ def _collection(facts: Facts) -> Iterator[Block]:
 
 def _processing(facts: Facts) -> Iterator[Block]:
     yield Heading(text="Processing")
-    for source in facts["sources"]:
-        recipe = source["recipe"]
-        several = f" of {source['name']}" if len(facts["sources"]) > 1 else ""
+    for names, recipe in _recipes(facts):
+        several = f" of {' and '.join(names)}" if len(facts["sources"]) > 1 else ""
         if recipe is None:
             yield Words(text=f"The recipe{several} is not in the index, or this version cannot read it.")
             continue
@@ -174,12 +173,25 @@ def _processing(facts: Facts) -> Iterator[Block]:
                 (str(number), step["kind"], _settings(step["settings"]), step["source"])
                 for number, step in enumerate(recipe["steps"], 1)
             )
-            yield Table(head=("", "step", "settings", "source of its limits"), rows=rows, align="><<<", mono=(1, 2))
+            head = ("", "step", "settings", "source of its limits")
+            yield Table(head=head, rows=rows, align="><<<", mono=(1, 2))
         else:
             yield Words(text="No step: the text is as the reader found it.")
         yield Words(text=_duplicate_words(recipe))
     yield from _accounting(facts["statistics"])
     yield from _tokenizer(facts["tokenizer"])
+
+
+def _recipes(facts: Facts) -> list[tuple[list[str], Mapping[str, Any] | None]]:
+    """(names of sources, their recipe), each recipe once."""
+    found: list[tuple[list[str], Mapping[str, Any] | None]] = []
+    for source in facts["sources"]:
+        names = next((names for names, recipe in found if recipe == source["recipe"]), None)
+        if names is None:
+            found.append(([source["name"]], source["recipe"]))
+        else:
+            names.append(source["name"])
+    return found
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -288,6 +300,6 @@ def _again(facts: Facts) -> Iterator[Block]:
         else Words(text="The same inputs give the same bytes, for any number of processes.")
     )
     if repeat["recipe"] is not None:
-        yield Code(text=json.dumps(repeat["recipe"], indent=2, ensure_ascii=False))
+        yield Code(text=json.dumps(repeat["recipe"], indent=2))
     versions = ", ".join(f"{name} {version or '(not installed)'}" for name, version in facts["versions"].items())
     yield Words(text=f"This card was written with {versions}.")

@@ -17,6 +17,8 @@ _HOLDS = {"at least": ">=", "at most": "<=", "is": "=", "one of": "one of", "non
 _OF = {
     "shard": "text as it was packed",
     "source": "text as it was read",
+    "rule": "text as the rule saw it",
+    "steps": "text as the steps left it",
     "bytes": "what is there, bytes that are no text escaped",
 }
 

@@ -81,7 +81,7 @@ def funnel_rows(statistics: Statistics) -> list[tuple[str, ...]]:
         meaning = row["meaning"] or ""
         rows.append(
             (
-                f"- {row['reason']}",
+                f"  {printable(row['reason'], _NAME)}",
                 exact(row["documents"]),
                 share(row["documents"] / total if total else None),
                 f"{SORT_NAMES[row['sort']]}: {meaning}" if meaning else SORT_NAMES[row["sort"]],

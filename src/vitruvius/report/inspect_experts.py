@@ -22,12 +22,18 @@ def experts_section(document: Mapping[str, Any]) -> list[str]:
     if not every:
         return []
     sample = document["sample"]
-    shown = every if len(every) <= _MOST_LAYERS else [every[i * len(every) // _MOST_LAYERS] for i in range(_MOST_LAYERS)]
-    left_out = f" {len(every) - len(shown)} more layers of experts are in the data, not on this page." * (shown != every)
+    shown = (
+        every if len(every) <= _MOST_LAYERS else [every[i * len(every) // _MOST_LAYERS] for i in range(_MOST_LAYERS)]
+    )
+    left_out = f" {len(every) - len(shown)} more layers of experts are in the data, not on this page." * (
+        shown != every
+    )
     return [
         "<h2>What experts are chosen for</h2>",
-        f"<p>Measured on {sample['rows']:,} rows of {sample['row_tokens']:,} tokens of {escape(sample['origin'])}."
-        f"{left_out}</p>",
+        (
+            f"<p>Measured on {sample['rows']:,} rows of {sample['row_tokens']:,} tokens of {escape(sample['origin'])}."
+            f"{left_out}</p>"
+        ),
         _information_table(every, document["settings"]["shuffles"]),
         *(_overlap(document) if document["overlap"] else ()),
         *(block for facts in shown for block in _layer(document, facts)),
@@ -82,8 +88,12 @@ def _layer(document: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     tokens = tokens_of(document, facts["text"])
     chosen: Sequence[Sequence[int]] = facts["shown"]
     groups = [row[0] if row else None for row in chosen]
-    titles = [f"{visible(token)}: experts {', '.join(map(str, row)) or 'none'}" for token, row in zip(tokens, chosen, strict=True)]
-    load = f"Busiest expert: {number(facts['load_max_over_mean'])} times the mean load; variation {number(facts['load_cv'])}"
+    titles = [
+        f"{visible(token)}: experts {', '.join(map(str, row)) or 'none'}"
+        for token, row in zip(tokens, chosen, strict=True)
+    ]
+    busiest, spread = number(facts["load_max_over_mean"]), number(facts["load_cv"])
+    load = f"Busiest expert: {busiest} times the mean load; variation {spread}"
     dead = f"; never chosen: {', '.join(map(str, facts['dead']))}" if facts["dead"] else ""
     many = facts["experts"] > _MOST_EXPERTS
     first = sorted(facts["tables"], key=lambda row: -row["load"])[:_MOST_EXPERTS] if many else facts["tables"]
@@ -92,8 +102,10 @@ def _layer(document: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     head = ["expert", "load", "most frequent tokens", "most specific tokens"]
     return [
         f"<h3>{escape(facts['path'])}: {facts['experts']} experts, {facts['per_token']:.3g} for each token</h3>",
-        f"<p>{load}{dead}. The text below has the colour of the expert with the lowest number that each token goes to; "
-        "the pointer shows all of them.</p>",
+        (
+            f"<p>{load}{dead}. The text below has the colour of the expert with the lowest number that each token goes "
+            "to; the pointer shows all of them.</p>"
+        ),
         coloured(tokens, groups, titles),
         table(head, rows, align="<><<"),
         cut,

@@ -38,8 +38,10 @@ def _gate(document: Mapping[str, Any], gate: Mapping[str, Any]) -> list[str]:
     shares = [None if value is None else abs(value) / top for value in mean]
     return [
         f"<h3>{escape(gate['path'])}: {escape(gate['name'])}</h3>",
-        f"<p class='soft'>{escape(gate['means'])}. Mean over {gate['count']:,} {escape(_plural(gate))}; the strongest "
-        f"ground is {number(top, '.3g')}.</p>",
+        (
+            f"<p class='soft'>{escape(gate['means'])}. Mean over {gate['count']:,} {escape(_plural(gate))}; the "
+            f"strongest ground is {number(top, '.3g')}.</p>"
+        ),
         tinted(tokens, shares, titles),
         f'<figure class="chart">{_curve(gate, tokens)}</figure>',
     ]
@@ -70,7 +72,9 @@ def _curve(gate: Mapping[str, Any], tokens: Sequence[str]) -> str:
         for index, line in enumerate(lines):
             svg.path(scale.path(line), stroke=f"var(--s{index % 8})", weight=1.4)
     else:
-        svg.path(scale.band(gate["low"], gate["high"]), fill="color-mix(in srgb, var(--s0) 22%, transparent)", stroke="none")
+        svg.path(
+            scale.band(gate["low"], gate["high"]), fill="color-mix(in srgb, var(--s0) 22%, transparent)", stroke="none"
+        )
         svg.path(scale.path(gate["mean"]), stroke="var(--s0)", weight=1.6)
     title = f"{gate['path']}: {gate['name']} by token" + ("" if few else "; the band holds the middle 80 %")
     return svg.inline(_WIDTH, _HEIGHT, title=title)

@@ -78,8 +78,10 @@ def large_map(
     wide, high = _CELL * len(keys), _CELL * len(queries)
     width, height = left + wide + _MARGIN, top + high + _MARGIN
     parts = [
-        f'<image x="{left:g}" y="{top:g}" width="{wide}" height="{high}" preserveAspectRatio="none" '
-        f'style="image-rendering:pixelated" href="{data_uri(cells)}"/>',
+        (
+            f'<image x="{left:g}" y="{top:g}" width="{wide}" height="{high}" preserveAspectRatio="none" '
+            f'style="image-rendering:pixelated" href="{data_uri(cells)}"/>'
+        ),
         f'<rect x="{left:g}" y="{top:g}" width="{wide}" height="{high}" fill="none" stroke="#94a3b8"/>',
     ]
     words = f'font-size="{_LETTER}" fill="#334155" font-family="{MONO}"'

@@ -56,13 +56,15 @@ def latest_checkpoint(run: Path | str) -> Checkpoint:
     return found[-1]
 
 
-def latest_good_checkpoint(run: Path | str) -> Choice:
-    """The newest checkpoint whose every byte agrees with its manifest.
+def latest_good_checkpoint(run: Path | str, *, every: int = 1) -> Choice:
+    """The newest checkpoint whose every byte agrees with its manifest, among those whose step `every` divides.
 
     Raises CorruptCheckpointError when there are checkpoints and none of them is whole.
     """
     passed_over: list[tuple[Checkpoint, CorruptCheckpointError]] = []
     for checkpoint in reversed(RunReader(run).checkpoints()):
+        if checkpoint.step % every:
+            continue
         try:
             checkpoint.verify()
         except CorruptCheckpointError as error:

@@ -33,6 +33,7 @@ Shape: TypeAlias = "Rule | Mapping[str, Shape] | list[Shape]"
 
 TEXT = Rule(due="text", fits=lambda value: isinstance(value, str))
 COUNT = Rule(due="a whole number from 0", fits=lambda value: type(value) is int and 0 <= value < 2**63)
+NUMBER = Rule(due="a number", fits=lambda value: type(value) in {int, float} and abs(value) < float("inf"))
 MAPPING = Rule(due="a mapping", fits=lambda value: isinstance(value, dict))
 MAPPING_OR_NULL = Rule(due="a mapping or null", fits=lambda value: value is None or isinstance(value, dict))
 TEXT_OR_NULL = Rule(due="text or null", fits=lambda value: value is None or isinstance(value, str))

@@ -10,7 +10,7 @@ from vitruvius.nn.weights import load_weights, read_tensors, weights_of, write_t
 from vitruvius.runs import Checkpoint
 from vitruvius.runs.checkpoints import MODEL_FILE, NO_ROOM, OPTIMIZER_FILE, STATE_FILE, no_room, prune, require_room
 from vitruvius.runs.files import read_json, write_json
-from vitruvius.runs.shapes import COUNT, TEXT, Shape, first_misfit
+from vitruvius.runs.shapes import COUNT, NUMBER, TEXT, Shape, first_misfit
 from vitruvius.training.determinism import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vitruvius.runs import RunFolder
     from vitruvius.training.master import MasterOptimizer
 
-STATE_SCHEMA = "vitruvius.checkpoint/1"
+STATE_SCHEMA = "vitruvius.checkpoint/2"
 _SLACK = 1 << 20
 """Room for headers, state and manifest beside the tensors."""
 _ANOTHER = "use another checkpoint, or copy this one again"
@@ -31,6 +31,9 @@ _STATE: Shape = {
     "tokens": COUNT,
     "sample_digest": TEXT,
     "belongs_to": TEXT,
+    "batches": COUNT,
+    "lr_factor": NUMBER,
+    "retries": COUNT,
     "random": {"cpu": TEXT, "cuda": [TEXT]},
 }
 """What `state.json` holds besides its schema."""
@@ -46,6 +49,12 @@ class TrainState:
     """Tokens read by them."""
     sample_digest: str = "0" * 16
     """Chain over the samples of every step, in order: equal streams have equal digests."""
+    batches: int = 0
+    """Batches drawn; more than `step` once a run has gone back and on with later ones."""
+    lr_factor: float = 1.0
+    """What the guard has lowered the learning rate by."""
+    retries: int = 0
+    """How often the guard has skipped an update, lowered the learning rate or gone back."""
 
 
 def save(
@@ -95,7 +104,8 @@ def restore(checkpoint: Checkpoint, model: Model, optimizer: MasterOptimizer, *,
     except (ValueError, RuntimeError) as error:
         what = f"the random state is damaged: {error}"
         raise CorruptCheckpointError(what, where=str(path), fix=_ANOTHER) from None
-    return TrainState(step=data["step"], tokens=data["tokens"], sample_digest=data["sample_digest"])
+    kept = ("step", "tokens", "sample_digest", "batches", "lr_factor", "retries")
+    return TrainState(**{name: data[name] for name in kept})
 
 
 def _state_data(state: TrainState, belongs_to: str) -> dict[str, Any]:
@@ -104,6 +114,9 @@ def _state_data(state: TrainState, belongs_to: str) -> dict[str, Any]:
         "step": state.step,
         "tokens": state.tokens,
         "sample_digest": state.sample_digest,
+        "batches": state.batches,
+        "lr_factor": state.lr_factor,
+        "retries": state.retries,
         "belongs_to": belongs_to,
         "random": random_state(),
     }

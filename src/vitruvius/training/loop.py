@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from vitruvius.errors import RunError
 from vitruvius.nn.updates import after_step
+from vitruvius.runs.checkpoints import latest_good_checkpoint
 from vitruvius.training.checkpoint import TrainState, restore, save
+from vitruvius.training.guarding.first_bad import first_bad
+from vitruvius.training.guarding.judge import Judge
 from vitruvius.training.schedules import learning_rate
 from vitruvius.training.updating import Updater
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from vitruvius.runs import Checkpoint, RunFolder
     from vitruvius.training.config import TrainConfig
     from vitruvius.training.evaluate import Score, Validation
+    from vitruvius.training.guarding.judge import Judgement, Verdict
     from vitruvius.training.master import MasterOptimizer
     from vitruvius.training.objectives import Objective
     from vitruvius.training.observing import Observer
@@ -64,6 +67,8 @@ class Update:
     """L2 norm over all gradients, before clipping."""
     lr: float
     metrics: dict[str, float]
+    verdict: Verdict = "apply"
+    """What the guard made of it."""
 
 
 @final
@@ -95,14 +100,18 @@ class Trainer:
         self.belongs_to = belongs_to
         self.updater = Updater(config=config, model=model, optimizer=optimizer, objective=objective, device=device)
         self.observers = tuple(observers)
+        self.judge = Judge(config.guard)
         self.state = TrainState()
         self.last_row: dict[str, Any] | None = None
+        self.last_loss: float | None = None
+        """Of the last update that was applied by this process."""
         self.final_score: Score | None = None
         """Validation after the last step, once it is done."""
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a verified checkpoint."""
         self.state = restore(checkpoint, self.model, self.optimizer, belongs_to=self.belongs_to)
+        self.judge.remember(row for row in self.run.reader.metrics() if row["step"] <= self.state.step)
 
     def train(self, stop: StopRequest, listener: Listener) -> bool:
         """Train until the last step or until asked to stop; returns whether the last step is done and validated.
@@ -145,13 +154,16 @@ class Trainer:
     def _step(self, stop: StopRequest, listener: Listener) -> bool:
         """One update, its validation when due, its row; False when asked to stop before the update."""
         began = time.perf_counter()
-        batch = self.batches.at(self.state.step)
-        update = self._update(batch, stop)
+        batch = self.batches.at(self.state.batches)
+        update = self._update(batch, stop, listener)
         if update is None:
             return False
+        if update.verdict == "rewind":
+            return True
         seconds = time.perf_counter() - began
         tokens = batch.tokens
         self.state.step += 1
+        self.state.batches += 1
         self.state.tokens += tokens
         self.state.sample_digest = chained(self.state.sample_digest, batch.sample_digest)
         extra: dict[str, Any] = {**update.metrics, "samples": self.state.sample_digest}
@@ -173,11 +185,16 @@ class Trainer:
         }
         self.run.metric(**row)
         self.last_row = row
+        if update.verdict in {"apply", "note"}:
+            self.last_loss = update.loss
         listener.row(row)
         return True
 
-    def _update(self, batch: Batch, stop: StopRequest) -> Update | None:
-        """Gradients, the observers' look, and the optimizer's step; None, with nothing changed, when asked to stop."""
+    def _update(self, batch: Batch, stop: StopRequest, listener: Listener) -> Update | None:
+        """Gradients, a look at them, and the optimizer's step or what the guard says instead.
+
+        None, with nothing changed, when asked to stop meanwhile.
+        """
         step = self.state.step + 1
         for observer in self.observers:
             observer.before(step, batch)
@@ -188,15 +205,86 @@ class Trainer:
             return None
         for observer in self.observers:
             observer.gathered(step, gathered)
-        if not gathered.finite:
+        judgement = self.judge.judge(gathered)
+        verdict = self._allowed(judgement.verdict)
+        if verdict != "apply":
+            self._report(step, judgement, verdict, batch, listener)
+        lr = learning_rate(self.config, self.state.step) * self.state.lr_factor
+        if verdict in {"apply", "note"}:
+            self.updater.apply(gathered, lr=lr, clip=self.config.clip)
+            self.judge.applied(gathered.loss, gathered.grad_norm)
+        else:
             self.updater.discard()
-            if math.isfinite(gathered.objective):
-                raise self._not_finite("gradient norm", gathered.grad_norm, batch)
-            raise self._not_finite("loss", gathered.objective, batch)
-        lr = learning_rate(self.config, self.state.step)
-        self.updater.apply(gathered, lr=lr, clip=self.config.clip)
-        seen = {name: value for observer in self.observers for name, value in observer.after(step, "applied").items()}
-        return Update(loss=gathered.loss, grad_norm=gathered.grad_norm, lr=lr, metrics=gathered.metrics | seen)
+        metrics = dict(gathered.metrics)
+        for observer in self.observers:
+            metrics |= observer.after(step, verdict)
+        if verdict not in {"apply", "note"}:
+            metrics["applied"] = 0
+            self._instead(verdict, judgement, batch, listener)
+        return Update(loss=gathered.loss, grad_norm=gathered.grad_norm, lr=lr, metrics=metrics, verdict=verdict)
+
+    def _allowed(self, verdict: Verdict) -> Verdict:
+        """The verdict, or `stop` where the run has retried often enough."""
+        if verdict in {"skip", "lower-lr", "rewind"} and self.state.retries >= self.config.guard.retries:
+            return "stop"
+        return verdict
+
+    def _report(self, step: int, judgement: Judgement, verdict: Verdict, batch: Batch, listener: Listener) -> None:
+        """An event with everything that is known about an update that was not just applied."""
+        samples: list[int] = batch.sample_ids.tolist()
+        epochs: list[int] = batch.epochs.tolist()
+        seen = [{**asdict(sight), "value": repr(sight.value)} for sight in judgement.sights]
+        kind = "spike" if judgement.sights[0].z is not None else "not-finite"
+        first = None
+        if kind == "not-finite":
+            self.updater.discard()
+            first = first_bad(self.model, self.objective, batch, self.device)
+        self.run.event(kind, step=step, verdict=verdict, seen=seen, first_bad=first, sample_ids=samples, epochs=epochs)
+        what = " and ".join(f"{sight.what} {sight.value:.4g}" for sight in judgement.sights)
+        place = "" if first is None or first["name"] is None else f", first in the {first['where']} of {first['name']}"
+        listener.note(f"step {step:,}: {what}{place}: {verdict}")
+
+    def _instead(self, verdict: Verdict, judgement: Judgement, batch: Batch, listener: Listener) -> None:
+        """What happens in the place of an update that is not applied."""
+        if verdict == "stop":
+            raise self._stopped(judgement, batch, listener)
+        self.state.retries += 1
+        if verdict == "lower-lr":
+            self.state.lr_factor *= self.config.guard.lr_cut
+        if verdict == "rewind":
+            self._rewind(listener)
+
+    def _rewind(self, listener: Listener) -> None:
+        """Back to the newest whole regular checkpoint, and on with the batches after the one at hand."""
+        after, retries = self.state.batches + 1, self.state.retries
+        # One that a stop has left between the regular ones does not count: a run that was never stopped has none.
+        checkpoint = latest_good_checkpoint(self.run.path, every=self._every).checkpoint
+        if checkpoint is None:
+            listener.note("there is no checkpoint to go back to yet; the update is skipped")
+            self.state.batches += 1
+            return
+        self.restore(checkpoint)
+        self.state.batches, self.state.retries = after, retries
+        self.run.truncate_metrics(after_step=self.state.step)
+        self.judge.remember(self.run.reader.metrics())
+        self.run.event("rewound", to_step=self.state.step, next_batch=after)
+        listener.note(f"back to step {self.state.step:,}, and on with batch {after:,}")
+
+    def _stopped(self, judgement: Judgement, batch: Batch, listener: Listener) -> RunError:
+        """The error for an update that nothing else can be done about; the state before it is saved."""
+        if not self._is_saved and self.state.step:
+            listener.saved(self.save())
+        sight, step = judgement.sights[0], self.state.step + 1
+        samples: list[int] = batch.sample_ids.tolist()
+        shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
+        name = {"grad_norm": "gradient norm"}.get(sight.what, sight.what)
+        tried = f" after {self.state.retries} retries" if self.state.retries else ""
+        return RunError(
+            f"the {name} of step {step:,} is {sight.value:.6g}; the update was not applied{tried} (samples {shown})",
+            where=str(self.run.path),
+            fix="train into a new folder with a lower --lr, more warm-up, a smaller clip or another train.guard; "
+            "events.jsonl names every sample of the batch and where the first bad number came from",
+        )
 
     def _score(self, stop: StopRequest) -> Score | None:
         """Validation after an update, when due. The last step's covers `final_eval_batches`."""
@@ -214,19 +302,6 @@ class Trainer:
         if self.validation is None:
             return True
         return (self.final_score or self._score(stop)) is not None
-
-    def _not_finite(self, what: str, value: float, batch: Batch) -> RunError:
-        step = self.state.step + 1
-        samples: Sequence[int] = batch.sample_ids.tolist()
-        epochs: Sequence[int] = batch.epochs.tolist()
-        self.run.event("not-finite", step=step, what=what, value=repr(value), sample_ids=samples, epochs=epochs)
-        shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
-        return RunError(
-            f"the {what} of step {step:,} is {value}; the update was not applied (samples {shown})",
-            where=str(self.run.path),
-            fix="train into a new folder with a lower --lr, more warm-up or a smaller clip; "
-            "events.jsonl names every sample of the batch",
-        )
 
 
 def chained(digest: str, batch_digest: str) -> str:

@@ -268,7 +268,7 @@ def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest
         step=state.step,
         steps=trainer.config.steps,
         tokens=state.tokens,
-        loss=None if trainer.last_row is None else trainer.last_row["loss"],
+        loss=trainer.last_loss,
         val_loss=None if score is None else score.loss,
         val_bits_per_byte=None if score is None else score.bits_per_byte,
         tokens_per_second=(state.tokens - tokens_before) / seconds if trainer.last_row else None,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
-from vitruvius.nn.updates import after_step
+from vitruvius.nn.updates import Gathering, after_step, gathered_by, put_back
 from vitruvius.training.determinism import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ class Updater:
         self.optimizer = optimizer
         self.objective = objective
         self.device = device
+        self._before: list[tuple[Gathering, Any]] = []
 
     def gradients(self, batch: Batch, stop: StopRequest) -> Gathered | None:
         """Forward and backward over one batch; None, with nothing changed, when asked to stop between its pieces."""
+        self._before = gathered_by(self.model)
         random_before = random_state() if self.config.accumulate > 1 else None
         pieces = self.objective.pieces(batch, self.config.accumulate, self.device)
         # The end of a padded sample that a curriculum cuts may ask for nothing.
@@ -90,8 +92,9 @@ class Updater:
         after_step(self.model)
 
     def discard(self) -> None:
-        """Drop the gradients."""
+        """Drop the gradients, and what modules have gathered for them."""
         self.optimizer.zero_grad()
+        put_back(self._before)
 
     @staticmethod
     def _gathered(results: Sequence[tuple[Piece, Result]], norm: float) -> Gathered:

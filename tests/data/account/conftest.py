@@ -185,6 +185,7 @@ def make(tmp_path: Path, tokenizer: Tokenizer) -> Callable[..., Path]:
 RECIPE = """
 name: mine
 steps:
+- html
 - whitespace
 - {kind: gopher_quality, least_words: 12, least_alphabetic_words: 0.5}
 duplicates:
@@ -193,11 +194,11 @@ duplicates:
 """
 TEXTS = {
     "kept": "the first of the texts\nthat have of what it takes to stay with the others and is long enough for it",
-    "spaced": "  a text that \r has   trailing blanks, which the recipe takes away   \nand of the words enough to stay  ",
+    "spaced": "  a text that \r has   trailing blanks, which the recipe takes away   \nand of words enough to stay  ",
     "short": "the few of",
     "twin": "the first of the texts\nthat have of what it takes to stay with the others and is long enough for it",
     "near": "the first of the texts that have of what it takes to stay with the others and is LONG enough now for it",
-    "escape": "the \x1b[2J of a terminal and \u202e the other way, with \u200b no width, and be it long enough to stay here",
+    "escape": "the \x1b[2J of a terminal and \u202e the other way, with \u200b no width, and be it long enough to stay",
     "page": "https://www.pages.org/ is the address of the place that this text is from, and it is to stay as it was",
 }
 
@@ -220,6 +221,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "packed.jsonl.gz").write_bytes(
         gzip.compress("".join(json.dumps({"text": unlike(i)}) + "\n" for i in range(30)).encode(), mtime=0)
     )
+    page = f"<html><head><title>x</title></head><body><p>{unlike(77)}</p><script>no</script></body></html>"
+    (here / "deep" / "page.html").write_text(page)
     inputs = ["lines.jsonl", "deep", "packed.jsonl.gz"]
     with contextlib.chdir(here):
         options = PrepareOptions(vocab=300, recipe=recipe_from_text(RECIPE), held_out=0.2, max_bad_rate=1)

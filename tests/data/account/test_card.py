@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import shutil
 
@@ -13,7 +14,10 @@ from vitruvius.cli.main import run
 from vitruvius.data.account.about import QUESTIONS, check_license, read_about
 from vitruvius.data.account.card import card_facts
 from vitruvius.errors import SpecError, UsageError
+from vitruvius.report.data_card import card_markdown, card_page
 from vitruvius.spec.source import parse_text
+
+NAMES = ("lines.jsonl", "packed.jsonl.gz", "deep/\x1b[31mred/a.txt", "deep/page.html")
 
 
 def test_facts_name_every_step_with_its_settings_and_source(real):
@@ -21,14 +25,14 @@ def test_facts_name_every_step_with_its_settings_and_source(real):
     (source,) = facts["sources"]
     recipe = source["recipe"]
     assert (recipe["name"], recipe["built_in"]) == ("mine", False)
-    assert [step["kind"] for step in recipe["steps"]] == ["whitespace", "gopher_quality"]
-    quality = recipe["steps"][1]
+    assert [step["kind"] for step in recipe["steps"]] == ["html", "whitespace", "gopher_quality"]
+    quality = recipe["steps"][2]
     assert quality["settings"]["least_words"] == 12
     assert quality["settings"]["least_stop_words"] == 2
     assert "Rae et al. 2021" in quality["source"]
     assert "Jaccard >= 0.7" in recipe["near_in_words"]
-    assert (source["files"], source["kinds"]) == (3, ["jsonl", "text"])
-    sizes = [(real / name).stat().st_size for name in ("lines.jsonl", "packed.jsonl.gz", "deep/\x1b[31mred/a.txt")]
+    assert (source["files"], source["kinds"]) == (4, ["html", "jsonl", "text"])
+    sizes = [(real / name).stat().st_size for name in NAMES]
     assert source["bytes"] == sum(sizes)
     assert facts["splits"] == {"held_out": 0.2, "seed": 0}
     assert facts["tokenizer"]["trained_here"] and facts["tokenizer"]["separator"] == "<|endoftext|>"
@@ -53,6 +57,12 @@ def test_limits_say_what_was_not_done(real, folder):
     assert card_facts(folder)["sources"] == []
 
 
+def words_of(command):
+    """The words of a command, as bash reads them."""
+    spelt = re.compile(r"\$'((?:[^'\\]|\\.)*)'")
+    return shlex.split(spelt.sub(lambda found: shlex.quote(found[1].encode().decode("unicode_escape")), command))
+
+
 @pytest.mark.parametrize("recipe", ["plain", "mine"])
 def test_the_command_makes_the_same_data_again(real, tmp_path, recipe):
     for name in ("lines.jsonl", "packed.jsonl.gz", "deep"):
@@ -69,7 +79,7 @@ def test_the_command_makes_the_same_data_again(real, tmp_path, recipe):
         assert (repeat["recipe"] is None) == (recipe == "plain")
         if repeat["recipe"] is not None:
             (tmp_path / "recipe.yaml").write_text(json.dumps(repeat["recipe"]))
-        command = shlex.split(repeat["command"].replace("DATA", "again"))
+        command = words_of(repeat["command"].replace("DATA", "again"))
         assert command[0] == "vitruvius"
         assert run([*command[1:], "--workers", "1"]) == 0
     again = card_facts(tmp_path / "again")
@@ -91,6 +101,25 @@ def test_many_input_files_are_named_by_the_index(real, tmp_path):
     (data / "index.json").write_text(json.dumps(index))
     assert "FILES" in card_facts(data)["repeat"]["command"]
     assert "rm" not in card_facts(data)["repeat"]["command"]
+
+
+ODD = [None, [], {}, "x", -1, True, 1e300, [[]], {"name": 3}, "\x1b[2J"]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_settings_of_any_shape_give_a_card(real, tmp_path, value):
+    data = tmp_path / "data"
+    shutil.copytree(real / "data", data)
+    whole = json.loads((data / "index.json").read_text())
+    part = whole["settings"]["parts"][0]
+    odd = [{**whole["settings"], key: value} for key in whole["settings"]]
+    odd += [{**whole["settings"], "parts": [{**part, key: value}]} for key in part]
+    row = whole["settings"]["inputs"][0]
+    odd += [{**whole["settings"], "inputs": [{**row, key: value}]} for key in row]
+    for settings in [*odd, value]:
+        (data / "index.json").write_text(json.dumps(whole | {"settings": settings}))
+        facts = card_facts(data)
+        assert "\x1b" not in card_markdown(facts) + card_page(facts)
 
 
 # ------------------------------------------------------------------------------------------------------------- stated
@@ -132,8 +161,6 @@ def test_a_licence_is_a_name(name):
 
 
 def test_the_front_matter_holds_whatever_people_state_as_text(folder):
-    from vitruvius.report.data_card import card_markdown, card_page
-
     evil = '"]\n---\n# <script>alert(1)</script> | `x` [a](javascript:b) \x1b[2J'
     stated = dict.fromkeys(QUESTIONS, evil) | {"languages": ["en", evil], "license": "mit"}
     facts = card_facts(folder, about=stated)

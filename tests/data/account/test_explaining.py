@@ -42,7 +42,7 @@ def test_every_document_is_told_and_ends_as_the_data_says(real, told):
         story = told(row["id"])
         assert (story["kept"], story["agrees"], story["notes"]) == (False, True, [])
         assert story["end"]["reason"] == row["reason"]
-        assert [step["step"] for step in story["steps"]] == ["whitespace", "gopher_quality"]
+        assert [step["step"] for step in story["steps"]] == ["html", "whitespace", "gopher_quality"]
         if row["reason"] == "near_duplicate":
             assert story["duplicate"]["jaccard_again"] == row["jaccard"] == story["duplicate"]["jaccard"]
 
@@ -58,7 +58,7 @@ def test_a_kept_document_says_which_it_is_in_the_shards(real, told):
 
 def test_a_step_tells_its_limits_and_their_source_even_after_one_that_dropped(told, rows):
     story = told(rows[3]["id"])
-    rule = story["steps"][1]
+    rule = story["steps"][2]
     assert not rule["passed"]
     assert "Rae et al. 2021" in rule["source"]
     first = rule["measures"][0]
@@ -83,11 +83,24 @@ def test_a_rewriting_tells_what_it_changed(real, told):
     name = next(row["id"] for row in PreparedFolder(real / "data").origins("train") if "lines" in row["id"])
     spaced = f"lines.jsonl@{len((real / 'lines.jsonl').read_bytes().split(bytes([10]))[0]) + 1}"
     story = told(spaced)
-    step = story["steps"][0]
+    step = story["steps"][1]
     assert step["changes"]
     assert step["characters_after"] < step["characters_before"]
     assert any(line.startswith("-") for line in step["difference"]["lines"])
     assert told(name)["recipe"] == "mine"
+
+
+def test_a_page_freed_of_its_markup_shows_how_it_begins_now(told):
+    difference = told("deep/page.html")["steps"][0]["difference"]
+    assert difference["lines"][-1].startswith("+the of to and that ")
+    assert not any("<" in line for line in difference["lines"])
+
+
+def test_a_dropped_document_is_shown_as_the_rule_saw_it(told, rows):
+    text = told(rows[3]["id"])["text"]
+    assert (text["of"], text["start"]) == ("rule", "the few of")
+    near = next(row for row in rows.values() if row["reason"] == "near_duplicate")
+    assert told(near["id"])["text"]["of"] == "steps"
 
 
 def test_a_near_duplicate_is_compared_with_its_keeper_word_by_word(told, rows):

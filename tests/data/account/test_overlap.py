@@ -19,7 +19,7 @@ EOS = 0
 DOCUMENTS = st.lists(st.lists(st.integers(1, 3), max_size=12), min_size=1, max_size=8)
 
 
-def written(folder, split, documents, shard_tokens=20):
+def written(folder, split, documents, shard_tokens):
     folder.mkdir(exist_ok=True)
     writer = SplitWriter(folder, split, vocab_size=10, shard_tokens=shard_tokens)
     for document in documents:
@@ -27,10 +27,10 @@ def written(folder, split, documents, shard_tokens=20):
     return tuple(shard_of(folder, entry) for entry in writer.close()["shards"])
 
 
-def measured(folder, train, validation, ngram):
+def measured(folder, train, validation, ngram, shard_tokens=20):
     shape = {"dtype": "<u2", "vocab_size": 10}
-    overlap = Overlap(written(folder, "validation", validation), **shape, ngram=ngram)
-    for shard in written(folder, "train", train):
+    overlap = Overlap(written(folder, "validation", validation, shard_tokens), **shape, ngram=ngram)
+    for shard in written(folder, "train", train, shard_tokens):
         for tokens, lengths in document_blocks(shard, **shape):
             overlap.see(tokens, lengths)
     return overlap.summary(bytes_per_token=1.0)
@@ -75,7 +75,7 @@ def test_a_large_validation_split_is_sampled_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_NGRAMS", 2000)
     rng = np.random.default_rng(0)
     validation = [rng.integers(1, 9, 9).tolist() for _ in range(1000)]
-    found = measured(tmp_path, validation[:500], validation, 4)
+    found = measured(tmp_path, validation[:500], validation, 4, shard_tokens=10**6)
     assert found["sampled"]
     # 10,000 tokens and room for 2,000: about every fifth document, of which half are in training.
     assert 120 < found["documents_examined"] < 280

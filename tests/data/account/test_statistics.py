@@ -197,7 +197,10 @@ DAMAGES = {
     ),
     "tokenizer gone": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer is missing"),
     "tokenizer changed": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "differs"),
-    "vocabulary endless": (edit_json("index.json", lambda index: index.update(vocab_size=2**62)), "the tokenizer has 300"),
+    "vocabulary endless": (
+        edit_json("index.json", lambda index: index.update(vocab_size=2**62)),
+        "the tokenizer has 300",
+    ),
     "separator another": (edit_json("index.json", lambda index: index.update(eos_id=5)), "with the separator 5"),
     "quarantine gone": (lambda folder: (folder / "quarantine.jsonl").unlink(), "quarantine is missing"),
     "quarantine cut": (lambda folder: (folder / "quarantine.jsonl").write_text('{"reason": "x"'), "line 1 is not JSON"),

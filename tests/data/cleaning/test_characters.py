@@ -50,7 +50,9 @@ def test_what_some_texts_need_stays_unless_told(name, text, document):
 
 
 def test_a_family_of_emoji_stays_one():
-    assert _text(Unicode(), "\U0001f468\u200d\U0001f469\u200d\U0001f466") == "\U0001f468\u200d\U0001f469\u200d\U0001f466"
+    assert (
+        _text(Unicode(), "\U0001f468\u200d\U0001f469\u200d\U0001f466") == "\U0001f468\u200d\U0001f469\u200d\U0001f466"
+    )
 
 
 def test_the_normal_form_is_the_named_one(document):
@@ -120,6 +122,8 @@ def test_exotic_spaces_become_plain_where_asked(document):
     assert (done.document.text, dict(done.changes)) == ("a b c\td", {"spaces": 2})
 
 
-@pytest.mark.parametrize("text", [" " * 10**6, "\n" * 10**6, " \n" * 10**6, "a " * 10**6, " a" * 10**6, "\t \t" * 10**6])
+@pytest.mark.parametrize(
+    "text", [" " * 10**6, "\n" * 10**6, " \n" * 10**6, "a " * 10**6, " a" * 10**6, "\t \t" * 10**6]
+)
 def test_a_million_blanks_take_no_time(text):
     assert len(_text(Whitespace(), text + "x")) <= len(text) + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping  # noqa: TC003 (read at run time)
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import ClassVar
@@ -40,7 +40,9 @@ def test_the_first_measure_that_fails_drops_a_document(document):
 
 
 def test_a_trace_goes_on_after_a_failure(document):
-    recipe = recipe_from_text("steps: [whitespace, {kind: gopher_quality, least_words: 50}, {kind: c4, least_sentences: 9}, pii]")
+    recipe = recipe_from_text(
+        "steps: [whitespace, {kind: gopher_quality, least_words: 50}, {kind: c4, least_sentences: 9}, pii]"
+    )
     looks = trace(document(MAIL), recipe)
     assert [(look.index, look.step, look.passed) for look in looks] == [
         (0, "whitespace", True), (1, "gopher_quality", False), (2, "c4", False), (3, "pii", True),
@@ -128,7 +130,9 @@ def installed(monkeypatch):
         table.kinds.cache_clear()
         real = metadata.entry_points
         monkeypatch.setattr(
-            metadata, "entry_points", lambda **which: [_Point(loaded)] if which == {"group": table.ENTRY_POINTS} else real(**which)
+            metadata,
+            "entry_points",
+            lambda **which: [_Point(loaded)] if which == {"group": table.ENTRY_POINTS} else real(**which),
         )
 
     yield install

@@ -30,7 +30,8 @@ PAGES = {
     "comments are dropped": ("a<!-- <p>no</p> -->b", "ab\n"),
     "a comment may be empty": ("a<!-->b<!---->c", "abc\n"),
     "a comment that never ends takes the rest": ("a<!-- b", "a\n"),
-    "a comment hides the end of a script": ("<script><!-- </script> -->a", "-->a\n"),
+    "a script ends with its own end tag": ("a<script>'</style>' '</title>'</script>b<TITLE></script></title>", "ab\n"),
+    "a comment in a script does not hide its end": ("<script><!-- </script> -->a", "-->a\n"),
     "declarations are dropped": ("<!DOCTYPE html><?xml version='1.0'?></ >a", "a\n"),
     "quotes hide the end of a tag": ("<a title='>no' alt=\"no>\">a</a>", "a\n"),
     "a quote outside a value hides nothing": ("<a b' c>yes'</a>", "yes'\n"),
@@ -88,9 +89,11 @@ def test_text_survives_being_written_as_html(text):
 @pytest.mark.parametrize(
     "unit",
     [
-        "<", "<a ", "<a b='", '<a b="', "<!--", "<!", "<?", "</", "<svg>", "<svg></noscript>", "&#", "<div>", "<ul><li>",
-        "<b><i><u><font><a><p>", "<p><b a=1>", "<table><tr><td>", "<dl><dd>", "<div hidden>", "<main>", "<nav>", "<td>x",
-        "<a href=x>y<li>", "<script>", "<script></scrip", "<!-", "->", '<div class="nav-x a-nav">', "=", "\"'", "<pre>\n",
+        "<", "<a ", "<a b='", '<a b="', "<!--", "<!", "<?", "</", "<svg>", "<svg></noscript>", "&#", "<div>",
+        "<ul><li>",
+        "<b><i><u><font><a><p>", "<p><b a=1>", "<table><tr><td>", "<dl><dd>", "<div hidden>", "<main>", "<nav>",
+        "<td>x", "<a href=x>y<li>", "<script>", "<script></scrip", "<!-", "->", '<div class="nav-x a-nav">', "=", "\"'",
+        "<pre>\n",
         "&amp", "&notit;", "</p>", "<br>", "hidden ",
     ],
 )  # fmt: skip
@@ -150,7 +153,8 @@ def test_the_words_of_a_page_are_those_that_a_tree_builder_finds():
     lexbor = pytest.importorskip("selectolax.lexbor")
     page = (
         "<!doctype html><title>T</title><body><nav><ul><li><a href=x>One</a><li>Two</ul></nav><main><h1>A &amp; B</h1>"
-        "<p>Some <em>words</em> here<p>more<table><tr><th>k<td>v<tr><td>1<td>2</table><dl><dt>t<dd>d</dl><pre>\n a  b\n</pre>"
+        "<p>Some <em>words</em> here<p>more<table><tr><th>k<td>v<tr><td>1<td>2</table>"
+        "<dl><dt>t<dd>d</dl><pre>\n a  b\n</pre>"
         "<blockquote>q<br>r</blockquote></main><footer>&copy; 2024</footer>"
     ) * 3
     tree = lexbor.LexborHTMLParser(page)

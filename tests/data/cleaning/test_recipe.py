@@ -46,7 +46,11 @@ def test_the_json_has_every_setting():
 def test_reasons_are_named_once():
     reasons = [reason for step in kinds().values() for reason in getattr(step, "reasons", {})]
     assert len(reasons) == len(set(reasons))
-    assert all(meaning and not meaning.endswith(".") for step in kinds().values() for meaning in getattr(step, "reasons", getattr(step, "counts", {})).values())
+    assert all(
+        meaning and not meaning.endswith(".")
+        for step in kinds().values()
+        for meaning in getattr(step, "reasons", getattr(step, "counts", {})).values()
+    )
 
 
 def test_a_recipe_of_ones_own(tmp_path):
@@ -69,7 +73,11 @@ def test_a_recipe_of_ones_own(tmp_path):
     assert (quality.least_words, quality.most_words, quality.least_stop_words) == (10, None, 2)
     assert url.domains[0] == "bad.org"
     assert url.domains[1].words() == ("evil.com",)
-    assert (recipe.deduplicate.exact, recipe.deduplicate.near.threshold, recipe.deduplicate.near.bands) == ("text", 0.7, 10)
+    assert (recipe.deduplicate.exact, recipe.deduplicate.near.threshold, recipe.deduplicate.near.bands) == (
+        "text",
+        0.7,
+        10,
+    )
     kept = recipe.as_json()
     assert recipe_from_json(kept) == recipe
     (tmp_path / "lists" / "blocked.txt").write_text("other.com\n")
@@ -139,7 +147,9 @@ def test_a_name_that_is_none_is_told_what_there_is(tmp_path):
         read_recipe(tmp_path / "recipe.txt")
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"steps: [\x00]", b"\xef\xbb\xbfsteps: []", b"a: " * 500_000, b"[" * 5_000])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"steps: [\x00]", b"\xef\xbb\xbfsteps: []", b"a: " * 500_000, b"[" * 5_000]
+)
 def test_a_file_that_is_no_yaml_is_refused(content, tmp_path):
     path = tmp_path / "r.yaml"
     path.write_bytes(content)
@@ -162,7 +172,12 @@ def test_a_list_that_is_not_utf8_is_refused(tmp_path):
 
 
 def test_an_index_of_another_version_is_refused_in_words():
-    for content in ({"name": "x"}, {"name": "x", "steps": [{"kind": "future"}]}, {"steps": [{"kind": "html", "new": 1}]}, []):
+    for content in (
+        {"name": "x"},
+        {"name": "x", "steps": [{"kind": "future"}]},
+        {"steps": [{"kind": "html", "new": 1}]},
+        [],
+    ):
         with pytest.raises(SpecError):
             recipe_from_json(content)
 

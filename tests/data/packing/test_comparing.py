@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from vitruvius.data.packing.batches import PackedBatches
 from vitruvius.data.packing.comparing import compare_packings
+from vitruvius.data.packing.sample import PADDING
 
 np = pytest.importorskip("numpy")
 
@@ -20,6 +22,22 @@ def test_each_packing_pays_in_its_own_coin(numbered):
     assert found["best-fit"].padding_share < 0.01 < found["greedy"].padding_share < found["one-document"].padding_share
     assert found["by-length"].cut_documents > found["stream"].cut_documents
     assert found["by-length"].padding_share < found["one-document"].padding_share
+
+
+@pytest.mark.parametrize("packing", ["stream", "best-fit", "one-document", "by-length"])
+@pytest.mark.parametrize("context", [64, 96, 500])
+def test_what_a_token_reads_is_counted_exactly(numbered, packing, context):
+    lengths = np.random.default_rng(6).lognormal(4, 1, 60).astype(int) + 2
+    shards = numbered(lengths.tolist(), shard_tokens=900)
+    read = tokens = 0
+    for batch in PackedBatches(shards, batch=4, context=context, packing=packing).once():
+        for row in batch.documents:
+            for document in set(row.tolist()) - {PADDING}:
+                length = int((row == document).sum())
+                read, tokens = read + length * (length + 1) // 2, tokens + length
+    found = compare_packings(shards, context=context)[packing]
+    assert (found.attended_pairs, found.packed_tokens) == (read, tokens)
+    assert found.mean_attended_tokens == read / tokens
 
 
 def test_data_that_some_packing_makes_nothing_of_is_compared_without_it(numbered):

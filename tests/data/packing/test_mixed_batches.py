@@ -109,6 +109,23 @@ def test_the_weights_of_the_data_hold_until_the_run_names_others(numbered):
     assert [share.share for share in named.shares] == [0.5, 0.5]
 
 
+def test_a_source_that_nothing_is_left_of_has_no_turn(numbered):
+    shards = numbered({"code": [], "web": [100]}, weights={"web": 0.2, "code": 0.8})
+    assert shards.sources["code"].documents == 0
+    batches = PackedBatches(shards, batch=3, context=9)
+    assert [(share.source, share.share) for share in batches.shares] == [("web", 1.0)]
+    assert batches.left_out == ("code",)
+    for packing in ("stream", "best-fit", "one-document", "by-length"):
+        with pytest.raises(DataError, match="source code has 0 tokens"):
+            PackedBatches(shards, batch=3, context=9, packing=packing, mix={"web": 1, "code": 1})
+
+
+def test_weights_that_nothing_is_left_of_are_refused_with_others_to_give(numbered):
+    shards = numbered({"code": [], "web": [100]}, weights={"web": 0, "code": 1})
+    with pytest.raises(DataError, match=r"nothing is left of the sources.*\n.*train.mix={code: 0, web: 1}"):
+        PackedBatches(shards, batch=3, context=9)
+
+
 def test_together_a_split_is_one_stream(mixed):
     batches = PackedBatches(mixed, batch=4, context=12, order="in-order", sources="together")
     inputs = np.concatenate([batch.inputs.ravel() for batch in batches.once()])
@@ -178,6 +195,11 @@ def test_validation_reads_whole_samples_whatever_the_curriculum(mixed):
 def test_a_stage_that_does_not_divide_the_context_is_refused(mixed, context):
     with pytest.raises(UsageError, match="cannot be cut into equal pieces"):
         PackedBatches(mixed, batch=1, context=12, curriculum=[Stage(until=1, context=context)])
+
+
+def test_rows_by_length_leave_a_curriculum_nothing_to_cut(mixed):
+    with pytest.raises(UsageError, match="no stage can cut"):
+        PackedBatches(mixed, batch=1, context=12, packing="by-length", curriculum=[Stage(until=1, context=3)])
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -63,6 +63,8 @@ def test_the_table_is_what_the_standard_library_gives(data):
         result = compare_packings(shards, context=context)["greedy" if name == "naive greedy" else name]
         assert int(samples.replace(",", "")) == result.samples
         assert float(padding) == pytest.approx(100 * result.padding_share, abs=0.005)
-        cut, long, left_out = (int(cell.replace(",", "")) for cell in rest.split("|"))
+        *counts, read = (cell.replace(",", "") for cell in rest.split("|"))
+        cut, long, left_out = map(int, counts)
         assert (cut, long, left_out) == (result.cut_documents, result.long_documents, result.left_out_tokens)
+        assert float(read) == pytest.approx(result.mean_attended_tokens, abs=0.051)
     assert len(rows) == 20

@@ -58,6 +58,23 @@ def test_reading_across_shards_equals_reading_the_stream(tmp_path_factory, shard
     assert found.tolist() == stream[start:stop]
 
 
+@pytest.mark.parametrize("shard_tokens", [1, 4, 5, 100], ids=str)
+@given(data=st.data())
+def test_every_token_knows_its_document_across_shards(tmp_path_factory, shard_tokens, data):
+    stream = TokenShards.open(build(tmp_path_factory.mktemp("s"), DOCUMENTS, shard_tokens=shard_tokens)).stream
+    owners = [number for number, document in enumerate(DOCUMENTS) for _ in document]
+    edges = [0, 4, 6, 12, 13, 16]
+    start = data.draw(st.integers(0, len(owners)))
+    stop = data.draw(st.integers(start, len(owners)))
+    assert stream.documents_at(start, stop).tolist() == owners[start:stop]
+    for place in range(start, stop):
+        number = owners[place]
+        assert stream.document_of(place) == (number, edges[number], edges[number + 1])
+    first = data.draw(st.integers(0, len(DOCUMENTS)))
+    last = data.draw(st.integers(first, len(DOCUMENTS)))
+    assert stream.starts(first, last).tolist() == edges[first : last + 1]
+
+
 @pytest.mark.parametrize("shard_tokens", [1, 4, 100], ids=str)
 def test_documents_come_back_with_their_separator(tmp_path, shard_tokens):
     shards = TokenShards.open(build(tmp_path, DOCUMENTS, shard_tokens=shard_tokens))

@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_the_documents(tmp_path, monkeypatch):
 
     peak(100)
     # The starts of the larger one alone are 80 KB.
-    assert peak(10_000) < peak(2000) + 2**14
+    assert peak(10_000) < peak(2000) + 2**15
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -139,6 +139,20 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once():
     assert error.value.where == "hf:org/name"
 
 
+def test_a_connection_that_fails_is_tried_once(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    asked = []
+
+    def refuse(self, name, **_):
+        asked.append(name)
+        raise RuntimeError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refuse)
+    with pytest.raises(DataError, match=r"the hub cannot be reached.*Name or service not known"):
+        read("hf:org/name")
+    assert asked == ["org/name"]
+
+
 def test_no_code_of_a_dataset_is_run(tmp_path):
     write(tmp_path / "ds" / "train.jsonl", rows(0))
     (tmp_path / "ds" / "ds.py").write_text("open('ran', 'w')\n")

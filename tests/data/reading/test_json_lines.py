@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vitruvius.data.reading.documents import InputFile, ReadOptions, read_file
-from vitruvius.data.reading.jsonl import DEPTH, Record, fast_parser, json_record
+from vitruvius.data.reading.jsonl import DEPTH, MOST_CONTAINERS, MOST_VALUES, Record, fast_parser, json_record
 from vitruvius.data.reading.text import Problem
 
 pytest.importorskip("orjson")
@@ -106,6 +106,26 @@ def test_brackets_in_a_text_do_not_hide_nesting_elsewhere(escaped):
     deep = "[" * 1100 + "]" * 1100
     found = both(f'{{"text": "{escaped * 500}", "x": {deep}}}'.encode())
     assert isinstance(found, Problem) and found.reason == "invalid_json"
+
+
+DENSE = {
+    "lists": (b"[],", MOST_CONTAINERS, "too_much_memory"),
+    "objects": (b'{"a":1},', MOST_CONTAINERS, "too_much_memory"),
+    "numbers": (b"1.5,", MOST_VALUES, "too_much_memory"),
+    "strings": (b'"ab",', MOST_VALUES, "too_much_memory"),
+    "few of all": (b"[1.5],", 200_000, "kept"),
+}
+
+
+@pytest.mark.parametrize(("value", "count", "fate"), DENSE.values(), ids=DENSE.keys())
+def test_a_line_that_would_take_much_more_memory_than_it_has_bytes_is_refused(value, count, fate):
+    found = both(b'{"text": "a", "x": [' + value * count + b"1]}")
+    assert (found.reason if isinstance(found, Problem) else "kept") == fate
+
+
+def test_a_text_of_nothing_but_commas_and_brackets_is_a_text():
+    text = ",[{" * 800_000
+    assert both(json.dumps({"text": text, "x": [1]}).encode()) == Record(text, None)
 
 
 def test_a_line_full_of_brackets_is_read_in_linear_time():

@@ -7,8 +7,6 @@ import gzip
 import json
 import lzma
 import random
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,12 +24,10 @@ _WORDS = [f"{_DRAW.randrange(36**4):04x}" for _ in range(3000)]
 PIECE = b"".join(json.dumps({"text": " ".join(_DRAW.choices(_WORDS, k=250))}).encode() + b"\n" for _ in range(800))
 
 _READ = """
-import resource, sys
-from pathlib import Path
+import sys
 from vitruvius.data.reading.inputs import find_inputs
 from vitruvius.data.reading.options import ReadOptions
 from vitruvius.data.reading.units import read_unit, units_of
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 units = units_of(find_inputs([sys.argv[1]]), unit_bytes=2**23)
 # The size of text pieces is the reader's memory.
 found = (one for unit in units for one in read_unit(unit, ReadOptions(document_bytes=2**20)))
@@ -82,12 +78,17 @@ def write(path: Path, pieces: int) -> None:
         pytest.param("a.jsonl.xz", marks=pytest.mark.slow), "a.txt", "a.txt.zst", "a.parquet", "a.arrow",
     ],
 )  # fmt: skip
-def test_a_stream_of_three_times_the_bound_is_read_within_it(tmp_path, name):
+def test_a_stream_of_three_times_the_bound_is_read_within_it(measured, tmp_path, name):
     pieces = 3 * BOUND // len(PIECE)
     write(tmp_path / name, pieces)
-    done = subprocess.run(
-        [sys.executable, "-c", _READ, str(tmp_path / name)], capture_output=True, text=True, check=True
-    )
-    total, grown = map(int, done.stdout.split())
+    (line,) = measured(_READ, tmp_path / name)
+    total, grown = map(int, line.split())
     assert total > 2.9 * BOUND
     assert grown < BOUND
+
+
+def test_the_peak_is_the_processes_own(measured):
+    ballast = bytearray(b"x" * (200 << 20))
+    (line,) = measured("before = peak(); held = bytearray(b'x' * (40 << 20)); print(before, peak() - before)")
+    before, grown = map(int, line.split())
+    assert len(ballast) > before and 39 << 20 < grown < 60 << 20

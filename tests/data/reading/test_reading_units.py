@@ -151,8 +151,12 @@ def test_a_file_that_changed_since_the_plan_is_named(tmp_path, change, said):
 def test_a_name_that_is_not_utf_8_comes_back_from_json(tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
     path.write_bytes(b'{"text": "a"}\n')
-    (row,) = records(find_inputs([tmp_path]), 100)
+    inputs = find_inputs([tmp_path])
+    (row,) = records(inputs, 100)
     assert row[0].endswith("caf\\udce9.jsonl") and row[3].encode()
+    (unit,) = units_of(inputs)
+    assert json.dumps(unit.as_json(), ensure_ascii=False).encode()
+    assert Unit.from_json(unit.as_json()) == unit
 
 
 def test_nothing_is_read_of_a_unit_before_it_is_asked_for(tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import gzip
+import importlib.util
 import io
 import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitruvius.data.reading.documents import InputFile, ReadOptions, read_file
+from vitruvius.data.reading.libraries import library
 from vitruvius.data.reading.streams import Span, lines, opened
-from vitruvius.errors import DataError
+from vitruvius.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,3 +117,34 @@ def test_lines_of_a_span_are_those_that_begin_in_it(content, start, stop, limit)
     found = list(lines(io.BytesIO(content), limit=limit, span=span))
     assert [one.offset for one in found] == [one.offset for one in every if start <= one.offset < stop]
     assert span.lines == len(found) and [one.number for one in found] == list(range(1, len(found) + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "module"),
+    [
+        ("a.jsonl.zst", "jsonl", "zstandard"), ("a.parquet", "parquet", "pyarrow"), ("a.arrow", "arrow", "pyarrow"),
+        ("hf:a", "hf", "datasets"),
+    ],
+)  # fmt: skip
+def test_a_missing_package_is_said_with_the_extra_that_brings_it(tmp_path, monkeypatch, name, kind, module):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == module else find(name, *rest))
+    library.cache_clear()
+    (tmp_path / "a").write_bytes(b"a")
+    path = tmp_path / name
+    path.write_bytes(b"a")
+    with pytest.raises(MissingExtraError, match=rf"{module} is not installed"):
+        list(read_file(InputFile(name=name, path=path, kind=kind), ReadOptions()))
+
+
+def test_reading_lines_imports_no_table_library():
+    code = """
+import sys
+from vitruvius.data.reading.units import units_of
+from vitruvius.data.reading.inputs import find_inputs
+from vitruvius.data.reading.finding import read_one
+units_of(find_inputs(["python-stdlib"]))
+print([name for name in ("numpy", "pyarrow", "datasets", "zstandard", "orjson", "torch") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -286,13 +284,12 @@ def test_a_folder_saved_by_datasets_is_read(tmp_path):
 
 
 _RSS = """
-import resource, sys
+import sys
 from pathlib import Path
 from vitruvius.data.reading.arrow import _field
 from vitruvius.data.reading.documents import InputFile, ReadOptions, read_file
 from vitruvius.data.reading.libraries import library
 library("pyarrow.parquet")
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 file = InputFile(name="a", path=Path(sys.argv[1]), kind=sys.argv[2])
 found = read_file(file, ReadOptions())
 first = next(found)
@@ -303,7 +300,7 @@ print(peak() - base)
 
 
 @pytest.mark.parametrize("shape", ["one row group", "dictionary", "stream", "file", "zstd"])
-def test_a_table_much_larger_than_the_bound_is_read_within_it(tmp_path, shape):
+def test_a_table_much_larger_than_the_bound_is_read_within_it(measured, tmp_path, shape):
     size, count = 2**16, 3072
     path = tmp_path / ("t.arrow" if shape in {"stream", "file", "zstd"} else "t.parquet")
     if shape == "dictionary":
@@ -321,7 +318,6 @@ def test_a_table_much_larger_than_the_bound_is_read_within_it(tmp_path, shape):
         else:
             write_stream(rows, path, rows_per_batch=64, compression="zstd" if shape == "zstd" else None)
     kind = "parquet" if path.suffix == ".parquet" else "arrow"
-    done = subprocess.run([sys.executable, "-c", _RSS, str(path), kind], capture_output=True, text=True, check=True)
-    total, grown = map(int, done.stdout.split())
+    total, grown = map(int, measured(_RSS, path, kind))
     assert total == size * count if size else total > 190 * 2**20
     assert grown < 48 * 2**20

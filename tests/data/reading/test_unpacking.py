@@ -7,8 +7,6 @@ import gzip
 import json
 import lzma
 import random
-import subprocess
-import sys
 import zlib
 from typing import TYPE_CHECKING
 
@@ -199,12 +197,11 @@ def test_what_is_only_well_compressed_is_no_bomb(tmp_path):
 
 
 _RSS = """
-import resource, sys
+import sys
 from pathlib import Path
 from vitruvius.data.reading.documents import InputFile, ReadOptions, read_file
 from vitruvius.data.reading.libraries import library
 library("zstandard")
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 base = peak()
 file = InputFile(name="a", path=Path(sys.argv[1]), kind=sys.argv[2])
 options = ReadOptions(bomb_ratio=int(sys.argv[3]))
@@ -215,14 +212,11 @@ print(peak() - base)
 
 @PACKINGS
 @pytest.mark.parametrize("ratio", [200, 10**9], ids=["stopped", "read to its end"])
-def test_a_line_of_256_megabytes_of_zeros_never_gets_into_memory(tmp_path, suffix, ratio):
+def test_a_line_of_256_megabytes_of_zeros_never_gets_into_memory(measured, tmp_path, suffix, ratio):
     packed = zeros(suffix, 2**28)
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(packed)
-    done = subprocess.run(
-        [sys.executable, "-c", _RSS, str(path), "jsonl", str(ratio)], capture_output=True, text=True, check=True
-    )
-    found, grown = done.stdout.splitlines()
+    found, grown = measured(_RSS, path, "jsonl", ratio)
     assert found == "['good', 'decompression_bomb']" if ratio == 200 else "['good', 'too_long']"
     assert int(grown) < 64 << 20
 
@@ -233,16 +227,13 @@ def zeros(suffix: str, size: int) -> bytes:
     return pack(b'{"text": "good"}\n') + pack(bytes(2**26)) * (size >> 26)
 
 
-def test_the_smallest_zstd_blocks_do_not_unpack_to_much_at_once(tmp_path):
+def test_the_smallest_zstd_blocks_do_not_unpack_to_much_at_once(measured, tmp_path):
     # Four bytes for 128 KiB, which no compressor writes at this rate for long: 16 KiB of blocks are 512 MiB.
     head = b"\x28\xb5\x2f\xfd" + bytes([0x00, (27 - 10) << 3])
     block = (128 * 1024 << 3 | 1 << 1).to_bytes(3, "little") + b" "
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(PACK[".zst"](b'{"text": "good"}\n') + head + block * 4096 + b"\x01\x00\x00")
-    done = subprocess.run(
-        [sys.executable, "-c", _RSS, str(path), "jsonl", str(10**9)], capture_output=True, text=True, check=True
-    )
-    found, grown = done.stdout.splitlines()
+    found, grown = measured(_RSS, path, "jsonl", 10**9)
     assert found == "['good', 'too_long']"
     # The window (128 MiB), one bite (64 MiB), and the line's limit (16 MiB).
     assert int(grown) < (128 + 64 + 64) << 20

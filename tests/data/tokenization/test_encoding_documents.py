@@ -48,7 +48,7 @@ def sentencepiece() -> Tokenizer:
         {
             "normalizer": {"type": "Sequence", "normalizers": marks},
             "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-            "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "vocab": vocabulary, "merges": merges},
+            "model": {"type": "BPE", "byte_fallback": True, "vocab": vocabulary, "merges": merges},
         }
     )
 

@@ -178,7 +178,6 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a pattern that backtracks": (split("(a+)+$"), "far too long"),
     "a pattern with two ways to match": (split("(a|aa)+$"), "far too long"),
-    "a pattern of the fourth degree": (split(r"a*a*a*a*a*b"), "far too long"),
     "a pattern that does not compile": (split("(a"), "no regular expression"),
     "a pattern of 100,000 characters": (split("a" * 100_000), "100,000 characters"),
     "a normalizer that makes text a million times longer": (normalizer(replace("a", "a" * 10**6)), "longer"),
@@ -194,6 +193,13 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
         "Strip",
     ),
 }
+
+
+@pytest.mark.slow
+def test_a_pattern_that_costs_a_high_power_of_the_text_is_stopped(tmp_path):
+    path = write(tmp_path / "tokenizer.json", STATE | split("a*a*a*a*a*b"))
+    with pytest.raises(DataError, match="far too long"):
+        load_tokenizer(path)
 
 
 @pytest.mark.parametrize(("change", "said"), HOSTILE.values(), ids=HOSTILE.keys())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.data.account.about import QUESTIONS
-from vitruvius.data.account.folder import PreparedFolder
+from vitruvius.data.account.folder import PreparedFolder, count_of, number_of, text_of
 from vitruvius.data.account.statistics import PARTS, statistics
 from vitruvius.data.reading.corpora import CORPORA
 from vitruvius.data.reading.reasons import DAMAGE
@@ -55,7 +55,7 @@ def card_facts(directory: Path | str, *, about: Mapping[str, Any] | None = None)
         "statistics": found,
         "sources": sources,
         "tokenizer": _tokenizer(folder),
-        "splits": {"held_out": folder.settings.get("held_out"), "seed": folder.settings.get("seed")},
+        "splits": {"held_out": number_of(folder.settings, "held_out"), "seed": count_of(folder.settings, "seed")},
         "files": _files(folder),
         "limits": _limits(folder, sources),
         "repeat": _repeat(folder, sources),
@@ -73,14 +73,14 @@ def _sources(folder: PreparedFolder) -> list[dict[str, Any]]:
     for part in _rows(folder.settings.get("parts")):
         name = str(part.get("name"))
         files = [row for row in inputs if row.get("source") == name]
-        sizes = [row.get("size_bytes") for row in files]
+        sizes = [count_of(row, "size_bytes") for row in files]
         counts = folder.source_counts.get(name, {})
         rows.append(
             {
                 "name": name,
-                "weight": part.get("weight"),
+                "weight": number_of(part, "weight"),
                 "files": len(files),
-                "bytes": sum(cast("int", size) for size in sizes) if all(type(size) is int for size in sizes) else None,
+                "bytes": None if None in sizes else sum(filter(None, sizes)),
                 "kinds": sorted({str(row.get("kind")) for row in files}),
                 "names": [str(row.get("name")) for row in files[:NAMES_SHOWN]],
                 "reading": part.get("reading"),
@@ -146,12 +146,12 @@ def _is_built_in(recipe: Recipe) -> bool:
 
 def _tokenizer(folder: PreparedFolder) -> dict[str, Any]:
     settings = folder.settings
-    loaded = settings.get("tokenizer")
+    loaded = text_of(settings, "tokenizer")
     return {
         "trained_here": loaded is None,
         "loaded_from": loaded,
-        "kind": settings.get("tokenizer_kind") if loaded is None else None,
-        "asked_vocab_size": settings.get("vocab") if loaded is None else None,
+        "kind": text_of(settings, "tokenizer_kind") if loaded is None else None,
+        "asked_vocab_size": count_of(settings, "vocab") if loaded is None else None,
         "vocab_size": folder.index["vocab_size"],
         "separator": folder.index["eos"],
         "separator_id": folder.index["eos_id"],
@@ -178,6 +178,8 @@ def _limits(folder: PreparedFolder, sources: list[dict[str, Any]]) -> list[str]:
     """What a reader should not take for granted, as far as the data can tell."""
     limits: list[str] = []
     for source in sources:
+        if not folder.index["splits"]["train"]["sources"].get(source["name"], {}).get("documents"):
+            limits.append(f"of source {source['name']} no document is left to train on")
         recipe = source["recipe"]
         name = f"source {source['name']}: " if len(sources) > 1 else ""
         if recipe is None:
@@ -255,7 +257,11 @@ _LISTED = "$(jq -r '.settings.inputs[].name' index.json)"
 
 
 def _word(word: str) -> str:
-    return word if word == _LISTED else shlex.quote(word)
+    """A word of a command as a shell reads it; what does not print is spelt out, as `bash` and `zsh` understand it."""
+    if word == _LISTED or word.isprintable():
+        return word if word == _LISTED else shlex.quote(word)
+    spelt = (ch if ch.isprintable() and ch not in "\\'" else ch.encode("unicode_escape").decode() for ch in word)
+    return "$'" + "".join(spelt).replace("'", "\\'") + "'"
 
 
 def _inputs(folder: PreparedFolder) -> tuple[list[str], str | None]:

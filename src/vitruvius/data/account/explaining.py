@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vitruvius.data.document import Document
 
 _TWINS_SHOWN = 10
+_LINES_SHOWN = 6
 _START = 400
 """Characters of the text that are shown."""
 
@@ -60,7 +61,7 @@ def explain(directory: Path | str, document_id: str, *, root: Path | str = ".") 
         "kept": packed is not None,
         "end": end,
         "place": _place(originals, name, row, document),
-        "text": _shown(text, document) if text is not None or document is not None else _raw(originals, row),
+        "text": _shown(text, document, looks) if text is not None or document is not None else _raw(originals, row),
         "recipe": None if recipe is None else recipe.name,
         "steps": None if looks is None else _steps(document, looks),
         "agrees": _agrees(folder, end, looks, tokens, cleaned, notes),
@@ -117,11 +118,16 @@ def _raw(originals: Originals, row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _shown(text: str | None, document: Document | None) -> dict[str, Any]:
-    """The text as it was packed, or as it was read where it was dropped."""
-    shown = text if text is not None else (None if document is None else document.text)
+def _shown(text: str | None, document: Document | None, looks: Sequence[Look] | None) -> dict[str, Any]:
+    """The text as it was packed; of what was dropped, as the first rule that it failed saw it, or the steps left it."""
+    of, shown = "shard", text
+    if text is None and looks:
+        failed = next((look for look in looks if not look.passed), None)
+        of, shown = ("steps", looks[-1].document.text) if failed is None else ("rule", failed.document.text)
+    elif text is None:
+        of, shown = "source", None if document is None else document.text
     return {
-        "of": "shard" if text is not None else ("source" if document is not None else None),
+        "of": of,
         "characters": None if shown is None else len(shown),
         "bytes": None if shown is None else len(shown.encode("utf-8", "surrogatepass")),
         "start": None if shown is None else shown[:_START],
@@ -174,6 +180,7 @@ def _steps(document: Document | None, looks: Sequence[Look]) -> list[dict[str, A
 
     known = kinds()
     before = document.text if document else ""
+    markup = document.markup if document else "plain"
     rows: list[dict[str, Any]] = []
     for look in looks:
         after = look.document.text
@@ -196,11 +203,22 @@ def _steps(document: Document | None, looks: Sequence[Look]) -> list[dict[str, A
                 "changes": dict(look.changes),
                 "characters_before": len(before),
                 "characters_after": len(after),
-                "difference": None if before == after else short_diff(before, after),
+                "difference": None
+                if before == after
+                else _difference(before, after, freed=markup != look.document.markup),
             }
         )
-        before = after
+        before, markup = after, look.document.markup
     return rows
+
+
+def _difference(before: str, after: str, *, freed: bool) -> dict[str, Any]:
+    """What a step changed; of a text that it freed of markup, which differs everywhere, how it begins now."""
+    return (
+        short_diff("", "\n".join(after.split("\n", _LINES_SHOWN)[:_LINES_SHOWN]))
+        if freed
+        else short_diff(before, after)
+    )
 
 
 def _agrees(

@@ -132,6 +132,26 @@ class Originals:
             raise SourceGoneError(f"the file has changed: now the record cannot be read ({found.reason})")
         return found
 
+    def measured(self, document_id: str) -> tuple[str, str]:
+        """(a text, what it is of a dropped document): as the `rule` that dropped it saw it, or the `steps` left it; the
+        `source`'s own where the steps cannot be run.
+
+        Raises:
+            SourceGoneError: the file is gone, or holds no such document any more.
+        """
+        from vitruvius.data.cleaning.run import Dropped, clean
+
+        document = self.read(document_id)
+        entry = self.file_of(document_id)
+        source = None if entry is None else self.source(entry.source)
+        if source is None:
+            return document.text, "source"
+        try:
+            end = clean(document, source.recipe)
+        except VitruviusError:  # a list of words that is gone, a package that is missing
+            return document.text, "source"
+        return end.document.text, "rule" if isinstance(end, Dropped) else "steps"
+
     def bytes_at(self, file: str, offset: int, count: int) -> tuple[bytes, int, bool]:
         """(up to `count` bytes of an input file around `offset` of its unpacked stream, where they begin, whether that
         is all there is of the record): from the beginning of the line on, and for lines of JSON up to its end.

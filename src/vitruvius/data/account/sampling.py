@@ -213,17 +213,18 @@ def _dropped(row: dict[str, Any], originals: Originals, characters: int) -> dict
         **{key: row.get(key) for key in RULE_KEYS},
         "text": None,
         "text_is_whole": None,
+        "text_of": None,
         "text_from_byte": None,
         "note": None,
     }
     try:
         if (name := text_of(row, "id")) is not None:
-            document = originals.read(name)
-            found |= _cut(document.text, characters, whole=True)
+            text, of = originals.measured(name)
+            found |= _cut(text, characters, whole=True) | {"text_of": of}
         elif (file := found["file"]) is not None:
             content, start, whole = originals.bytes_at(file, found["byte_offset"] or 0, 4 * characters)
             text = content.decode("utf-8", "backslashreplace")
-            found |= _cut(text, characters, whole=whole) | {"text_from_byte": start}
+            found |= _cut(text, characters, whole=whole) | {"text_of": "bytes", "text_from_byte": start}
     except SourceGoneError as error:
         found["note"] = str(error)
     return found

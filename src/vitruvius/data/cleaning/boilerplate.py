@@ -6,13 +6,13 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from vitruvius.data.cleaning.pages import CELL, Block, hidden, page_text, read_blocks
+from vitruvius.data.cleaning.pages import CELL, Block, hidden, names, page_text, read_blocks
 
 LEAST_CHARACTERS: Final = 250
 """Where less than this is left of a page, too much was taken for boilerplate (trafilatura's MIN_EXTRACTED_SIZE)."""
 
-_SKIPPED: Final = frozenset("nav footer aside form button select textarea menu dialog".split(" "))
-_JUDGED: Final = frozenset("div section ul ol table header p dl td center".split(" "))
+_SKIPPED: Final = names("nav footer aside form button select textarea menu dialog")
+_JUDGED: Final = names("div section ul ol table header p dl td center")
 """Elements that are skipped for what their attributes say."""
 _LONGEST_JUDGED: Final = 1_000
 
@@ -21,17 +21,17 @@ _ATTRIBUTE: Final = re.compile(
     re.IGNORECASE,
 )
 _ROLES: Final = frozenset(("navigation", "banner", "contentinfo", "complementary", "search", "menu", "menubar"))
-_NAMES: Final = frozenset(
-    """
+_NAMES: Final = names("""
     ad ads advert advertisement advertising banner breadcrumb breadcrumbs byline-share comment-form cookie cookies
     copyright disclaimer footer footerwrapper headerlink login masthead menu modal nav navbar navigation navigation
     newsletter pagination pager paginator popup promo related related-posts share sharing sidebar sidebarwrapper
     skip-link social sphinxsidebar subscribe tag-cloud toolbar widget
-    """.split()
-)
-_PARTS: Final = frozenset(
-    "ad ads advert banner breadcrumb breadcrumbs cookie cookies footer menu nav navbar navigation newsletter "
-    "pagination pager promo share sharing sidebar social toolbar".split(" ")
+    """)
+_PARTS: Final = names(
+    """
+    ad ads advert banner breadcrumb breadcrumbs cookie cookies footer menu nav navbar navigation newsletter pagination
+    pager promo share sharing sidebar social toolbar
+    """
 )
 """Words that a name may start or end with: `site-footer`, `nav-links`."""
 _WORD_BORDER: Final = re.compile(r"[-_]+")

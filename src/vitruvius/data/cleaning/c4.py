@@ -22,7 +22,9 @@ _CITATION: Final = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _END: Final = (".", "?", "!", '"', "'")
 # The end of a sentence: its mark, what may close after it, and white space or the end of the line. Letters with a dot
 # after each (`U.S.`, `e.g.`) and dots in a row end none.
-_SENTENCE: Final = re.compile(r"(?:(?<![.\s])(?<!\b[A-Za-z])\.(?!\.)|[!?\u2026\u3002\uff01\uff1f])[!?\"'\u201d\u2019)\]]*+(?=\s)")
+_SENTENCE: Final = re.compile(
+    r"(?:(?<![.\s])(?<!\b[A-Za-z])\.(?!\.)|[!?\u2026\u3002\uff01\uff1f])[!?\"'\u201d\u2019)\]]*+(?=\s)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class C4Lines(Rewriter):
         "short": "lines with too few words",
         "javascript": "lines that mention JavaScript",
         "policy": "lines that mention cookies, a privacy policy or terms of use",
+        "blanks": "texts in which nothing but white space around lines changed",
     }
 
     most_word_length: int | None = setting(1_000, least=1)
@@ -80,7 +83,7 @@ class C4Lines(Rewriter):
         text = "\n".join(kept).strip()
         if text == document.text:
             return Rewritten(document=document, changes={})
-        return Rewritten(document=replace(document, text=text), changes=changes)
+        return Rewritten(document=replace(document, text=text), changes=changes or {"blanks": 1})
 
     def _fault(self, line: str, words: list[str]) -> str:
         longest = self.most_word_length

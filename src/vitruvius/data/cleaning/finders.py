@@ -52,10 +52,15 @@ _IPV4: Final = re.compile(r"\d(?<![\w.].)\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\
 _IPV6: Final = re.compile(r"[23](?<![\w:.].)[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
 
 
+_NO_ADDRESS: Final = ("version", "section", "release", "chapter", "ver.", "sec.")
+_BEFORE: Final = 12
+
+
 def ipv4(text: str) -> Iterator[tuple[int, int]]:
-    """Public IPv4 addresses in dotted form."""
+    """Public IPv4 addresses in dotted form, unless the word before says that it is a version or a section."""
     for found in _IPV4.finditer(text):
-        if _is_public(found[0]):
+        before = text[max(0, found.start() - _BEFORE) : found.start()].rstrip().lower()
+        if _is_public(found[0]) and not before.endswith(_NO_ADDRESS):
             yield found.span()
 
 
@@ -77,7 +82,8 @@ def _is_public(address: str) -> bool:
 _PHONE: Final = re.compile(
     r"[+(1-9](?<![\w+.-].)(?:"
     r"(?<=\+)[1-9]\d{0,2}+(?:[ .-]?\(0?\d{1,4}\))?+(?:[ .-]?\d{1,5}+){2,6}+"
-    r"|(?:(?<=\()[2-9]\d{2}\) ?|(?<=1)[ .-](?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])|(?<=[2-9])\d{2}[.-])[2-9]\d{2}[ .-]\d{4}"
+    r"|(?:(?<=\()[2-9]\d{2}\) ?|(?<=1)[ .-](?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])|(?<=[2-9])\d{2}[.-])"
+    r"[2-9]\d{2}[ .-]\d{4}"
     r")(?![\w-])(?!\.\d)"
 )
 _LEAST_DIGITS, _MOST_DIGITS = 8, 15
@@ -91,7 +97,10 @@ def phones(text: str) -> Iterator[tuple[int, int]]:
             yield found.span()
 
 
-_CARD: Final = re.compile(r"[2-6](?<![\w.+-].)(?<!\d .)(?:\d{12,18}|\d{3}(?:[ -]\d{4}){3}(?:[ -]\d{3})?|\d{3}[ -]\d{6}[ -]\d{4,5})(?![\w-])(?!\.\d)")
+_CARD: Final = re.compile(
+    r"[2-6](?<![\w.+-].)(?<!\d .)"
+    r"(?:\d{12,18}|\d{3}(?:[ -]\d{4}){3}(?:[ -]\d{3})?|\d{3}[ -]\d{6}[ -]\d{4,5})(?![\w-])(?!\.\d)"
+)
 # First digits of networks, by ISO 7812: Visa, Mastercard, American Express, Discover, Diners, JCB, UnionPay, Maestro.
 _NETWORKS: Final = re.compile(
     r"4\d{12}(?:\d{3}){0,2}|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}"
@@ -115,7 +124,9 @@ def passes_luhn(digits: str) -> bool:
     return (sum(values[::2]) + sum(_DOUBLED[value] for value in values[1::2])) % 10 == 0
 
 
-_IBAN: Final = re.compile(r"[A-Z](?<![A-Za-z0-9].)[A-Z]\d{2}(?:[A-Z0-9]{11,30}|(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?)(?![A-Za-z0-9])")
+_IBAN: Final = re.compile(
+    r"[A-Z](?<![A-Za-z0-9].)[A-Z]\d{2}(?:[A-Z0-9]{11,30}|(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?)(?![A-Za-z0-9])"
+)
 _IBAN_LENGTHS: Final = {
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BR": 29, "BY": 28,
     "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DK": 18, "DO": 28, "EE": 20, "EG": 29, "ES": 24, "FI": 18,
@@ -186,7 +197,8 @@ _SECRETS: Final = {
     "eyJ": r"[0-9A-Za-z_-]{10,2000}\.eyJ[0-9A-Za-z_-]{10,4000}\.[0-9A-Za-z_-]{10,1000}",  # JSON Web Token
 }
 _SECRET: Final = {
-    start: re.compile(rf"(?<![0-9A-Za-z_-]){re.escape(start)}{rest}(?![0-9A-Za-z_-])") for start, rest in _SECRETS.items()
+    start: re.compile(rf"(?<![0-9A-Za-z_-]){re.escape(start)}{rest}(?![0-9A-Za-z_-])")
+    for start, rest in _SECRETS.items()
 }
 _KEY_START: Final = re.compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _KEY_END: Final = re.compile(r"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
@@ -211,9 +223,10 @@ def _private_keys(text: str) -> Iterator[tuple[int, int]]:
         if found.start() < end:
             continue
         closing = _KEY_END.search(text, found.end(), found.end() + _LONGEST_KEY)
-        # Without an end the beginning still tells that one was here.
-        end = closing.end() if closing is not None else found.end()
-        yield found.start(), end
+        # Without an end it is talk about keys.
+        if closing is not None:
+            end = closing.end()
+            yield found.start(), end
 
 
 FINDERS: Final[dict[str, Finder]] = {

@@ -56,7 +56,7 @@ def parsed(url: str) -> Url | str:
     end = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))
     authority, rest = rest[:end].rpartition("@")[2], rest[end:]
     host, port = _host_and_port(authority)
-    if port and (not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > LARGEST_PORT):  # noqa: PLR2004
+    if port and (not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > LARGEST_PORT):
         return "a port that is none"
     if not host:
         return "no host"
@@ -111,7 +111,7 @@ def _address_of(host: str) -> str:
     except ValueError:
         return ""
     *first, last = numbers
-    if any(number > 255 for number in first) or last >= 256 ** (5 - len(parts)):  # noqa: PLR2004 (octets)
+    if any(number > 255 for number in first) or last >= 256 ** (5 - len(parts)):
         return ""
     value = last + sum(number << (24 - 8 * place) for place, number in enumerate(first))
     return str(ipaddress.IPv4Address(value))

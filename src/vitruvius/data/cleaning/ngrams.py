@@ -21,7 +21,7 @@ class Repeats(NamedTuple):
 
 
 def repeats(words: list[str]) -> dict[int, Repeats]:
-    """n -> what repeated n-grams cover, for 2 to `LARGEST`; lengths that the text is too short for are left out.
+    """By n, what repeated n-grams cover, for 2 to `LARGEST`; lengths that the text is too short for are left out.
 
     An n-gram that repeats starts and ends with (n-1)-grams that repeat, so only places where those do are looked at:
     of ordinary text few are left after n = 3.

@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
 PARAGRAPH, LINE, CELL = "\n\n", "\n", "\t"
 
 _PARAGRAPH_TAGS: Final = """
@@ -29,16 +35,12 @@ _INLINE_TAGS: Final = """
     abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark nobr output q rb rp rt ruby s samp
     small span strike strong sub sup time tt u var wbr
 """
-_INLINE: Final = frozenset(_INLINE_TAGS.split()) | {f"/{name}" for name in _INLINE_TAGS.split()}
+_INLINE: Final = names(_INLINE_TAGS) | {f"/{name}" for name in names(_INLINE_TAGS)}
 """Tags that say nothing about where text stands, so most of them need no look."""
-_UNSEEN: Final = frozenset(
-    "annotation annotation-xml audio canvas datalist noscript object svg template video".split(" ")
-)
+_UNSEEN: Final = names("annotation annotation-xml audio canvas datalist noscript object svg template video")
 """Elements whose content is not what a reader reads; dropped up to the end tag that closes them."""
-_VOID: Final = frozenset("area base br col embed hr img input link meta param source track wbr".split(" "))
-_SELF_ENDING: Final = frozenset(
-    "p li dd dt tr td th tbody thead tfoot option optgroup caption colgroup html body".split(" ")
-)
+_VOID: Final = names("area base br col embed hr img input link meta param source track wbr")
+_SELF_ENDING: Final = names("p li dd dt tr td th tbody thead tfoot option optgroup caption colgroup html body")
 """Elements whose end tag may be left out: no sign of what is open."""
 
 # One alternative per kind of markup. The possessive repeats (`*+`) never try another way, and what never ends takes
@@ -46,12 +48,16 @@ _SELF_ENDING: Final = frozenset(
 _MARKUP: Final = re.compile(
     r"""
     <(?:
+      # A tag: name, attributes.
       (?![sStTiInNxX](?:(?i:cript|tyle|itle|frame|oframes|oembed|mp))[\s/>])
-      (/?[A-Za-z][^\s/>]*+)((?:[^>=]++|=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))?+)*+)(?:>|\Z)   # a tag: name, attributes
-      | !--(?:-?>|[^-]*+(?:-(?!->|-!>)[^-]*+)*+(?:--!?>|\Z))                    # a comment; `<!-->` is a whole one
-      | [A-Za-z]++(?:[^>=]++|=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))?+)*+(?:>|\Z)   # what holds no markup, to its end
-        [^<]*+(?:<(?!/(?i:script|style|title|iframe|noframes|noembed|xmp)[\s/>])[^<]*+)*+
-      | [!?/][^>]*+(?:>|\Z)                                                    # a declaration, or taken for one
+      (/?[A-Za-z][^\s/>]*+)((?:[^>=]++|=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))?+)*+)(?:>|\Z)
+      # A comment; `<!-->` is a whole one.
+      | !--(?:-?>|[^-]*+(?:-(?!->|-!>)[^-]*+)*+(?:--!?>|\Z))
+      # What holds no markup, up to its end tag.
+      | ([A-Za-z]++)(?:[^>=]++|=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))?+)*+(?:>|\Z)
+        [^<]*+(?:<(?!/(?i:\3)[\s/>])[^<]*+)*+
+      # A declaration, or what is taken for one.
+      | [!?/][^>]*+(?:>|\Z)
     )
     """,
     re.VERBOSE,
@@ -125,13 +131,15 @@ def _pieces(page: str) -> Iterator[tuple[str | None, str, str]]:
     if len(page) <= _SPLIT_AT_ONCE:
         pieces = iter(_MARKUP.split(page))
         yield None, "", next(pieces)
-        yield from zip(pieces, pieces, pieces, strict=True)
+        for name, attributes, _, text in zip(pieces, pieces, pieces, pieces, strict=True):
+            yield name, attributes, text
         return
     # The same without a list of millions of pieces.
     name, attributes, end = None, "", 0
     for found in _MARKUP.finditer(page):
         yield name, attributes, page[end : found.start()]
-        (name, attributes), end = found.groups(), found.end()
+        name, attributes, _ = found.groups()
+        end = found.end()
     yield name, attributes, page[end:]
 
 

@@ -105,7 +105,9 @@ def _load(path: Path) -> Node:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"cannot read it: {error.strerror or error}", where=file, fix="check its permissions") from None
+        raise UsageError(
+            f"cannot read it: {error.strerror or error}", where=file, fix="check its permissions"
+        ) from None
     if len(content) > MAX_BYTES:
         raise UsageError(
             f"a recipe has at most {MAX_BYTES:,} bytes, and this has more",
@@ -193,9 +195,7 @@ def _step(node: Node, path: str, folder: Path, findings: Findings) -> Step | Non
             return None
         kind = node.value["kind"]
         rest = {key: child for key, child in node.value.items() if key != "kind"}
-        settings = Node(
-            value=rest, line=node.line, column=node.column, file=node.file, key_marks=node.key_marks
-        )
+        settings = Node(value=rest, line=node.line, column=node.column, file=node.file, key_marks=node.key_marks)
     known = kinds()
     if not isinstance(kind.value, str) or kind.value not in known:
         shown = quoted(kind.value) if isinstance(kind.value, str) else "this"
@@ -212,5 +212,3 @@ def _duplicates(node: Node | None, folder: Path, findings: Findings) -> DedupSet
         findings.note(node.mark, "duplicates", "the settings are no mapping", "duplicates: {exact: text}")
         return None
     return read_settings(DedupSettings, node, "duplicates", folder, findings)
-
-

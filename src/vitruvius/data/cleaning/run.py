@@ -99,9 +99,7 @@ def trace(document: Document, recipe: Recipe) -> list[Look]:
                 measures = () if nothing is None else (nothing,)
         passed = all(measure.passed for measure in measures)
         looks.append(
-            Look(
-                step=step.kind, index=index, measures=measures, changes=changes, passed=passed, document=document
-            )
+            Look(step=step.kind, index=index, measures=measures, changes=changes, passed=passed, document=document)
         )
     return looks
 

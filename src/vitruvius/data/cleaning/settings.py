@@ -128,7 +128,7 @@ def as_plain(value: object) -> PlainData:
 
 def settings_as_plain(owner: Any) -> dict[str, PlainData]:
     """Every setting of a step by its name."""
-    return {part.name: as_plain(getattr(owner, part.name)) for part in declared(type(owner))}
+    return {part.name: as_plain(getattr(owner, part.name)) for part in fields(owner)}
 
 
 def tree_of(value: Any, mark: Mark) -> Node:

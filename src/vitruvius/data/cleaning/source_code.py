@@ -33,8 +33,8 @@ class Code(Rule):
 
     kind: ClassVar[str] = "code"
     source: ClassVar[str] = (
-        "Kocetkov et al. 2022 (The Stack, arXiv:2211.15533); Li et al. 2023 (StarCoder, arXiv:2305.06161), section 3.2; "
-        "Lozhkov et al. 2024 (StarCoder 2, arXiv:2402.19173), section 2.1; Chen et al. 2021 (Codex, arXiv:2107.03374)"
+        "Kocetkov et al. 2022 (The Stack, arXiv:2211.15533); Li et al. 2023 (StarCoder, arXiv:2305.06161), section "
+        "3.2; Lozhkov et al. 2024 (StarCoder 2, arXiv:2402.19173), section 2.1"
     )
     reasons: ClassVar[Mapping[str, str]] = {
         "code_long_line": "the longest line is too long: minified, or data",
@@ -90,7 +90,12 @@ class Code(Rule):
             (
                 ("code_many_lines", at_most, self.most_lines, lambda: len(lines)),
                 ("code_long_line", at_most, self.most_line_length, lambda: max(map(len, lines), default=0)),
-                ("code_long_lines", at_most, self.most_mean_line_length, lambda: share(sum(map(len, lines)), len(lines))),
+                (
+                    "code_long_lines",
+                    at_most,
+                    self.most_mean_line_length,
+                    lambda: share(sum(map(len, lines)), len(lines)),
+                ),
                 (
                     "code_alphanumeric",
                     at_least,

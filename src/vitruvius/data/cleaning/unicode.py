@@ -58,7 +58,9 @@ class Unicode(Rewriter):
     """Canonical forms, and no characters that hide; white space is another step's business."""
 
     kind: ClassVar[str] = "unicode"
-    source: ClassVar[str] = "Unicode Standard Annex 15 (normalization; stream-safe text), Technical Report 36 (security)"
+    source: ClassVar[str] = (
+        "Unicode Standard Annex 15 (normalization; stream-safe text), Technical Report 36 (security)"
+    )
     counts: ClassVar[Mapping[str, str]] = {
         "normalized": "texts that were not in the normal form",
         "marks": "combining marks removed from runs that were too long",
@@ -151,8 +153,7 @@ def _long_runs(most: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
     points |= {
         point
         for point in range(0xA0, 0x30000)
-        if unicodedata.decomposition(chr(point))
-        and unicodedata.combining(unicodedata.normalize("NFKD", chr(point))[0])
+        if unicodedata.decomposition(chr(point)) and unicodedata.combining(unicodedata.normalize("NFKD", chr(point))[0])
     }
     narrow, wide = (_class(point for point in sorted(points) if point < limit) for limit in (0x10000, 0x110000))
     return re.compile(f"{narrow}{{{most + 1},}}+"), re.compile(f"{wide}{{{most + 1},}}+")

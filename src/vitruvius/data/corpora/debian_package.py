@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -151,7 +153,10 @@ def read_pages(
 def _within(deb: Path, wanted: str, look: Callable[[Member], Iterator[_Found]]) -> Iterator[_Found]:
     """What `look` finds in the tar archive of `deb` whose name starts with `wanted`."""
     try:
-        with deb.open("rb") as file:
+        # Without waiting, which is what opening a pipe does.
+        with os.fdopen(os.open(deb, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _broken(deb, "it is not a regular file")
             for part in ar_members(file):
                 if part.name == wanted or part.name.startswith(f"{wanted}."):
                     for member in tar_members(unpacked(part.content, part.name.removeprefix(wanted))):

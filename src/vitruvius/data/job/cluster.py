@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -162,10 +163,8 @@ def _arrived(directory: str, stage: str, on_failure: str) -> StageWork:
     """A block unpickled, maybe in another process, where nothing but this runs before datatrove talks."""
     multiprocess = importlib.import_module("multiprocess")
     if on_failure == "record" and multiprocess.parent_process() is not None:
-        import signal
-
         importlib.import_module("loguru").logger.disable("datatrove")
-        # Ctrl-C reaches every process of the terminal; the one that started this one decides.
+        # As in `_interrupts_ignored`, where somebody else has started the server of processes.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one worker, one core
     return StageWork(directory, stage, on_failure)
@@ -207,6 +206,8 @@ def _slurm_executor(job: Job, stage: Stage, ranks: int, slurm: SlurmOptions, bef
 def _watched(job: Job, stage: Stage, run: Callable[[], object], progress: Progress) -> None:
     """Run an executor, and stop it where one of its processes dies: its pool would wait for that one for ever."""
     multiprocess = importlib.import_module("multiprocess")
+    with _interrupts_ignored():
+        importlib.import_module("multiprocess.forkserver").ensure_running()
     crash: list[BaseException] = []
 
     def target() -> None:
@@ -235,6 +236,20 @@ def _watched(job: Job, stage: Stage, run: Callable[[], object], progress: Progre
         raise
     if crash:
         raise crash[0]
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Generator[None]:
+    """Processes that are started here ignore Ctrl-C, which reaches all of a terminal: this one decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _check_alive(thread: threading.Thread, job: Job, stage: Stage) -> None:

@@ -112,8 +112,8 @@ class PackedBatches:
         or as much of each as there is.
 
         Raises:
-            UsageError: `batch` or `context` is below 1, `mix` does not name just the sources that there are, or a stage
-                of the curriculum does not divide the context.
+            UsageError: `batch` or `context` is below 1, `mix` does not name just the sources that there are, a stage of
+                the curriculum does not divide the context, or rows have lengths of their own.
             DataError: a source that is to be drawn from is shorter than one sample.
         """
         for name, value in (("--batch", batch), ("--context", context)):
@@ -123,6 +123,9 @@ class PackedBatches:
             if stage.context < 1 or context % stage.context:
                 what = f"samples of {context:,} tokens cannot be cut into equal pieces of {stage.context:,}"
                 raise UsageError(what, where="train.curriculum", fix=f"use lengths that divide {context:,}")
+        if curriculum and packing == "by-length":
+            what = "the rows of by-length have lengths of their own, which no stage can cut"
+            raise UsageError(what, where="train.curriculum", fix="leave the curriculum out, or use packing: best-fit")
         self.shards = shards
         self.batch = batch
         self.context = context
@@ -251,7 +254,8 @@ def _weights(shards: TokenShards, mix: Mapping[str, float] | None) -> dict[str, 
         weights = {name: weight for name, weight in given.items() if weight is not None}
         if weights and not any(weights.values()):
             what = "nothing is left of the sources that the data was prepared to be drawn from"
-            fix = f"give others a weight: --set 'train.mix={{{', '.join(f'{name}: 1' for name in sources)}}}'"
+            others = ", ".join(f"{name}: {1 if source.documents else 0}" for name, source in sources.items())
+            fix = f"give others a weight: --set 'train.mix={{{others}}}'"
             raise DataError(what, where=str(shards.directory), fix=fix)
         return weights or None
     known = ", ".join(sources)

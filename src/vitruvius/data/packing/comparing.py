@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from vitruvius.data.packing.efficiency import Efficiency, together
+from vitruvius.data.packing.efficiency import Efficiency, pairs_within, together
 from vitruvius.data.packing.fitting import next_fit
 from vitruvius.data.packing.plans import PACKINGS, Packing, document_groups, pieces_of
 from vitruvius.data.packing.samples import samples_of
@@ -32,9 +32,11 @@ def compare_packings(shards: TokenShards, *, context: int) -> dict[Compared, Eff
 
 
 def _greedy(stream: TokenStream, context: int) -> Efficiency:
-    samples = room = long = 0
+    samples = room = long = pairs = 0
     for edges in document_groups(stream, context):
-        more, room = next_fit(pieces_of(edges, context).lengths, context, room=room)
+        lengths = pieces_of(edges, context).lengths
+        more, room = next_fit(lengths, context, room=room)
+        pairs += pairs_within(lengths)
         samples += more
         long += int((edges[1:] - edges[:-1] > context).sum())
     return Efficiency(
@@ -45,4 +47,5 @@ def _greedy(stream: TokenStream, context: int) -> Efficiency:
         packed_tokens=stream.tokens,
         cut_documents=long,
         long_documents=long,
+        attended_pairs=pairs,
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency:
@@ -24,6 +26,8 @@ class Efficiency:
     """Documents that lie in more than one sample, or of which a part is left out."""
     long_documents: int
     """Documents longer than the context: these no packing keeps whole."""
+    attended_pairs: int
+    """Pairs of a token and one that it reads, itself included, under causal attention within documents."""
 
     @property
     def padding(self) -> int:
@@ -40,6 +44,11 @@ class Efficiency:
         """Tokens of the stream that no sample has as an input."""
         return self.tokens - self.packed_tokens
 
+    @property
+    def mean_attended_tokens(self) -> float:
+        """Tokens that a token reads on average, itself included: what of its document comes before it in its row."""
+        return self.attended_pairs / max(1, self.packed_tokens)
+
     def to_dict(self) -> dict[str, int | float]:
         """All of it as JSON data."""
         names = ("samples", "context", "documents", "tokens", "packed_tokens", "cut_documents", "long_documents")
@@ -48,6 +57,7 @@ class Efficiency:
             "padding_tokens": self.padding,
             "padding_share": self.padding_share,
             "left_out_tokens": self.left_out_tokens,
+            "mean_attended_tokens": self.mean_attended_tokens,
         }
 
 
@@ -58,4 +68,10 @@ def together(parts: Sequence[Efficiency]) -> Efficiency:
         first,
         samples=sum(part.samples for part in parts),
         packed_tokens=sum(part.packed_tokens for part in parts),
+        attended_pairs=sum(part.attended_pairs for part in parts),
     )
+
+
+def pairs_within(lengths: np.ndarray) -> int:
+    """Pairs of a token and one up to it, within stretches of these lengths."""
+    return int((lengths * (lengths + 1) // 2).sum())

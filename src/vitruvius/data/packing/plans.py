@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from vitruvius.data.packing.efficiency import Efficiency
+from vitruvius.data.packing.efficiency import Efficiency, pairs_within
 from vitruvius.data.packing.fitting import best_fit_decreasing
 from vitruvius.data.packing.growing import Growing
 
@@ -72,7 +72,7 @@ def plan_samples(stream: TokenStream, packing: PlannedPacking, context: int) -> 
 
     starts, lengths, bins = Growing(), Growing(), Growing()
     bins.add(np.zeros(1, dtype=np.int64))
-    stretches = packed = cut = long = 0
+    stretches = packed = cut = long = pairs = 0
     for edges in document_groups(stream, context):
         pieces = pieces_of(edges, context)
         order, ends = _useful(pieces, *_BINS[packing](pieces.lengths, context))
@@ -81,6 +81,7 @@ def plan_samples(stream: TokenStream, packing: PlannedPacking, context: int) -> 
         bins.add(stretches + ends)
         stretches += len(order)
         packed += int(pieces.lengths[order].sum())
+        pairs += pairs_within(pieces.lengths[order])
         longer = np.diff(edges) > context
         long += int(longer.sum())
         cut += int((longer | _lacking(pieces, order, len(longer))).sum())
@@ -97,6 +98,7 @@ def plan_samples(stream: TokenStream, packing: PlannedPacking, context: int) -> 
             packed_tokens=packed,
             cut_documents=cut,
             long_documents=long,
+            attended_pairs=pairs,
         ),
     )
 
@@ -106,12 +108,16 @@ def stream_efficiency(stream: TokenStream, context: int) -> Efficiency:
     import numpy as np
 
     samples = max(0, stream.tokens - 1) // context
-    cut = long = 0
+    cut = long = pairs = 0
     for edges in document_groups(stream, context):
         first, last = edges[:-1] // context, (edges[1:] - 1) // context
         long += int((np.diff(edges) > context).sum())
         # What is after the last window is in none: a document that reaches there is cut, one that starts there is not.
         cut += int(((first != last) & (first < samples)).sum())
+        begin, end = int(edges[0]), int(edges[-1])
+        ends = np.arange(begin // context + 1, (end - 1) // context + 1) * context
+        stretches = np.diff(np.minimum(np.union1d(edges, ends), samples * context))
+        pairs += pairs_within(stretches)
     return Efficiency(
         samples=samples,
         context=context,
@@ -120,6 +126,7 @@ def stream_efficiency(stream: TokenStream, context: int) -> Efficiency:
         packed_tokens=samples * context,
         cut_documents=cut,
         long_documents=long,
+        attended_pairs=pairs,
     )
 
 

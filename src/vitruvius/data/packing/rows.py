@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from vitruvius.data.packing.efficiency import Efficiency
+from vitruvius.data.packing.efficiency import Efficiency, pairs_within
 from vitruvius.data.packing.growing import Growing
 from vitruvius.data.packing.plans import document_groups
 from vitruvius.data.packing.sample import Blank, Sample
@@ -136,4 +136,5 @@ class Rows:
             packed_tokens=int(self._plan.lengths.sum()),
             cut_documents=self._whole.documents_cut,
             long_documents=self._whole.documents_long,
+            attended_pairs=pairs_within(self._plan.lengths),
         )

@@ -101,15 +101,13 @@ def open_dataset(file: InputFile) -> Any:
         raise DataError(
             "the folder was saved by `save_to_disk`", where=file.name, fix=f"name it without hf: ({name.path})"
         )
+    if not name.is_local:
+        _refuse_unreachable(name, file.name)
     with _quiet(datasets):
         try:
             found: Any = datasets.load_dataset(name.path, name.config, split=name.split, streaming=True)
         except ConnectionError as error:
-            raise DataError(
-                f"the hub cannot be reached, and no folder has this name: {_first_line(error)}",
-                where=file.name,
-                fix="check the name and the connection, or name a folder of this machine",
-            ) from None
+            raise _unreachable(file.name, error) from None
         except Exception as error:  # noqa: BLE001 (each format has errors of its own)
             raise DataError(
                 f"the dataset cannot be opened: {_first_line(error)}",
@@ -119,6 +117,31 @@ def open_dataset(file: InputFile) -> Any:
     if isinstance(found, dict):
         found = _only_split(cast("dict[str, Any]", found), file.name)
     return found
+
+
+def _refuse_unreachable(name: DatasetName, where: str) -> None:
+    """Ask the hub for the dataset, once: the library would ask for half a minute, and say so on the terminal."""
+    hub = library("huggingface_hub")
+    if hub.constants.HF_HUB_OFFLINE:
+        return
+    try:
+        hub.HfApi().dataset_info(name.path, timeout=10)
+    except hub.errors.RepositoryNotFoundError:
+        raise DataError(
+            "there is no folder of this name, and on the hub no dataset that may be read without a key",
+            where=where,
+            fix="check the name; a private dataset needs `hf auth login`",
+        ) from None
+    except Exception as error:  # noqa: BLE001 (whatever the connection's library raises)
+        raise _unreachable(where, error) from None
+
+
+def _unreachable(where: str, error: Exception) -> DataError:
+    return DataError(
+        f"the hub cannot be reached, and no folder has this name: {_first_line(error)}",
+        where=where,
+        fix="check name and connection, or name a folder; HF_HUB_OFFLINE=1 reads what was fetched before",
+    )
 
 
 def shards_of(dataset: Any) -> int:

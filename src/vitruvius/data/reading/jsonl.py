@@ -40,6 +40,12 @@ _EASY_DEPTH: Final = 128
 """So many levels the standard library's parser takes whoever calls it."""
 
 
+_LARGE: Final = 1 << 20
+MOST_CONTAINERS: Final = 500_000
+MOST_VALUES: Final = 2_000_000
+"""Of a line over 1 MiB: more lists and objects, or values, would take over a hundred megabytes as Python's objects."""
+
+
 class Record(NamedTuple):
     """What a JSON line holds."""
 
@@ -98,6 +104,8 @@ def fast_parser() -> Parser | None:
 
 def json_record(content: bytes, options: ReadOptions, *, fast: Parser | None) -> Record | Problem:
     """The document in a JSON line, or why there is none; the same with and without a `fast` parser."""
+    if len(content) > _LARGE and (excess := _excess(content)) is not None:
+        return excess
     parsed: Any = None
     sure = False
     if fast is not None:
@@ -141,6 +149,24 @@ def _parsed(content: bytes) -> Any:
         return Problem("nan_or_infinity")
     except ValueError as error:
         return Problem("invalid_json", str(error))
+
+
+def _excess(content: bytes) -> Problem | None:
+    """What is wrong with a line that holds too many values; None where it does not."""
+
+    def counts(line: bytes) -> tuple[int, int]:
+        containers = line.count(b"[") + line.count(b"{")
+        return containers, line.count(b",") + containers
+
+    most = (MOST_CONTAINERS, MOST_VALUES)
+    if all(count <= limit for count, limit in zip(counts(content), most, strict=True)):
+        return None
+    # A long text may have as many commas and brackets, which cost nothing.
+    containers, values = counts(_STRING.sub(b"", content))
+    if containers <= MOST_CONTAINERS and values <= MOST_VALUES:
+        return None
+    limits = f"the limits are {MOST_CONTAINERS:,} and {MOST_VALUES:,}"
+    return Problem("too_much_memory", f"{containers:,} lists and objects, about {values:,} values; {limits}")
 
 
 def _depth(content: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -47,8 +48,7 @@ class Part:
         """Plain data."""
         return {
             "name": self.file.name,
-            # A path that is not UTF-8 must come back from JSON as it was.
-            "path": self.file.path.as_posix(),
+            "path": _path_text(self.file.path),
             "kind": self.file.kind,
             "start": self.start,
             "stop": self.stop,
@@ -59,7 +59,7 @@ class Part:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Part:
         """What `as_json` gave."""
-        file = InputFile(name=content["name"], path=Path(content["path"]), kind=content["kind"])
+        file = InputFile(name=content["name"], path=_path_of(content["path"]), kind=content["kind"])
         return cls(
             file=file,
             start=content["start"],
@@ -157,6 +157,19 @@ def first_lines(units: Sequence[Unit], lines: Sequence[int]) -> list[int]:
         found.append(before)
         before += count
     return found
+
+
+def _path_text(path: Path) -> str | list[int]:
+    """A path as JSON: text, or its bytes where they are no UTF-8, which JSON cannot say."""
+    raw = os.fsencode(path)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return list(raw)
+
+
+def _path_of(content: str | list[int]) -> Path:
+    return Path(content) if isinstance(content, str) else Path(os.fsdecode(bytes(content)))
 
 
 def _parts_of(file: InputFile, unit_bytes: int) -> list[Part]:

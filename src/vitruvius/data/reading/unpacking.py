@@ -10,6 +10,7 @@ import zlib
 from typing import TYPE_CHECKING, Final, Literal, Protocol, final
 
 from vitruvius.data.reading.libraries import library
+from vitruvius.data.reading.zstd_blocks import ZstdFrame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +26,6 @@ PACKING_SUFFIXES: Final[dict[str, Packing]] = {".gz": "gzip", ".zst": "zstd", ".
 
 _OUTPUT_BYTES: Final = 1 << 20
 _INPUT_BYTES: Final = 1 << 16
-_ZSTD_INPUT_BYTES: Final = 2048
-"""The decoder of zstd cannot be told how much to give at once, and 4 bytes may stand for 128 KiB: at most 64 MiB."""
 
 
 class BrokenStreamError(Exception):
@@ -46,8 +45,10 @@ def packing_of(path: Path) -> Packing | None:
 class _Decoder(Protocol):
     """Unpacks one member (frame, stream) of a compressed file."""
 
-    input_bytes: int
-    """How much to give it at most at a time."""
+    @property
+    def input_bytes(self) -> int:
+        """How much to give it at most next."""
+        ...
 
     def unpack(self, content: bytes) -> bytes:
         """The next unpacked bytes; takes `content` once, and is called with none while it is not `hungry`."""
@@ -107,26 +108,6 @@ class _Standard:
     @property
     def hungry(self) -> bool:
         return self._inner.needs_input
-
-    @property
-    def ended(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def left(self) -> bytes:
-        return self._inner.unused_data
-
-
-@final
-class _Zstd:
-    input_bytes = _ZSTD_INPUT_BYTES
-    hungry = True
-
-    def __init__(self, window_bytes: int) -> None:
-        self._inner = library("zstandard").ZstdDecompressor(max_window_size=window_bytes).decompressobj()
-
-    def unpack(self, content: bytes) -> bytes:
-        return self._inner.decompress(content)
 
     @property
     def ended(self) -> bool:
@@ -261,7 +242,7 @@ class Unpacked(io.RawIOBase):
         if self._packing == "gzip":
             return _Gzip()
         if self._packing == "zstd":
-            return _Zstd(self._options.window_bytes)
+            return ZstdFrame(self._options.window_bytes)
         if self._packing == "bzip2":
             return _Standard(bz2.BZ2Decompressor())
         return _Standard(lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=self._options.window_bytes))

@@ -234,20 +234,26 @@ def _word_piece(texts: Iterator[str], options: TrainOptions) -> State:
 
 
 def _characters(counts: Counter[str], room: int) -> list[str]:
-    """The characters to start from, most frequent first: as they begin a word, and with `##` as they go on in one."""
+    """The characters to start from, most frequent first: as they begin a word, and with `##` as they go on in one.
+
+    Letters and digits have both forms, so that every word of them can be spelled. Half the room is left for pieces.
+    """
     total: Counter[str] = Counter()
-    forms: Counter[str] = Counter()
+    inside: set[str] = set()
     for word, count in counts.items():
         for place, character in enumerate(word):
             total[character] += count
-            forms["##" + character if place else character] += count
+            if place:
+                inside.add(character)
     kept: list[str] = []
-    ordered = sorted(total, key=lambda character: (-total[character], character))
-    for character in ordered[:_MOST_CHARACTERS]:
-        # The trainer needs both forms of a character that has one.
-        if room < len(kept) + 2:
+    for character in sorted(total, key=lambda character: (-total[character], character))[:_MOST_CHARACTERS]:
+        # Han characters are words by themselves; the trainer needs the second form of what it finds inside of a word.
+        forms = [character]
+        if character in inside or (character.isalnum() and not "\u2e80" <= character <= "\u9fff"):
+            forms.append("##" + character)
+        if len(kept) + len(forms) > max(2, room // 2):
             break
-        kept += [character] + (["##" + character] if "##" + character in forms else [])
+        kept += forms
     return kept
 
 

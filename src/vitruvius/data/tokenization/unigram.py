@@ -22,7 +22,7 @@ _LONGEST_WORD = 32
 """Bytes of a word in training; longer ones are cut. The product of that many likelihoods is far from zero."""
 _MOST_BYTES = 2**22
 """Bytes of different words that are looked at, the most frequent first."""
-_MOST_SEEDS, _SEEDS_PER_PIECE, _FEWEST_SEEDS = 1_000_000, 8, 100_000
+_MOST_SEEDS, _SEEDS_PER_PIECE, _FEWEST_SEEDS = 1_000_000, 8, 30_000
 _SHRINK = 0.75
 """Share of the pieces that is kept each time."""
 _SPARE = 1.1
@@ -181,20 +181,21 @@ class _Lattice:
         import numpy as np
 
         chance = np.append(likelihood, 0.0)
-        chances = [chance[pieces] for pieces in self.at[1:]]
-        parts = [np.zeros(self.words.size) for _ in chances]
+        sizes = [int(size) for size in np.unique(self.lengths[likelihood > 0])]
+        chances = {size: chance[self.at[size]] for size in sizes}
+        parts = {size: np.zeros(self.words.size) for size in sizes}
         for start, length, number in self.words.groups:
             block = slice(start, start + length * number)
-            arcs = [each[block].reshape(length, number) for each in chances]
+            arcs = {size: chances[size][block].reshape(length, number) for size in sizes if size <= length}
             forward, backward = _forward(arcs, length, number), _backward(arcs, length, number)
             scale = self.words.weight[start : start + number] / forward[length]
-            for size in range(1, min(LONGEST_PIECE, length) + 1):
+            for size, arc in arcs.items():
                 rows = length - size + 1
-                part = parts[size - 1][block].reshape(length, number)
-                part[:rows] = forward[:rows] * arcs[size - 1][:rows] * backward[size:] * scale
+                part = parts[size][block].reshape(length, number)
+                part[:rows] = forward[:rows] * arc[:rows] * backward[size:] * scale
         total = np.zeros(len(chance))
-        for pieces, part in zip(self.at[1:], parts, strict=True):
-            total += np.bincount(pieces, weights=part, minlength=len(chance))
+        for size in sizes:
+            total += np.bincount(self.at[size], weights=parts[size], minlength=len(chance))
         return total[:-1]
 
     def without_least(self, likelihood: np.ndarray, expected: np.ndarray, keep: int) -> np.ndarray:
@@ -249,27 +250,29 @@ class _Lattice:
         return self.words.text[start : start + (length - 1) * stride + 1 : stride].tobytes()
 
 
-def _forward(arcs: list[np.ndarray], length: int, number: int) -> np.ndarray:
+def _forward(arcs: dict[int, np.ndarray], length: int, number: int) -> np.ndarray:
     """The likelihood of each word up to each byte."""
     import numpy as np
 
     found = np.zeros((length + 1, number))
     found[0] = 1
     for end in range(1, length + 1):
-        for size in range(1, min(LONGEST_PIECE, end) + 1):
-            found[end] += found[end - size] * arcs[size - 1][end - size]
+        for size, arc in arcs.items():
+            if size <= end:
+                found[end] += found[end - size] * arc[end - size]
     return found
 
 
-def _backward(arcs: list[np.ndarray], length: int, number: int) -> np.ndarray:
+def _backward(arcs: dict[int, np.ndarray], length: int, number: int) -> np.ndarray:
     """The likelihood of each word from each byte on."""
     import numpy as np
 
     found = np.zeros((length + 1, number))
     found[length] = 1
     for start in range(length - 1, -1, -1):
-        for size in range(1, min(LONGEST_PIECE, length - start) + 1):
-            found[start] += arcs[size - 1][start] * found[start + size]
+        for size, arc in arcs.items():
+            if start + size <= length:
+                found[start] += arc[start] * found[start + size]
     return found
 
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vitruvius.evals.inspecting.influence import PROBES, influence
-from vitruvius.evals.inspecting.maps import cells_of, differences, labels_of, map_record, run_of, share_of_second, side_of
+from vitruvius.evals.inspecting.maps import (
+    cells_of,
+    differences,
+    labels_of,
+    map_record,
+    run_of,
+    share_of_second,
+    side_of,
+)
 from vitruvius.evals.inspecting.roles import BY_NAME, HeadFacts, scores_on_repeats, scores_on_text
 from vitruvius.spec.mixers.differential import DifferentialAttention
 
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vitruvius.evals.inspecting.inspection import Ask
-    from vitruvius.evals.inspecting.listening import Look
+    from vitruvius.evals.inspecting.listening import Look, Part
     from vitruvius.evals.inspecting.roles import Thresholds
     from vitruvius.evals.inspecting.text import Reading
     from vitruvius.spec import Layer
@@ -126,8 +134,8 @@ class Attended:
     head: int | None
     separators: tuple[Tensor | None, Tensor | None] = (None, None)
     """Which tokens of the rows, and of their sources, are white space and punctuation alone."""
-    looks: dict[str, Look] = field(default_factory=dict[str, Any])
-    """The sublayers in the order of a pass; without their weights."""
+    seen: dict[str, tuple[Layer, Part]] = field(default_factory=dict[str, Any])
+    """The sublayers in the order of a pass."""
     heads: dict[str, list[HeadFacts]] = field(default_factory=dict[str, list[HeadFacts]])
     repeats: dict[str, dict[str, list[float | None]]] = field(default_factory=dict[str, Any])
     labels: dict[str, list[tuple[int | None, str | None]]] = field(default_factory=dict[str, Any])
@@ -136,7 +144,7 @@ class Attended:
         """Scores of one sublayer on rows of text."""
         if look.layer.path not in self.chosen:
             return
-        self.looks[look.path] = look
+        self.seen[look.path] = (look.layer, look.part)
         weights = look.weights_BHTS
         if weights is None:
             return
@@ -144,9 +152,7 @@ class Attended:
         marked = source if look.part == "cross" or look.path.startswith("encoder.") else own
         allowed = visible(look, *weights.shape[2:])
         self.labels[look.path] = labels_of(look, weights.shape[1])
-        self.heads[look.path] = scores_on_text(
-            weights, allowed, separators_BS=marked, crossing=look.part == "cross"
-        )
+        self.heads[look.path] = scores_on_text(weights, allowed, separators_BS=marked, crossing=look.part == "cross")
 
     def on_repeats(self, look: Look) -> None:
         """Scores of one sublayer on random tokens written twice."""
@@ -156,25 +162,27 @@ class Attended:
 
     def records(self, shown: Shown) -> list[dict[str, Any]]:
         """One record for each sublayer, as JSON data."""
-        return [self._record(path, look, shown) for path, look in self.looks.items()]
+        return [self._record(path, layer, part, shown) for path, (layer, part) in self.seen.items()]
 
-    def _record(self, path: str, look: Look, shown: Shown) -> dict[str, Any]:
-        component = look.layer.mixer if look.part == "mixer" else look.layer.cross
+    def _record(self, path: str, layer: Layer, part: Part, shown: Shown) -> dict[str, Any]:
+        component = layer.mixer if part == "mixer" else layer.cross
         assert component is not None
         repeats = self.repeats.get(path, {})
         heads = [
             self._head(label, facts, {name: values[index] for name, values in repeats.items()})
-            for index, (label, facts) in enumerate(zip(self.labels.get(path, ()), self.heads.get(path, ()), strict=True))
+            for index, (label, facts) in enumerate(
+                zip(self.labels.get(path, ()), self.heads.get(path, ()), strict=True)
+            )
             if self.head is None or label[0] == self.head
         ]
         return {
             "path": path,
             "stack": "encoder" if path.startswith("encoder.") else "decoder",
-            "index": look.layer.index,
-            "block": look.layer.name,
-            "part": look.part,
+            "index": layer.index,
+            "block": layer.name,
+            "part": part,
             "kind": component.kind,
-            "sees": getattr(component, "sees", None) if look.part == "mixer" else "the source",
+            "sees": getattr(component, "sees", None) if part == "mixer" else "the source",
             "keeps": shown.kept.get(path, "nothing"),
             "facts": shown.facts.get(path, {}),
             "heads": heads,

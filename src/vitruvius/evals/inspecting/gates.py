@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from vitruvius.nn.positions.blocks import Sight, grouped_scores
 from vitruvius.nn.positions.cope import ContextualPositionModule
 from vitruvius.nn.positions.cumulative_rope import CumulativeRotaryPositionModule
@@ -40,7 +38,6 @@ class Gate:
     """By head (or group of keys, or channel) and token."""
     of: str
     """What the rows are: `head`, `key group`, `channel`."""
-
 
 
 _FORGET = "what a head keeps of everything before, when it reads this token: 1 keeps all, 0 forgets"
@@ -126,9 +123,7 @@ def _mapping(module: Any, method: Any, found: list[Gate]) -> Any:
 
 
 def _counting(_module: Any, method: Any, found: list[Gate]) -> Any:
-    def attend(
-        q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, x_BTD: Tensor, request: Any, cache: Any
-    ) -> Tensor:
+    def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, x_BTD: Tensor, request: Any, cache: Any) -> Tensor:
         length = q_BHTK.shape[2]
         mask = Sight.of(request).mask(0, length, slice(0, length))
         gates_BHTS = (grouped_scores(q_BHTK, k_BGTK) * request.scale).sigmoid().masked_fill(~mask, 0.0)

@@ -19,8 +19,8 @@ PROBES = 16
 Jacobian of rank one reaches; the entry itself half of that."""
 QUERIES = 64
 """Most tokens whose dependence is measured, evenly spaced: a gradient is taken for each."""
-_TOGETHER = 16
-"""Copies of the text in a pass."""
+_ELEMENTS = 1 << 23
+"""Numbers of the input of a pass, in all copies of the text."""
 
 
 def influence(look: Look, *, seed: int) -> tuple[Tensor, list[int]] | None:
@@ -30,40 +30,40 @@ def influence(look: Look, *, seed: int) -> tuple[Tensor, list[int]] | None:
     Estimated by Hutchinson's method (1989) with `PROBES` random signs, the same for the same seed; 0 is exactly 0. None
     where no gradient reaches the input.
     """
-    length = look.x_BTD.shape[1]
-    queries = [round(i * (length - 1) / max(1, min(QUERIES, length) - 1)) for i in range(min(QUERIES, length))]
+    length, width = look.x_BTD.shape[1:]
+    count = min(QUERIES, length)
+    queries = [round(i * (length - 1) / max(1, count - 1)) for i in range(count)]
     generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (PROBES, look.x_BTD.shape[2]), generator=generator).to(look.x_BTD) * 2 - 1
-    rows: list[Tensor] = []
-    for start in range(0, len(queries), _TOGETHER):
-        part = _of_queries(look, queries[start : start + _TOGETHER], signs)
-        if part is None:
+    signs_PD = torch.randint(0, 2, (PROBES, width), generator=generator).to(look.x_BTD) * 2 - 1
+    together = max(1, _ELEMENTS // (length * width))
+    squares_RS: list[Tensor] = []
+    # A copy of the text for each token and each direction, so that one pass serves many of them.
+    pairs = torch.cartesian_prod(torch.tensor(queries), torch.arange(PROBES))
+    for part in pairs.split(together):
+        squares = _squares(look, part[:, 0], signs_PD[part[:, 1]])
+        if squares is None:
             return None
-        rows.append(part)
-    return torch.cat(rows), queries
+        squares_RS.append(squares)
+    return torch.cat(squares_RS).unflatten(0, (count, PROBES)).mean(1).sqrt(), queries
 
 
-def _of_queries(look: Look, queries: list[int], signs_PD: Tensor) -> Tensor | None:
-    """The rows of some tokens, [Q, S]: each has a copy of the text for itself, so that one pass serves all."""
-    x_QTD = look.x_BTD[:1].expand(len(queries), -1, -1).detach().clone().requires_grad_()
+def _squares(look: Look, query_R: Tensor, signs_RD: Tensor) -> Tensor | None:
+    """Squared lengths, by input token, of the gradients of one directed output of each copy: [R, S] in fp64."""
+    rows = torch.arange(len(query_R))
+    x_RTD = look.x_BTD[:1].expand(len(query_R), -1, -1).detach().clone().requires_grad_()
     tokens = look.place.tokens
     place = replace(
         look.place,
         signals=None,
         backend="auto",
-        tokens=None if tokens is None else tokens[:1].expand(len(queries), -1),
+        tokens=None if tokens is None else tokens[:1].expand(len(query_R), -1),
         passed=Passed(),
     )
     with torch.enable_grad():
-        y_QTD = look.module(x_QTD, place, None)
-        own_QD = y_QTD[torch.arange(len(queries)), queries]
-        if not own_QD.requires_grad:
+        # Not the module itself: its hooks have heard this sublayer already.
+        y_RTD = look.module.forward(x_RTD, place, None)
+        directed = (y_RTD[rows, query_R] * signs_RD).sum()
+        if not directed.requires_grad:
             return None
-        squares = torch.zeros(x_QTD.shape[:2], dtype=torch.float64)
-        for sign_D in signs_PD:
-            # Weights are constants here: only the way from input to output is asked for.
-            (gradient,) = torch.autograd.grad((own_QD * sign_D).sum(), x_QTD, retain_graph=True, allow_unused=True)
-            if gradient is None:
-                return None
-            squares += gradient.double().square().sum(-1).cpu()
-    return (squares / len(signs_PD)).sqrt()
+        (gradient,) = torch.autograd.grad(directed, x_RTD, allow_unused=True)
+    return None if gradient is None else gradient.double().square().sum(-1).cpu()

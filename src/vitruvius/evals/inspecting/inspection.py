@@ -128,7 +128,9 @@ def _chosen_layers(model: Model, ask: Ask) -> dict[str, Layer]:
         most = max(layer.index for layer in every)
         raise UsageError(f"there is no layer {ask.layer}", where="--layer", fix=f"layers are numbered 0 to {most}")
     if ask.head is not None:
-        heads = max((getattr(part, "heads", 0) or 0 for layer in chosen for part in (layer.mixer, layer.cross)), default=0)
+        heads = max(
+            (getattr(part, "heads", 0) or 0 for layer in chosen for part in (layer.mixer, layer.cross)), default=0
+        )
         if not 0 <= ask.head < heads:
             fix = f"heads are numbered 0 to {heads - 1}" if heads else "these layers keep no attention map"
             raise UsageError(f"there is no head {ask.head}", where="--head", fix=fix)
@@ -222,7 +224,9 @@ def _experts(
         ]
         tokens = [source if of_encoder and source is not None else tokens for tokens, source in read]
         facts = routing_facts(own, tokens, names, seed=seed)
-        found += [fact | {"text": "source" if of_encoder else "tokens", "shown": on_text[fact["path"]]} for fact in facts]
+        found += [
+            fact | {"text": "source" if of_encoder else "tokens", "shown": on_text[fact["path"]]} for fact in facts
+        ]
     return found
 
 

@@ -86,11 +86,11 @@ class Listener:
                 module.register_forward_pre_hook(self._enter),
                 module.register_forward_hook(self._leave),
             ]
-            parts: list[tuple[Part, Any]] = [("mixer", getattr(module, "mixer")), ("cross", getattr(module, "cross"))]
+            parts: list[tuple[Part, Any]] = [("mixer", module.mixer), ("cross", module.cross)]
             for name, part in parts:
                 if part is not None:
                     handles.append(part.register_forward_hook(self._looked(name)))
-            ffn = getattr(module, "ffn")
+            ffn: Any = module.ffn
             if ffn is not None:
                 handles.append(ffn.register_forward_hook(self._chose))
         try:
@@ -133,8 +133,8 @@ class Listener:
         chosen = self.routing[-1].detach()
         self.routing.clear()
         if chosen.dtype != torch.bool:
-            experts: int = getattr(layer.ffn, "experts")
-            flags = torch.zeros(chosen.shape[0], experts, dtype=torch.bool, device=chosen.device)
+            mixture: Any = layer.ffn
+            flags = torch.zeros(chosen.shape[0], mixture.experts, dtype=torch.bool, device=chosen.device)
             chosen = flags.scatter_(1, chosen, value=True)
         self.heard.choices.append(Choice(layer=layer, chosen_NE=chosen.cpu()))
 

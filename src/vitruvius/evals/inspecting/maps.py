@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,8 +34,8 @@ def side_of(tokens: int, maps: int) -> int:
 def labels_of(look: Look, heads: int) -> list[tuple[int | None, str | None]]:
     """(head, which of its maps) of each map that a sublayer computes."""
     if isinstance(look.layer.mixer, DifferentialAttention) and look.part == "mixer":
-        half = heads // 2
-        return [(head, "first") for head in range(half)] + [(head, "second") for head in range(half)]
+        half = range(heads // 2)
+        return [*((head, "first") for head in half), *((head, "second") for head in half)]
     return [(head, None) for head in range(heads)]
 
 
@@ -49,9 +50,7 @@ def differences(look: Look) -> Tensor | None:
 
 def share_of_second(module: nn.Module, start: float) -> float:
     """Lambda of a differential attention: exp(q1 . k1) - exp(q2 . k2) + its first value."""
-    q1, k1, q2, k2 = (
-        module.get_parameter(f"lambda_{name}").detach().double() for name in ("q1", "k1", "q2", "k2")
-    )
+    q1, k1, q2, k2 = (module.get_parameter(f"lambda_{name}").detach().double() for name in ("q1", "k1", "q2", "k2"))
     return float((q1 * k1).sum().exp() - (q2 * k2).sum().exp()) + start
 
 
@@ -61,27 +60,21 @@ def cells_of(weights_TS: Tensor, allowed_TS: Tensor, *, side: int) -> Cells:
     So rows still sum to what they summed to, one where there is no sink. None where no pair of a cell is visible, and
     where a weight is no number.
     """
-    weights = weights_TS.detach().double().cpu()
-    keys = _summed(weights, side, dim=1)
-    rows = _summed(keys, side, dim=0) / _summed(torch.ones(len(weights), 1, dtype=torch.float64), side, dim=0)
-    seen = _summed(_summed(allowed_TS.cpu().double(), side, dim=1), side, dim=0) > 0
-    found: Cells = []
-    for row, visible in zip(rows, seen, strict=True):
-        values = (float(value) if flag else None for value, flag in zip(row, visible, strict=True))
-        found.append([None if value is None or value != value else round(value, _PLACES) for value in values])
-    return found
+    queries, keys = (run_of(length, side) for length in weights_TS.shape)
+    weights = _summed(weights_TS.detach().double().cpu(), queries, keys)
+    full = _summed(torch.ones(len(weights_TS), 1, dtype=torch.float64), queries, 1)
+    seen = _summed(allowed_TS.cpu().double(), queries, keys) > 0
+    return [
+        [round(value, _PLACES) if flag and not isnan(value) else None for value, flag in zip(row, flags, strict=True)]
+        for row, flags in zip((weights / full).tolist(), seen.tolist(), strict=True)
+    ]
 
 
-def _summed(x: Tensor, side: int, *, dim: int) -> Tensor:
-    """Sums over runs of equal length along one axis, the last perhaps shorter, so that `side` of them or fewer are
-    left.
-    """
-    length = x.shape[dim]
-    run = -(-length // side)
-    place = torch.arange(length) // run
-    shape = list(x.shape)
-    shape[dim] = -(-length // run)
-    return torch.zeros(shape, dtype=x.dtype).index_add_(dim, place, x)
+def _summed(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Sums over blocks of a matrix; those at the end may be smaller."""
+    height, width = (-(-length // run) * run for length, run in zip(x.shape, (rows, columns), strict=True))
+    padded = torch.nn.functional.pad(x, (0, width - x.shape[1], 0, height - x.shape[0]))
+    return padded.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).sum((1, 3))
 
 
 def run_of(length: int, side: int) -> int:

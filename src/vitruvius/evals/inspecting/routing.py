@@ -42,9 +42,7 @@ def routing_facts(
     return facts
 
 
-def _of_layer(
-    first: Choice, chosen_NE: Tensor, tokens: Sequence[Tensor], name: Named, *, seed: int
-) -> dict[str, Any]:
+def _of_layer(first: Choice, chosen_NE: Tensor, tokens: Sequence[Tensor], name: Named, *, seed: int) -> dict[str, Any]:
     token_N = torch.cat([rows.flatten() for rows in tokens]).cpu()
     load_E = chosen_NE.sum(0).double()
     mean = float(load_E.mean())

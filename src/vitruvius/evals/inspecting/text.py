@@ -142,9 +142,7 @@ def reading_of(
     )
 
 
-def _halves(
-    inspected: Inspected, shown: list[int], source: str | None, length: int
-) -> tuple[list[int], list[int]]:
+def _halves(inspected: Inspected, shown: list[int], source: str | None, length: int) -> tuple[list[int], list[int]]:
     """What the decoder of an encoder-decoder reads, and what its encoder reads."""
     if source is not None:
         first = encoded(inspected, source)[:length]
@@ -179,9 +177,7 @@ def _held_out(inspected: Inspected, *, at_least: int, wanted: int) -> tuple[list
     return found, f"held-out text of {path}"
 
 
-def _rows(
-    documents: list[list[int]], *, length: int, sample: int, paired: bool
-) -> tuple[Tensor, Tensor | None]:
+def _rows(documents: list[list[int]], *, length: int, sample: int, paired: bool) -> tuple[Tensor, Tensor | None]:
     """Documents cut into rows of equal length, as many as make up the sample; with `paired`, a source for each."""
     length = min(length, max(len(document) // (2 if paired else 1) for document in documents))
     rows = [

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from annotated_types import Ge, Gt, Le, Lt
+
+from vitruvius.errors import Finding
 from vitruvius.training.settings.section import Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vitruvius.spec import Architecture
+    from vitruvius.training.config import TrainConfig
+
+Action = Literal["note", "skip", "lower-lr", "rewind", "stop"]
+ACTIONS: dict[Action, str] = {
+    "note": "the update is applied, and an event says what was seen",
+    "skip": "the update is not applied, and the run goes on with the next batch",
+    "lower-lr": "the update is not applied, and the learning rate is multiplied by `lr_cut` from here on",
+    "rewind": "the run goes back to its newest whole checkpoint, and on with the batches after this one",
+    "stop": "the run ends with an error, the state before the update in a checkpoint",
+}
+"""What can be done about an update, from the mildest to the hardest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,3 +32,28 @@ class Guard(Section):
     """What is looked for in every update, and what happens when it is found."""
 
     effect: ClassVar[Literal["bits", "none"]] = "bits"
+
+    not_finite: Literal["skip", "lower-lr", "rewind", "stop"] = "stop"
+    """What happens when the loss or a gradient is infinite or NaN; such an update is never applied."""
+    spike: Action = "note"
+    """What happens when the loss or the gradients' norm is a spike: `note`, `skip`, `lower-lr`, `rewind` or `stop`."""
+    loss_z: Annotated[float, Gt(0.0), Le(1e6)] | None = 6.0
+    """A loss so many deviations above the median of the last `window` updates is a spike; null: none is."""
+    grad_z: Annotated[float, Gt(0.0), Le(1e6)] | None = 12.0
+    """The same for the gradients' norm, in its logarithm."""
+    window: Annotated[int, Ge(8), Le(10_000)] = 64
+    """Updates that a spike is measured against; while there are fewer, nothing is one."""
+    lr_cut: Annotated[float, Gt(0.0), Lt(1.0)] = 0.5
+    """What `lower-lr` multiplies the learning rate by."""
+    retries: Annotated[int, Ge(0), Le(1000)] = 8
+    """How often one run may skip, lower or rewind before it stops instead."""
+
+    def findings(self, config: TrainConfig, architecture: Architecture | None) -> Iterator[Finding]:
+        """Lookouts that nothing would come of."""
+        del architecture
+        if self.loss_z is None and self.grad_z is None and self.spike != "note":
+            what = f"spike: {self.spike} can never happen: loss_z and grad_z are null"
+            yield Finding(path="train.guard.spike", what=what, fix="set loss_z: 6, or leave spike out")
+        if self.window >= config.steps > 1 and self.spike != "note":
+            what = f"spikes are measured against {self.window} updates, and the run has {config.steps}"
+            yield Finding(path="train.guard.window", what=what, fix=f"use at most {max(8, config.steps // 2)}")

@@ -5,8 +5,8 @@ Debian's package sqlite3-doc has it) and this repository's `src` on the path:
 
     PYTHONPATH=src python tests/data/cleaning/verdicts/datatrove_verdicts.py /usr/share/doc/sqlite3
 
-A row is {"text", "words", "sentences" (of its lines, summed), "verdicts": {filter: true, or the reason}, "c4_text"}. Numbers
-are made by a seeded generator, so another run on the same pages gives the same bytes.
+A row is {"text", "words", "sentences" (of its lines, summed), "verdicts": {filter: true, or the reason}, "c4_text"}.
+Numbers are made by a seeded generator, so another run on the same pages gives the same bytes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
     out = Path(__file__).parent / "verdicts.jsonl.gz"
     rows = "".join(json.dumps(row(text), ensure_ascii=False) + "\n" for text in texts)
     out.write_bytes(gzip.compress(rows.encode(), 9, mtime=0))
-    print(f"{len(texts)} texts, {out.stat().st_size:,} bytes")  # noqa: T201 (a script)
+    print(f"{len(texts)} texts, {out.stat().st_size:,} bytes")
 
 
 def cut(text: str, generator: random.Random) -> str:
@@ -81,7 +81,12 @@ def perturbed(text: str, generator: random.Random) -> str:
         lambda: text.replace(" ", "\n") if some < 1 / 2 else text.replace(". ", ".\n"),
         lambda: text.replace(".", "") if some < 1 / 2 else text.replace("the ", "").replace("of ", ""),
         lambda: " ".join(text.split()[:12] * generator.randrange(1, 5)) + " " + text,
-        lambda: text + "\nPlease read our privacy policy.\nUse JavaScript { here.\nLorem ipsum dolor sit amet."[: 20 + int(some * 90)],
+        lambda: (
+            text
+            + "\nPlease read our privacy policy.\nUse JavaScript { here.\nLorem ipsum dolor sit amet."[
+                : 20 + int(some * 90)
+            ]
+        ),
         lambda: text.replace(" ", "") if some < 1 / 4 else text[: 60 + int(some * 500)],
         lambda: text.replace(" ", " a ") if some < 1 / 2 else text.replace(" ", "-very-long-compound-"),
     )
