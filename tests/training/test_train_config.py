@@ -39,7 +39,7 @@ def test_every_setting_has_a_documented_default():
         ({"steps": "many"}, "train.steps", "write a whole number"),
         ({"lr": 0}, "train.lr", "use a number above 0"),
         ({"lr": "fast"}, "train.lr", "write a number"),
-        ({"schedule": "cosin"}, "train.schedule", "use 'cosine', 'linear' or 'constant'"),
+        ({"schedule": "cosin"}, "train.schedule", "use 'cosine', 'linear', 'constant' or 'wsd'"),
         ({"betas": [0.9]}, "train.betas", "write"),
         ({"betas": [0.9, 1.0]}, "train.betas.1", "use a number below 1"),
         ({"min_lr": 1.5}, "train.min_lr", "use a number at most 1"),
@@ -105,11 +105,21 @@ def test_warm_up_rises_in_equal_steps_to_the_peak():
     assert rates(steps=20, warmup=4, lr=1.0)[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
 def test_a_schedule_falls_from_the_peak_to_min_lr_exactly_at_the_last_step(schedule):
     found = rates(steps=20, warmup=4, lr=2.0, min_lr=0.25, schedule=schedule)
     assert found[-1] == pytest.approx(0.5)
     assert all(earlier >= later for earlier, later in itertools.pairwise(found[3:]))
+
+
+def test_wsd_stays_at_the_top_and_goes_down_as_one_minus_the_root_over_its_share():
+    config = TrainConfig(steps=101, warmup=0, schedule="wsd", wsd_decay=0.25, lr=1.0, min_lr=0.0)
+    rates = [learning_rate(config, step) for step in range(101)]
+    assert rates[:76] == [1.0] * 76
+    assert rates[76] < 1.0
+    assert rates[80] == pytest.approx(1 - math.sqrt(0.05 / 0.25))
+    assert rates[100] == 0.0
+    assert sorted(rates, reverse=True) == rates
 
 
 def test_cosine_is_half_way_down_in_the_middle():

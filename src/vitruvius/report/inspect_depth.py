@@ -37,8 +37,8 @@ def depth_section(document: Mapping[str, Any]) -> list[str]:
         (
             "<p class='soft'>Size is the root mean square of the residual stream's channels over the shown text; "
             "change is how far a layer moves the stream, over its length before. Nats and agreement are those of the "
-            f"head put on the stream at once, about {escape(lens['target'])} (logit lens, nostalgebraist, 2020): early layers "
-            "were never trained to be read so.</p>"
+            f"head put on the stream at once, about {escape(lens['target'])} (logit lens, nostalgebraist, 2020): "
+            "early layers were never trained to be read so.</p>"
         ),
         table(head, rows, align="<>>>>>>"),
         *_lens(document),

@@ -89,8 +89,10 @@ class TrainConfig:
     """How weights follow gradients; `muon` is for the matrices inside layers, the rest follows AdamW."""
     lr: Positive = 3e-3
     """Learning rate at the top of the schedule; right for widths around 128, less for wider models."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate goes down after warm-up."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """How the learning rate goes down after warm-up; `wsd` stays at the top and goes down at the end."""
+    wsd_decay: Share = 0.2
+    """Share of the steps after warm-up over which `wsd` goes down, as 1 - sqrt."""
     warmup: CountOrNone | None = None
     """Steps over which the learning rate rises linearly; a twentieth of `steps`, at most 1,000, when not given."""
     min_lr: Fraction = 0.1

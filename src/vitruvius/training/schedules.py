@@ -27,7 +27,18 @@ def constant(progress: float) -> float:
     return 1.0
 
 
-SHAPES: dict[str, Callable[[float], float]] = {"cosine": cosine, "linear": linear, "constant": constant}
+def wsd(progress: float, decay: float) -> float:
+    """1, then down over the last `decay` of the way as 1 - sqrt. Source: Haegele et al., 2024 (arXiv:2405.18392)."""
+    begun = progress - (1.0 - decay)
+    return 1.0 if begun <= 0 else 1.0 - math.sqrt(begun / decay)
+
+
+SHAPES: dict[str, Callable[[float, TrainConfig], float]] = {
+    "cosine": lambda progress, _config: cosine(progress),
+    "linear": lambda progress, _config: linear(progress),
+    "constant": lambda progress, _config: constant(progress),
+    "wsd": lambda progress, config: wsd(progress, config.wsd_decay),
+}
 """Name -> fraction at a progress from 0 (end of warm-up) to 1 (last step)."""
 
 
@@ -41,4 +52,4 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     progress = min(1.0, (step - config.warmup) / max(1, config.steps - 1 - config.warmup))
-    return config.lr * (config.min_lr + (1.0 - config.min_lr) * SHAPES[config.schedule](progress))
+    return config.lr * (config.min_lr + (1.0 - config.min_lr) * SHAPES[config.schedule](progress, config))

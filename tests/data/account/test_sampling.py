@@ -7,9 +7,12 @@ from collections import Counter
 
 import pytest
 
+from vitruvius.cli.output import clean
+from vitruvius.data.account.explaining import explain
 from vitruvius.data.account.folder import PreparedFolder
 from vitruvius.data.account.sampling import sample
 from vitruvius.errors import UsageError
+from vitruvius.report.data_document import explanation_text, sample_text
 
 TEXT = 10**6
 
@@ -101,6 +104,26 @@ def test_what_cannot_be_drawn_is_refused_with_the_way_out(folder, wrong, message
         sample(folder, **wrong)
     assert message in str(caught.value)
     assert fix in caught.value.fix
+
+
+ODD = '[3, [], {"a": 1}, null, true, "\\u001b[2J", NaN, 1e999, "\\ud800", -1, 123456789012345678901234567890]'
+
+
+@pytest.mark.parametrize(
+    "key", ["id", "file", "line", "byte_offset", "detail", "step", "value", "relation", "limit", "keeper"]
+)
+def test_rows_of_any_shape_are_shown_and_explained(folder, key):
+    whole = {"id": "a", "file": "f", "line": 1, "byte_offset": 0, "reason": "near_duplicate", "detail": "d"}
+    whole |= {"step": "s", "value": 1, "relation": "at most", "limit": 2, "keeper": "k", "jaccard": 0.9}
+    rows = [json.dumps(whole | {key: value}) for value in json.loads(ODD)]
+    (folder / "quarantine.jsonl").write_text("\n".join(rows))
+    drawn = sample(folder, count=100, dropped_by="any")
+    assert drawn["population"] == len(rows)
+    stories = [explain(folder, one["id"]) for one in drawn["documents"] if one["id"] is not None]
+    assert stories or key == "id"
+    for found, text in [(drawn, sample_text(drawn)), *((story, explanation_text(story)) for story in stories)]:
+        json.dumps(found, allow_nan=False)
+        clean(text).encode()
 
 
 def test_nothing_is_drawn_from_nothing(make):

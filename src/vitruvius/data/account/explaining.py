@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitruvius.data.account.changes import short_diff, word_diff
 from vitruvius.data.account.finding import Packed, dropped_for, find, kept_document
-from vitruvius.data.account.folder import PreparedFolder, count_of, id_of, number_of, text_of
+from vitruvius.data.account.folder import PreparedFolder, count_of, id_of, number_of, scalar_of, text_of
 from vitruvius.data.account.reread import Originals, SourceGoneError, decoded, packed_tokens
 from vitruvius.data.account.statistics import sort_of
 from vitruvius.data.extras import require
@@ -89,7 +89,8 @@ def _kept_end(packed: Packed) -> dict[str, Any]:
 
 def _dropped_end(row: dict[str, Any]) -> dict[str, Any]:
     reason = text_of(row, "reason") or ""
-    rule = {key: row.get(key) for key in ("step", "value", "relation", "limit")}
+    rule: dict[str, Any] = {key: text_of(row, key) for key in ("step", "relation")}
+    rule |= {key: scalar_of(row, key) for key in ("value", "limit")}
     return {"reason": reason, "sort": sort_of(reason), "detail": text_of(row, "detail"), **rule}
 
 

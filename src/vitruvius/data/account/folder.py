@@ -230,6 +230,12 @@ def number_of(row: dict[str, Any], key: str) -> float | None:
     return float(value) if abs(value) < 1e308 else None
 
 
+def scalar_of(row: dict[str, Any], key: str) -> str | float | None:
+    """A text or a finite number in a row, as it is; None where it is missing or is neither."""
+    value = row.get(key)
+    return value if isinstance(value, str) or number_of(row, key) is not None else None
+
+
 def id_of(row: dict[str, Any]) -> str | None:
     """The id of a dropped document; where a record was too damaged to have one, its file and line."""
     if (given := text_of(row, "id")) is not None:

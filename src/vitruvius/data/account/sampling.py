@@ -7,7 +7,7 @@ import heapq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitruvius.data.account.folder import PreparedFolder, count_of, id_of, shard_origins, text_of
+from vitruvius.data.account.folder import PreparedFolder, count_of, id_of, scalar_of, shard_origins, text_of
 from vitruvius.data.account.reread import Originals, SourceGoneError, decoded, packed_tokens
 from vitruvius.data.extras import require
 from vitruvius.errors import UsageError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 ANY = "any"
 """Stands for every reason."""
 MOST = 10_000
-RULE_KEYS = ("step", "value", "relation", "limit", "keeper", "jaccard")
 
 
 def sample(
@@ -210,7 +209,8 @@ def _dropped(row: dict[str, Any], originals: Originals, characters: int) -> dict
         "source": _source_of(row, originals),
         "reason": text_of(row, "reason"),
         "detail": text_of(row, "detail"),
-        **{key: row.get(key) for key in RULE_KEYS},
+        **{key: text_of(row, key) for key in ("step", "relation", "keeper")},
+        **{key: scalar_of(row, key) for key in ("value", "limit", "jaccard")},
         "text": None,
         "text_is_whole": None,
         "text_of": None,

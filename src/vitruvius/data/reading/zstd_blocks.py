@@ -59,7 +59,7 @@ class ZstdFrame:
         """Keep up with where in the frame this is. What makes no sense is the decoder's to refuse."""
         self._needed -= len(content)
         # Of a block, only the header of the next one, at its end, has to be understood.
-        self._held = (self._held + content)[-16:]
+        self._held = (self._held + content[-16:])[-16:]
         if self._needed > 0:
             return
         self._part, self._needed = self._next()

@@ -57,17 +57,22 @@ def mutual_information(
     if token_P.numel() == 0:
         return None
     sizes = (chosen_NE.shape[1], int(label_N.max()) + 1)
-    found = _plain(choice_P, label_N[token_P], sizes)
+    single = bool((chosen_NE.sum(1) == 1).all())
+    counted = _Counted(choice_P, sizes)
+    of_labels = _entropy(torch.bincount(label_N[token_P], minlength=sizes[1]))
+    found = counted.information(label_N[token_P], of_labels)
     generator = torch.Generator().manual_seed(seed)
     chance: list[float] = []
     for _ in range(shuffles):
         order_N = torch.randperm(len(label_N), generator=generator)
-        chance.append(_plain(choice_P, label_N[order_N][token_P], sizes))
+        label_P = label_N[order_N][token_P]
+        # Tokens may make different numbers of choices, and then labels occur in other numbers of pairs.
+        of_labels = of_labels if single else _entropy(torch.bincount(label_P, minlength=sizes[1]))
+        chance.append(counted.information(label_P, of_labels))
     mean = sum(chance) / max(1, len(chance))
     # A permutation may give the same counts summed in another order: equal but for the last bits is equal.
     reached = sum(value >= found - 1e-12 for value in chance)
     of_choice = _entropy(torch.bincount(choice_P, minlength=sizes[0]))
-    single = bool((chosen_NE.sum(1) <= 1).all())
     return Information(
         plain=found,
         by_chance=mean,
@@ -109,9 +114,22 @@ def shared_information(first_NE: Tensor, second_NF: Tensor, *, shuffles: int, se
     )
 
 
-def _plain(choice_P: Tensor, label_P: Tensor, sizes: tuple[int, int]) -> float:
-    joint = torch.bincount(choice_P * sizes[1] + label_P, minlength=sizes[0] * sizes[1])
-    return _of_counts(joint.view(sizes))
+class _Counted:
+    """Choices, of which the information with labels is asked for many times."""
+
+    def __init__(self, choice_P: Tensor, sizes: tuple[int, int]) -> None:
+        self.row_P = choice_P * sizes[1]
+        self.cells = sizes[0] * sizes[1]
+        self.of_choices = _entropy(torch.bincount(choice_P, minlength=sizes[0]))
+        number = torch.arange(len(choice_P) + 1).double()
+        self.logs = torch.special.xlogy(number, number)  # n log n of every count that can occur
+
+    def information(self, label_P: Tensor, of_labels: float) -> float:
+        """In bits, given the entropy of the labels."""
+        joint = torch.bincount(self.row_P + label_P, minlength=self.cells)
+        number = len(label_P)
+        of_both = (log(number) - float(self.logs[joint].sum()) / number) / log(2)
+        return max(0.0, self.of_choices + of_labels - of_both)
 
 
 def _of_counts(joint: Tensor) -> float:

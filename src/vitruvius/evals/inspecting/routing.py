@@ -23,7 +23,7 @@ RARE = 3
 """A token that occurs less often than this is not called specific to anything."""
 _SIGNIFICANT = 1.96
 """How many standard errors a token's log-odds must lie above zero to be called specific."""
-_MOST_LAYERS = 24
+_MOST_LAYERS = 12
 """With more layers of experts, only neighbours are compared."""
 _FEW = 20
 """Permutations behind the chance level between two layers."""
