@@ -153,7 +153,7 @@ def run_peer(python: str, pages: Path, extractor: str, tokenizer: Path, work: Pa
     work.mkdir()
     plan = {
         "pages": str(pages), "work": str(work), "tokenizer": str(tokenizer), "eos": EOS, "extractor": extractor,
-        "language_model": str(language_model()), "timeout": 30, "token_bytes": 2, "rules": RULES, "minhash": MINHASH,
+        "language_model": str(language_model()), "timeout": 300, "token_bytes": 2, "rules": RULES, "minhash": MINHASH,
     }  # fmt: skip
     (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     used = measured([python, str(HERE / "data_pipeline_peer.py"), str(work / "plan.json")], work / "log")

@@ -341,6 +341,13 @@ def test_measures_are_shown_as_people_read_them(value, text):
     assert value_text(value) == text
 
 
+def test_places_in_a_table_are_rows():
+    table = {"file": "t.parquet", "kind": "parquet", "source": "all", "line": 1_010, "byte_offset": 1_010}
+    text = explanation_text(story(place=table))
+    assert "row     1,010" in text
+    assert "line" not in text and "byte" not in text
+
+
 def test_a_sample_of_nothing_says_so():
     drawn = {"dropped_by": "x", "split": None, "source": "web", "population": 0, "seed": 3, "documents": []}
     assert sample_text(drawn) == "0 of 0 documents dropped for x of source web, seed 3"

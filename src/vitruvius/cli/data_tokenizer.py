@@ -128,15 +128,20 @@ def train_command(
     }
     if as_json:
         emit_json(found)
-        return
-    source = f"{read['documents']:,} documents ({read['bytes']:,} bytes)"
-    say(f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens from {source}")
-    if tokenizer.vocab_size < vocab:
-        say(f"asked for {vocab:,}: the text has no more")
-    if refused:
-        say(f"{sum(refused.values()):,} records could not be used; `data prepare` names them in its quarantine")
-    say(f"wrote {clean_line(str(out))}, fingerprint {tokenizer.fingerprint[:16]}")
-    next_step(f"vitruvius data tokenizer report {shlex.quote(clean_line(str(out)))}")
+    else:
+        _tell_trained(found, tokenizer.kind)
+
+
+def _tell_trained(found: dict[str, Any], kind: str) -> None:
+    """What was trained, on standard error."""
+    out = clean_line(found["out"])
+    say(f"{kind}, {found['vocab_size']:,} tokens from {found['documents']:,} documents ({found['text_bytes']:,} bytes)")
+    if found["vocab_size"] < found["vocab_asked"]:
+        say(f"asked for {found['vocab_asked']:,}: the text has no more")
+    if found["records_not_used"]:
+        say(f"{found['records_not_used']:,} records could not be used; `data prepare` names them in its quarantine")
+    say(f"wrote {out}, fingerprint {found['fingerprint'][:16]}")
+    next_step(f"vitruvius data tokenizer report {shlex.quote(out)}")
 
 
 @command.command(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     Story = Mapping[str, Any]
 
 _LONG = 200
+_TABLES = ("parquet", "arrow", "hf")
 _HOLDS = {"at least": ">=", "at most": "<=", "is": "=", "one of": "one of", "none of": "none of"}
 _OF = {
     "shard": "text as it was packed",
@@ -54,12 +55,19 @@ def _place(story: Story) -> list[str]:
     place = story["place"]
     rows = [
         ("file", None if place["file"] is None else printable(place["file"], _LONG)),
-        ("line", None if place["line"] is None else exact(place["line"])),
-        ("byte", None if place["byte_offset"] is None else exact(place["byte_offset"])),
+        *((name, exact(number)) for name, number in _numbers(place)),
         ("source", place["source"]),
         ("url", None if not story["kept"] or story["end"]["url"] is None else printable(story["end"]["url"], _LONG)),
     ]
     return [f"{name:8}{value}" for name, value in rows if value is not None]
+
+
+def _numbers(place: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """What places are called: rows in tables, lines and bytes elsewhere."""
+    if place["kind"] in _TABLES:
+        return [] if place["line"] is None else [("row", place["line"])]
+    known = (("line", place["line"]), ("byte", place["byte_offset"]))
+    return [(name, number) for name, number in known if number is not None]
 
 
 def value_text(value: object) -> str:
@@ -190,9 +198,7 @@ def _drawn(one: Mapping[str, Any]) -> list[str]:
 
 
 def _why(one: Mapping[str, Any]) -> str:
-    place = "" if one["line"] is None else f", line {exact(one['line'])}"
-    if one["byte_offset"] is not None:
-        place += f", byte {exact(one['byte_offset'])}"
+    place = "".join(f", {name} {exact(number)}" for name, number in _numbers(one))
     why = str(one["reason"])
     if one["relation"] is not None:
         why += f": {_measured(one)}"

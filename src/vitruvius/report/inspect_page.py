@@ -220,8 +220,8 @@ def _about(layer: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "<p class='soft'>It keeps no attention map. Drawn is influence: the size of the gradient of what it makes "
             "of a token with respect to what it read at another (Frobenius norm of the Jacobian, estimated with "
-            f"{facts['probes']} random directions: off by 18 % of its value at most as a standard error), as a share "
-            f"of the row. Mean distance {number(facts['distance'], '.1f')} tokens, {number(facts['own'])} on itself."
+            f"{facts['probes']} random directions: the standard error is {_off(facts['probes']):.0%} of a value at most), "
+            f"as a share of the row. Mean distance {number(facts['distance'], '.1f')} tokens, {number(facts['own'])} on itself."
             "</p>"
         )
     elif "lambda" in facts:
@@ -229,6 +229,11 @@ def _about(layer: Mapping[str, Any]) -> Iterator[str]:
             f"<p class='soft'>Each head is the first map less {number(facts['lambda'], '.3f')} times the second; roles "
             "are those of each map by itself.</p>"
         )
+
+
+def _off(probes: int) -> float:
+    """Largest relative standard error of the root of a mean square over so many random signs."""
+    return (2 / probes) ** 0.5 / 2
 
 
 def _thumbnail(found: Mapping[str, Any], heads: Mapping[Any, Mapping[str, Any]]) -> str:

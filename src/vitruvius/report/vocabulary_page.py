@@ -79,28 +79,34 @@ def _efficiency(
     meaning: str,
 ) -> list[str]:
     """A chart with a bar for each tokenizer in each domain."""
-    rows = [
-        (str(domains[index]["name"]), [found["usage"]["domains"][index][key] for found in tokenizers])
-        for index in chosen
-    ]
-    rows = [(name, values) for name, values in rows if any(value is not None for value in values)]
+    rows: list[tuple[str, list[tuple[float | None, str]]]] = []
+    for index in chosen:
+        cells = [found["usage"]["domains"][index] for found in tokenizers]
+        if any(cell[key] is not None for cell in cells):
+            rows.append((str(domains[index]["name"]), [(cell[key], "*" if _loses(cell) else "") for cell in cells]))
     if not rows:
         return []
-    return [f"<h2>{title}</h2>", f'<p class="soft">{meaning}</p>', _bars(rows, title)]
+    lost = "; * where documents do not come back as they were" if any(m for _, cs in rows for _, m in cs) else ""
+    return [f"<h2>{title}</h2>", f'<p class="soft">{meaning}{lost}</p>', _bars(rows, title)]
 
 
-def _bars(rows: Sequence[tuple[str, Sequence[float | None]]], title: str) -> str:
-    most = max(value for _, values in rows for value in values if value is not None)
+def _loses(cell: Mapping[str, Any]) -> bool:
+    """Whether fewer tokens may only mean that something was left out."""
+    return cell["unknown_tokens"] > 0 or cell["round_trip_failures"] > 0
+
+
+def _bars(rows: Sequence[tuple[str, Sequence[tuple[float | None, str]]]], title: str) -> str:
+    most = max(value for _, values in rows for value, _ in values if value is not None)
     svg = Svg()
     y = _TOP
     for name, values in rows:
         height = _BAR * len(values)
         svg.text(_LEFT - 8, y + height / 2 + 4, _clipped(name, 22), size=12, fill="currentColor", anchor="end")
-        for index, value in enumerate(values):
+        for index, (value, mark) in enumerate(values):
             if value is not None:
                 length = max(1.0, value / most * (_WIDTH - _LEFT - _RIGHT))
                 svg.rect(_LEFT, y + index * _BAR + 1, length, _BAR - 2, fill=f"var(--s{index % 8})", stroke="none")
-                svg.text(_LEFT + length + 5, y + index * _BAR + 10, f"{value:.2f}", size=10, fill="var(--soft)")
+                svg.text(_LEFT + length + 5, y + index * _BAR + 10, f"{value:.2f}{mark}", size=10, fill="var(--soft)")
         y += height + _GAP
     return f'<figure class="chart">{svg.inline(_WIDTH, y, title=title)}</figure>'
 
@@ -114,17 +120,13 @@ def _sentences(
     rows: list[list[str]] = []
     for index in chosen:
         cells = [found["usage"]["domains"][index] for found in tokenizers]
-        fewest = min(cell["tokens"] for cell in cells)
+        fewest = min((cell["tokens"] for cell in cells if not _loses(cell)), default=-1)
         rows.append(
             [
                 escape(str(domains[index]["name"])),
                 f"{domains[index]['characters']:,}",
                 f"{domains[index]['bytes']:,}",
-                *(
-                    f'<span class="{"best" if cell["tokens"] == fewest and len(cells) > 1 else ""}">'
-                    f"{cell['tokens']:,}</span> <span class='soft'>({cell['bytes_per_token']:.2f})</span>"
-                    for cell in cells
-                ),
+                *(_sentence_cell(cell, best=fewest if len(cells) > 1 else -1) for cell in cells),
             ]
         )
     head = ["", "characters", "bytes", *(escape(found["name"]) for found in tokenizers)]
@@ -134,6 +136,13 @@ def _sentences(
         f'<p class="soft">{escape(said)}</p>',
         table(head, rows, align="<" + ">" * (len(head) - 1)),
     ]
+
+
+def _sentence_cell(cell: Mapping[str, Any], *, best: int) -> str:
+    look = ' class="best"' if cell["tokens"] == best and not _loses(cell) else ""
+    unknown = cell["unknown_tokens"]
+    lost = f' <span class="bad">{unknown:,} unknown</span>' if unknown else ""
+    return f'<span{look}>{cell["tokens"]:,}</span> <span class="soft">({cell["bytes_per_token"]:.2f})</span>{lost}'
 
 
 def _losses(tokenizers: Sequence[Mapping[str, Any]], domains: Sequence[Mapping[str, Any]]) -> str:

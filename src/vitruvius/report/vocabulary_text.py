@@ -33,8 +33,9 @@ def _domains(report: Mapping[str, Any], tokenizers: Sequence[Mapping[str, Any]])
     head = ["bytes per token", "bytes", *names]
     rows: list[list[str]] = []
     for index, domain in enumerate(report["domains"]):
-        cells = [found["usage"]["domains"][index]["bytes_per_token"] for found in tokenizers]
-        rows.append([domain["name"], f"{domain['bytes']:,}", *map(_number, cells)])
+        cells = [found["usage"]["domains"][index] for found in tokenizers]
+        marked = [_number(cell["bytes_per_token"]) + _mark(cell) for cell in cells]
+        rows.append([domain["name"], f"{domain['bytes']:,}", *marked])
     first = "\n".join(columns([head, *rows], align="<" + ">" * (len(head) - 1)))
     rows = [
         [domain["name"], f"{domain['words']:,}"]
@@ -42,7 +43,8 @@ def _domains(report: Mapping[str, Any], tokenizers: Sequence[Mapping[str, Any]])
         for index, domain in enumerate(report["domains"])
     ]
     second = "\n".join(columns([["tokens per word", "words", *names], *rows], align="<" + ">" * (len(head) - 1)))
-    return first + "\n\n" + second
+    lost = any(_mark(cell) == "*" for found in tokenizers for cell in found["usage"]["domains"])
+    return first + ("\n* documents do not come back as they were" if lost else "") + "\n\n" + second
 
 
 def _vocabularies(tokenizers: Sequence[Mapping[str, Any]]) -> str:
@@ -71,6 +73,11 @@ def _sum(found: Mapping[str, Any], key: str) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _mark(cell: Mapping[str, Any]) -> str:
+    """Marks where fewer tokens may only mean that something was left out."""
+    return "*" if cell["unknown_tokens"] or cell["round_trip_failures"] else " "
 
 
 def _pieces(pieces: Sequence[str]) -> str:

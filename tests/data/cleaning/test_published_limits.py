@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vitruvius.data.cleaning.c4 import C4, C4Lines
 from vitruvius.data.cleaning.fineweb import FineWeb
 from vitruvius.data.cleaning.gopher_quality import GopherQuality
-from vitruvius.data.cleaning.gopher_repetition import GopherRepetition
+from vitruvius.data.cleaning.gopher_repetition import LOOKED_AT, GopherRepetition
 from vitruvius.data.cleaning.ngrams import Repeats, repeats
 from vitruvius.data.cleaning.source_code import Code
 
@@ -108,6 +108,15 @@ def test_a_document_without_words_is_measured_too(document):
     for rule in (GopherRepetition(), GopherQuality(), C4(), FineWeb(), Code()):
         for text in ("", "\n", " \n\n ", "\u2028"):
             assert all(isinstance(look.value, int | float | str) for look in rule.measures(document(text)))
+
+
+def test_of_a_long_text_ngrams_are_sought_at_its_start(document):
+    start = " ".join(map(str, range(200_000)))[: LOOKED_AT + 5]
+    values = {
+        text[-5:]: [look.value for look in GopherRepetition().measures(document(text)) if "gram" in look.reason]
+        for text in (start[:LOOKED_AT], start[:LOOKED_AT] + " again" * 300_000)
+    }
+    assert len({tuple(value) for value in values.values()}) == 1
 
 
 def _slow_repeats(words, n):

@@ -89,6 +89,6 @@ def test_a_stream_of_three_times_the_bound_is_read_within_it(measured, tmp_path,
 
 def test_the_peak_is_the_processes_own(measured):
     ballast = bytearray(b"x" * (200 << 20))
-    (line,) = measured("before = peak(); held = bytearray(b'x' * (40 << 20)); print(before, peak() - before)")
+    (line,) = measured("before = peak(); held = b'x' * (40 << 20); print(before, peak() - before)")
     before, grown = map(int, line.split())
     assert len(ballast) > before and 39 << 20 < grown < 60 << 20

@@ -312,7 +312,10 @@ def test_a_table_much_larger_than_the_bound_is_read_within_it(measured, tmp_path
         rows = pa.table({"text": [json.dumps(i) * (size // len(json.dumps(i))) for i in range(count)]})
         size = 0
         if shape == "one row group":
-            pq.write_table(rows, path, row_group_size=count, use_dictionary=False, compression="none")
+            # A page is unpacked as a whole, so it must not be most of the table.
+            pq.write_table(
+                rows, path, row_group_size=count, use_dictionary=False, compression="none", write_batch_size=16
+            )
         elif shape == "file":
             write_file(rows, path, rows_per_batch=64)
         else:

@@ -211,6 +211,17 @@ def test_pieces_are_merged_by_their_scores_and_other_characters_become_bytes(tmp
     assert loaded.kind == "byte-pair encoding with byte fallback"
 
 
+def test_the_library_reads_what_is_saved_and_gives_the_same_ids(tmp_path):
+    from tokenizers import Tokenizer as Inner
+
+    for metadata in (METADATA, sentencepiece(), sentencepiece(**{"tokenizer.ggml.model": "t5"})):
+        loaded = load(tmp_path, metadata)
+        loaded.save(tmp_path / "tokenizer.json")
+        theirs = Inner.from_file(str(tmp_path / "tokenizer.json"))
+        for sample in (TEXTS[0], "the the é", " the  fox"):
+            assert theirs.encode(sample, add_special_tokens=False).ids == loaded.encode(sample)
+
+
 def test_without_the_space_before_a_text_the_first_space_is_kept(tmp_path):
     loaded = load(tmp_path, sentencepiece(**{"tokenizer.ggml.add_space_prefix": False}))
     assert [loaded.decode(loaded.encode(sample)) for sample in ("the", " the")] == ["the", " the"]

@@ -181,6 +181,16 @@ def test_the_page_shows_each_tokenizer_in_each_domain(report):
             assert f"{measured['bytes_per_token']:.2f}" in page
 
 
+def test_what_loses_text_is_marked_and_never_the_best(report):
+    measured = report["tokenizers"][1]["usage"]["domains"][0]
+    assert measured["round_trip_failures"] > 0
+    assert f"{measured['bytes_per_token']:.2f}*" in vocabulary_page(report, title="x")
+    sample = domain("日本語 \u0639\u0639\u0639", name="lost")
+    page = vocabulary_page(vocabulary_report([("a", BPE), ("b", WORD_PIECE)], [sample]), title="x")
+    assert "1 unknown" in page
+    assert page.count('class="best"') == 1
+
+
 def test_the_text_has_a_line_for_each_domain(report):
     text = vocabulary_text(report)
     assert re.search(r"^English +5 +\d+\.\d{3} +\d+\.\d{3}$", text, re.MULTILINE)

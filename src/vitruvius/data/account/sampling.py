@@ -207,6 +207,7 @@ def _dropped(row: dict[str, Any], originals: Originals, characters: int) -> dict
         "line": count_of(row, "line"),
         "byte_offset": count_of(row, "byte_offset"),
         "source": _source_of(row, originals),
+        "kind": None if (entry := originals.entry(text_of(row, "file") or "")) is None else entry.kind,
         "reason": text_of(row, "reason"),
         "detail": text_of(row, "detail"),
         **{key: text_of(row, key) for key in ("step", "relation", "keeper")},

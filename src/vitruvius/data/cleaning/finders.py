@@ -52,7 +52,7 @@ _IPV4: Final = re.compile(r"\d(?<![\w.].)\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\
 _IPV6: Final = re.compile(r"[23](?<![\w:.].)[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
 
 
-_NO_ADDRESS: Final = ("version", "section", "release", "chapter", "ver.", "sec.")
+_NO_ADDRESS: Final = ("version", "section", "release", "chapter")
 _BEFORE: Final = 12
 
 
@@ -218,15 +218,12 @@ def secrets(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _private_keys(text: str) -> Iterator[tuple[int, int]]:
-    end = 0
     for found in _KEY_START.finditer(text):
-        if found.start() < end:
-            continue
-        closing = _KEY_END.search(text, found.end(), found.end() + _LONGEST_KEY)
-        # Without an end it is talk about keys.
+        # Only letters, digits and headers lie between: what comes to another dashed line first is talk about keys.
+        dashes = text.find("-----", found.end(), found.end() + _LONGEST_KEY)
+        closing = _KEY_END.match(text, dashes) if dashes >= 0 else None
         if closing is not None:
-            end = closing.end()
-            yield found.start(), end
+            yield found.start(), closing.end()
 
 
 FINDERS: Final[dict[str, Finder]] = {

@@ -11,12 +11,15 @@ from vitruvius.data.cleaning.measuring import at_most, compared, share
 from vitruvius.data.cleaning.ngrams import LARGEST, Repeats, repeats
 from vitruvius.data.cleaning.settings import setting
 from vitruvius.data.cleaning.step import Measure, Rule
-from vitruvius.data.cleaning.view import view_of
+from vitruvius.data.cleaning.view import TextView, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vitruvius.data.document import Document
+
+LOOKED_AT = 1 << 20
+"""Of a longer text, n-grams are sought in so many characters from its start, so that memory stays small."""
 
 _TOP = range(2, 5)
 _DUPLICATE = range(5, LARGEST + 1)
@@ -95,6 +98,8 @@ class GopherRepetition(Rule):
                 ),
             )
         )
+        if size > LOOKED_AT:
+            view, size = TextView(document.text[:LOOKED_AT]), LOOKED_AT
         found = repeats(view.words)
         nothing = Repeats(0, 0)
         yield from compared(

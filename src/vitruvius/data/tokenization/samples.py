@@ -78,7 +78,7 @@ def built_in() -> Iterator[Domain]:
     topics = _topics()
     if topics:
         yield Domain(
-            name="English",
+            name="English docs",
             source="Python's language reference (the help topics), English with examples",
             texts=topics,
             whole=True,

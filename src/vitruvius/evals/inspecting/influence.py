@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from vitruvius.evals.inspecting.listening import Look
 
-PROBES = 16
-"""Random directions. The square of an entry has a relative standard error of at most sqrt(2 / 16) = 35 %, which a
+PROBES = 8
+"""Random directions. The square of an entry has a relative standard error of at most sqrt(2 / 8) = 50 %, which a
 Jacobian of rank one reaches; the entry itself half of that."""
 QUERIES = 64
 """Most tokens whose dependence is measured, evenly spaced: a gradient is taken for each."""
