@@ -15,7 +15,7 @@ VERBS = (
     Verb(group="data", stage="See", name="card", help="The dataset card: what it is, how it was made, its limits."),
     Verb(group="data", stage="See", name="explain", help="Everything that happened to one document."),
     Verb(group="data", stage="See", name="sample", help="Read some documents, kept or dropped."),
-    Verb(group="data", stage="Use", name="export", help="Write the documents as JSON lines or Parquet for other tools."),
+    Verb(group="data", stage="Use", name="export", help="Write documents as JSON lines or Parquet for others."),
 )
 """Every verb of `data`; `cli/data_<name>.py` defines it as `command`."""
 

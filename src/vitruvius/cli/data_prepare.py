@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "vitruvius.data-prepare/2"
 KINDS = ("auto", "text", "jsonl", "html", "source", "parquet", "arrow")
-EXECUTORS = ("local", "datatrove", "slurm")
+EXECUTORS = ("local", "datatrove", "slurm", "external")
 
 
 @click.command(
@@ -95,7 +95,7 @@ EXECUTORS = ("local", "datatrove", "slurm")
     type=click.Choice(EXECUTORS),
     default="local",
     show_default=True,
-    help="Who runs the tasks: this machine, or datatrove, here or through Slurm.",
+    help="Who runs the tasks: this machine; datatrove, here or through Slurm; or whoever calls `data work`.",
 )
 @click.option(
     "--slurm", multiple=True, metavar="KEY=VALUE", help="partition=NAME, time=20:00:00, account=... of sbatch."
@@ -171,6 +171,10 @@ def _executor(name: str, workers: int, slurm: tuple[str, ...], progress: Progres
         raise click.UsageError("--slurm belongs to --executor slurm")
     if name == "local":
         return None
+    if name == "external":
+        from vitruvius.data.job.ranks import wait_for_ranks
+
+        return functools.partial(wait_for_ranks, progress=progress)
     from vitruvius.data.job.cluster import run_on_slurm, run_with_datatrove
 
     if name == "datatrove":

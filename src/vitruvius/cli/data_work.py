@@ -19,10 +19,10 @@ SCHEMA = "vitruvius.data-work/1"
     cls=ExampleCommand,
     help="""Do one rank's tasks of one stage of a job: what a scheduler of any kind starts on every node.
 
-    JOB is the folder OUT.work that `vitruvius data prepare` plans in, on a disk that all nodes share. Rank R of
-    N does the tasks R, R + N, ... that are not done yet. When every rank of a stage is done, the next stage may
-    start; without --stage, the job's stages are listed with what is left of them. At the end, the command that
-    planned the job puts the data in place.""",
+    JOB is the folder OUT.work that `vitruvius data prepare --executor external` plans in, on a disk that all
+    nodes share. Rank R of N does the tasks R, R + N, ... that are not done yet. When every rank of a stage is
+    done, the next stage may start; without --stage, the job's stages are listed with what is left of them. At
+    the end, the command that planned the job puts the data in place.""",
     examples=[
         "vitruvius data work data.work",
         "vitruvius data work data.work --stage read --rank 0 --of 8",

@@ -43,7 +43,7 @@ def command(*, run: str, texts: tuple[str, ...], pooling: Literal["mean", "first
     """Load the run, embed the texts, say on stderr how near they are."""
     from pathlib import Path
 
-    from vitruvius.data import load_tokenizer
+    from vitruvius.data.tokenization.of_run import tokenizer_of_run
     from vitruvius.errors import UsageError
     from vitruvius.inference import embed
     from vitruvius.nn.weights import load_model
@@ -54,7 +54,7 @@ def command(*, run: str, texts: tuple[str, ...], pooling: Literal["mean", "first
         except UnicodeEncodeError as error:
             raise UsageError(f"text {number} is not UTF-8 (character {error.start + 1})", fix="send UTF-8") from None
     model = load_model(Path(run), dtype="fp32")
-    tokenizer = load_tokenizer(Path(run) / "tokenizer.json")
+    tokenizer = tokenizer_of_run(run)
     vectors = embed(model, [tokenizer.encode(text) for text in texts], pooling=pooling)
     rows = [[float(f"{number:.{_DIGITS}g}") for number in row] for row in _lists(vectors)]
     if as_json:

@@ -68,7 +68,7 @@ def command(
     """Load the run, stream its continuation, say on stderr why it ended."""
     from pathlib import Path
 
-    from vitruvius.data import load_tokenizer
+    from vitruvius.data.tokenization.of_run import tokenizer_of_run
     from vitruvius.inference import Generation, Sampler, StopText
     from vitruvius.nn.weights import load_model
 
@@ -76,7 +76,7 @@ def command(
     StopText(stop)  # raises, before a model is loaded, where a stop text is empty
     text = _prompt(prompt)
     model = load_model(Path(run), dtype=dtype)
-    tokenizer = load_tokenizer(Path(run) / "tokenizer.json")
+    tokenizer = tokenizer_of_run(run)
     if not model.architecture.head.causal:
         whole = _filled(Path(run), model, tokenizer, text, sampler, _seed(seed))
         if as_json:
@@ -111,7 +111,7 @@ def _stream(
     """Give the text piece by piece; returns whether a stop text ended it."""
     from vitruvius.inference import StopText
 
-    stops, decoder = StopText(stop), tokenizer.stream()
+    stops, decoder = StopText(stop), tokenizer.stream(after=generation.prompt)
     give(before)
     for token in generation:
         give(stops.push(decoder.push(token)))

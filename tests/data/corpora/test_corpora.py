@@ -296,6 +296,28 @@ def test_a_failure_leaves_the_earlier_corpus(tiny, tmp_path):
     assert tree(out) == before
 
 
+def test_a_disk_that_is_full_is_named_and_leaves_the_earlier_corpus(tiny, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    fetch_debian_docs(out, packages=(), debs=[tiny])
+    before = tree(out)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vitruvius.data.corpora.folder.json.dumps", full)
+    with pytest.raises(OSError, match="No space left") as refused:
+        fetch_debian_docs(out, packages=(), debs=[tiny])
+    assert refused.value.filename == str(out)
+    monkeypatch.undo()
+    assert tree(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny.deb"]
+
+
+def test_a_name_as_long_as_a_name_can_be_is_fine(tiny, tmp_path):
+    fetch_debian_docs(tmp_path / ("n" * 255), packages=(), debs=[tiny])
+    assert rows_of(tmp_path / ("n" * 255))
+
+
 def test_a_link_a_file_and_the_folder_one_is_in_are_refused(tiny, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -148,6 +150,29 @@ def test_a_failure_comes_back_as_it_was(planned, error):
         assert (type(found), found.what, found.where) == (DataError, "No space", "/x")
     else:
         assert (type(found), str(found)) == (type(error), str(error))
+
+
+def test_a_command_that_waits_for_others_puts_their_work_in_place(pages, tmp_path):
+    out, code = tmp_path / "waited", []
+    words = ["data", "prepare", str(pages), "--out", str(out), "--vocab", "300", "--executor", "external", "--json"]
+    waiting = subprocess.Popen([sys.executable, "-m", "vitruvius", *words], stdout=subprocess.PIPE)
+    try:
+        for stage in stages_of(OPTIONS):
+            while waiting.poll() is None:
+                try:
+                    if work(tmp_path / "waited.work", stage.name, rank=0, ranks=1).left == 0:
+                        break
+                except DataError as error:  # not planned yet
+                    assert "job folder" in str(error)
+                    time.sleep(0.05)
+        shown = json.loads(waiting.communicate(timeout=120)[0])
+        code.append(waiting.returncode)
+    finally:
+        waiting.kill()
+    assert code == [0]
+    assert shown["documents_in"] == 303
+    prepare([pages], tmp_path / "alone", OPTIONS)
+    assert files_below(out) == files_below(tmp_path / "alone")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

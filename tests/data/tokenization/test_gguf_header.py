@@ -265,6 +265,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an eos of 2^31-1": (METADATA | {"tokenizer.ggml.eos_token_id": 2**31 - 1}, "2,147,483,647"),
     "tokens that are numbers": (METADATA | {"tokenizer.ggml.tokens": [1, 2]}, "no list of texts"),
     "a token that is not UTF-8": (sentencepiece(**{"tokenizer.ggml.tokens": ["a", "\udcff"] + ["x"] * 265}), "both"),
+    "tokens of 1,025 characters": (
+        sentencepiece(**{"tokenizer.ggml.tokens": [f"{place:x<1025}" for place in range(267)]}),
+        "1,025 characters",
+    ),
+    "tokens of five million characters": (
+        sentencepiece(**{"tokenizer.ggml.tokens": [f"{place:x<20000}" for place in range(267)]}),
+        "5,340,000 characters",
+    ),
     "an unknown of its own": (sentencepiece(**{"tokenizer.ggml.unknown_token_id": 9_999}), "9,999"),
 }
 

@@ -124,6 +124,16 @@ def test_no_more_is_read_than_asked_and_it_says_so(tmp_path):
     assert (len(found.texts), found.whole) == (3, False)
 
 
+def test_prepared_data_gives_the_texts_that_are_held_out(texts, tmp_path):
+    from vitruvius.data import PrepareOptions, TokenShards, prepare
+
+    prepare([texts], tmp_path / "data", PrepareOptions(vocab=300, held_out=0.2))
+    ((found,), refused) = domains_of([tmp_path / "data"])
+    shards = TokenShards.open(tmp_path / "data", "validation")
+    assert (len(found.texts), refused, found.whole) == (len(shards.document_starts) - 1, 0, True)
+    assert all(text.startswith("document ") and text.endswith(" has words\n") for text in found.texts)
+
+
 def test_without_text_there_is_an_error_that_names_the_argument(tmp_path):
     (tmp_path / "a.txt").write_text(" \n")
     with pytest.raises(DataError, match=r"a\.txt"):

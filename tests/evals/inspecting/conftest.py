@@ -18,7 +18,7 @@ name: small
 vocab_size: 64
 width: 32
 context: 64
-head: {{kind: lm, tied: true}}
+head: {{kind: {head}, tied: true}}
 blocks:
   a:
     mixer: {mixer}
@@ -38,8 +38,8 @@ def _one_thread(one_thread):
 def small():
     """An architecture with this mixer and this feed-forward network."""
 
-    def make(mixer=ATTENTION, ffn=MLP):
-        return read_text(SPEC.format(mixer=mixer, ffn=ffn)).architecture
+    def make(mixer=ATTENTION, ffn=MLP, head="lm"):
+        return read_text(SPEC.format(mixer=mixer, ffn=ffn, head=head)).architecture
 
     return make
 
@@ -50,10 +50,7 @@ def look():
 
     def call(examined, **options):
         options = {"tokens": 24, "sample": 256, **options}
-        if hasattr(examined, "graph"):
-            inspected = Inspected(name="given", model=examined)
-        else:
-            inspected = of_architecture(examined)
+        inspected = Inspected(name="given", model=examined) if hasattr(examined, "graph") else of_architecture(examined)
         return inspect(inspected, Ask(**options))
 
     return call

@@ -23,7 +23,7 @@ class GopherQuality(Rule):
     """Documents with too few or odd words, too many symbols, or lines that are bullets or cut off are dropped."""
 
     kind: ClassVar[str] = "gopher_quality"
-    source: ClassVar[str] = "Rae et al. 2021 (arXiv:2112.11446), appendix A1.1; datatrove's GopherQualityFilter"
+    source: ClassVar[str] = "Rae et al. 2021 (arXiv:2112.11446), appendix A.1; datatrove's GopherQualityFilter"
     reasons: ClassVar[Mapping[str, str]] = {
         "gopher_few_words": "fewer words than the limit; marks of punctuation are no words",
         "gopher_many_words": "more words than the limit",

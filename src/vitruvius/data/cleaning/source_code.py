@@ -33,8 +33,8 @@ class Code(Rule):
 
     kind: ClassVar[str] = "code"
     source: ClassVar[str] = (
-        "Kocetkov et al. 2022 (The Stack, arXiv:2211.15533); Li et al. 2023 (StarCoder, arXiv:2305.06161), section "
-        "3.2; Lozhkov et al. 2024 (StarCoder 2, arXiv:2402.19173), section 2.1"
+        "Kocetkov et al. 2022 (The Stack, arXiv:2211.15533); Li et al. 2023 (StarCoder, arXiv:2305.06161); "
+        "Lozhkov et al. 2024 (StarCoder 2, arXiv:2402.19173), section 2.1"
     )
     reasons: ClassVar[Mapping[str, str]] = {
         "code_long_line": "the longest line is too long: minified, or data",

@@ -164,11 +164,16 @@ def corpus_folder(out: Path) -> Generator[CorpusFolder]:
     """
     _check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent, ignore_cleanup_errors=True) as top:
+    with tempfile.TemporaryDirectory(prefix=".vitruvius-corpus-", dir=out.parent, ignore_cleanup_errors=True) as top:
         work = Path(top, "corpus")
         work.mkdir()
         with contextlib.closing(CorpusFolder(out, work)) as folder:
-            yield folder
+            try:
+                yield folder
+            except OSError as error:
+                if error.filename is None:  # a full disk, found while writing
+                    error.filename = str(out)
+                raise
 
 
 def _choose(parts: list[Part], limit_bytes: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from vitruvius.errors import DataError, MissingExtraError, UsageError, Vitruvius
 from vitruvius.runs.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from vitruvius.data.job.running import Progress
     from vitruvius.data.job.stage import Stage
 
 LOGS = "cluster"
@@ -111,6 +113,23 @@ def standing(directory: Path | str) -> list[Standing]:
         found.append(Standing(name=stage.name, tasks=total, done=total - len(left)))
         known = not left
     return found
+
+
+def wait_for_ranks(
+    job: Job,
+    stages: Sequence[Stage],
+    *,
+    progress: Progress = lambda stage, done, total: None,  # noqa: ARG005 (a listener who does not listen)
+    poll_seconds: float = 1.0,
+) -> None:
+    """Wait until other processes have done `stages`: those in which somebody calls `work`."""
+    for stage in stages:
+        while True:
+            left, total = todo(job, stage)
+            progress(stage.verb, total - len(left), total)
+            if not left:
+                break
+            time.sleep(poll_seconds)
 
 
 def record_failure(directory: Path | str, stage: str, rank: int, error: BaseException) -> None:

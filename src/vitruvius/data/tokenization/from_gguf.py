@@ -48,6 +48,8 @@ _WHOLE_WORDS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-
 
 _LONGEST_MERGED = 1_024
 """Characters of a token for which every way to build it is looked for; the longest published ones have 128."""
+_MOST_CHARACTERS = 2**22
+"""Characters of all tokens of a SentencePiece BPE; 262,144 tokens of Gemma have about 1,600,000."""
 
 
 def state_of(header: Header) -> tuple[State, str | None]:
@@ -198,6 +200,9 @@ def _scored(vocabulary: _Vocabulary) -> State:
     """SentencePiece BPE: of all neighbours that form a token, the pair with the best token is merged first."""
     tokens, ids, scores = vocabulary.tokens, vocabulary.ids, vocabulary.scores
     fixed = {_CONTROL, _UNKNOWN, _UNUSED, _BYTE}
+    total = sum(map(len, tokens))
+    if total > _MOST_CHARACTERS:
+        raise vocabulary.header.wrong(f"the tokens have {total:,} characters; the most is {_MOST_CHARACTERS:,}")
     merges: list[tuple[float, int, int, list[str]]] = []
     for token, text in enumerate(tokens):
         if vocabulary.types[token] in fixed:

@@ -29,6 +29,7 @@ stones, the other drew the door, and when the rain came in autumn, the roof held
 ROW = 128
 """Tokens of a row that heads and experts are judged on, or as many as are shown where that is more."""
 _MOST_DOCUMENTS = 20_000
+_BYTES = 256
 _OF_A_DOCUMENT = 512
 """Tokens of each held-out document, so that no single one speaks for all."""
 _SEPARATORS = frozenset(" \t\r\n\v\f.,;:!?()[]{}<>\"'`|/\\-_=+*&^%$#@~")
@@ -57,11 +58,12 @@ class Names:
 
     def __init__(self, inspected: Inspected) -> None:
         self.tokenizer = inspected.tokenizer
+        self.are_bytes = inspected.model.architecture.vocab_size >= _BYTES
 
     def __call__(self, token: int) -> str:
         """The text of a token; bytes that are no UTF-8 by themselves as escapes, special tokens by their names."""
         if self.tokenizer is None:
-            return chr(token) if token < 256 else f"<{token}>"
+            return chr(token) if self.are_bytes and token < _BYTES else f"<{token}>"
         pieces = self.tokenizer.token_bytes
         raw = pieces[token] if token < len(pieces) else b""
         if raw:
@@ -119,7 +121,8 @@ def reading_of(
         if not documents:
             documents, where = [encoded(inspected, PARAGRAPH)], "a paragraph that comes with vitruvius"
     if inspected.tokenizer is None:
-        where += ", its bytes as tokens"
+        vocabulary = model.architecture.vocab_size
+        where += ", its bytes as tokens" + (f" (modulo {vocabulary})" if vocabulary < _BYTES else "")
     context = model.architecture.context
     if tokens > context:
         notes.append(f"the context is {context:,} tokens, so no more than that are shown")
