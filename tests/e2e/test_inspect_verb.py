@@ -89,7 +89,7 @@ def test_a_run_is_looked_into_at_its_newest_checkpoint_over_held_out_text(here, 
 def test_the_terminal_shows_heads_experts_gates_and_what_comes_next(here, said) -> None:
     code, out, err = said("inspect", "run", "--tokens", "16", "--sample", "256")
     assert code == 0
-    for words in ("heads: 8", "layers.1.mixer", "4 experts", "about the token", "forget gate", "nats (next token)"):
+    for words in ("heads: 8", "layers.1.mixer", "4 experts", "about the token", "forget gate", "nats (the next token)"):
         assert words in out
     assert "next: vitruvius inspect run --html inside.html" in err
 

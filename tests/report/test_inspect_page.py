@@ -92,7 +92,7 @@ def document(**changes):
         "parameters": 1000,
         "text": {"origin": NASTY, "tokens": [{"id": i, "text": NASTY} for i in range(3)], "source": None},
         "sample": {"origin": NASTY, "rows": 2, "row_tokens": 3},
-        "settings": {"shuffles": 200},
+        "settings": {"shuffles": 200, "overlap_shuffles": 20},
         "roles": [ROLE],
         "layers": [layer],
         "maps": [
@@ -109,7 +109,7 @@ def document(**changes):
         "overlap": [],
         "gates": [gate],
         "stream": [row],
-        "lens": {"target": "next token", "layers": [{**row, "nats": 1.0, "agrees_with_last": 1.0, "top": top}]},
+        "lens": {"target": "the next token", "layers": [{**row, "nats": 1.0, "agrees_with_last": 1.0, "top": top}]},
         "notes": [NASTY],
         **changes,
     }
@@ -166,7 +166,7 @@ def test_the_page_holds_roles_experts_gates_and_depth() -> None:
     for words in ("What heads do", "What experts are chosen for", "Positions that depend", "From layer to layer"):
         assert words in page
     text = inspect_text(document())
-    for words in ("previous", "0.75", "2 experts", "forget gate", "nats (next token)", "never chosen: [1]"):
+    for words in ("previous", "0.75", "2 experts", "forget gate", "nats (the next token)", "never chosen: [1]"):
         assert words in text
 
 
@@ -241,5 +241,5 @@ def test_influence_maps_are_explained_with_how_far_they_may_be_off() -> None:
     }
     (found,) = document()["maps"]
     changed = document(layers=[layer], maps=[{**found, "head": None, "kind": "influence"}])
-    assert "25% of a value at most" in inspect_page(changed)
+    assert "at most 25% of it" in inspect_page(changed)
     assert "keeps no map" in inspect_text(changed)

@@ -1,9 +1,7 @@
-"""What the verbs that look at prepared data share: bars of progress, and files that are written whole."""
+"""What the verbs that look at prepared data share: their argument, and files that are written whole."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,12 +9,8 @@ import click
 from vitruvius.cli.output import clean_line, say
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
-
-    from rich.progress import TaskID
-
-    from vitruvius.data.account.statistics import Progress
 
 
 def data_argument() -> Any:
@@ -24,29 +18,6 @@ def data_argument() -> Any:
     from pathlib import Path
 
     return click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
-
-
-@contextlib.contextmanager
-def progress_bars(style: str) -> Generator[Progress]:
-    """A listener that shows stages with the time left on a terminal, and is quiet elsewhere or with `none`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(file=sys.stderr)
-    if style == "none" or not console.is_terminal:
-        yield lambda stage, done, total: None  # noqa: ARG005
-        return
-    columns = (TextColumn("{task.description:24}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield show
 
 
 def refuse_folders(files: Mapping[str, Path | None]) -> None:

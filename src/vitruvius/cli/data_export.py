@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from vitruvius.cli.arguments import json_option
-from vitruvius.cli.data_account import data_argument, progress_bars
+from vitruvius.cli.data_account import data_argument
 from vitruvius.cli.output import clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.progress import progress_of
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vitruvius.data.account.statistics import Progress
+    from vitruvius.data.progress import Progress
     from vitruvius.data.reading.export import Exported
 
 SCHEMA = "vitruvius.data-export/1"
@@ -51,7 +52,7 @@ def command(data: Path, out: Path, *, split: str, as_json: bool) -> None:
     splits = SPLITS if split == "all" else (split,)
     index = read_index(data)
     total = sum(shard["documents"] for name in splits for shard in index["splits"][name]["shards"])
-    with progress_bars("none" if as_json else "bar") as progress:
+    with progress_of("quiet" if as_json else "bars") as progress:
         written = export(_watched(prepared_documents(data, splits), total, progress), out)
     if as_json:
         emit_json(

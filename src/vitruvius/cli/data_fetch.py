@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from vitruvius.data.corpora.folder import Corpus
-    from vitruvius.data.prepare import Progress
+    from vitruvius.data.progress import Progress
 
 SCHEMA = "vitruvius.data-fetch/1"
 CORPORA = {

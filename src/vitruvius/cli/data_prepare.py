@@ -7,28 +7,26 @@ import functools
 import os
 import shlex
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vitruvius.cli.output import clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.progress import progress_of
 from vitruvius.cli.verbs import ExampleCommand
 from vitruvius.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from rich.progress import TaskID
-
     from vitruvius.data.job.cluster import SlurmOptions
     from vitruvius.data.job.job import Job
     from vitruvius.data.job.plan import Plan
-    from vitruvius.data.job.running import Progress
     from vitruvius.data.job.stage import Stage
     from vitruvius.data.options import PrepareOptions
     from vitruvius.data.prepare import Prepared
+    from vitruvius.data.progress import Progress
 
     Execute = Callable[[Job, Sequence[Stage]], None]
 
@@ -127,7 +125,7 @@ def command(
         else:
             _tell_plan(plan)
         return 0
-    with _stopped_by_sigterm(), _progress("none" if as_json else "bar") as progress:
+    with _stopped_by_sigterm(), progress_of("quiet" if as_json else "lines") as progress:
         prepared = prepare(
             inputs,
             out,
@@ -316,30 +314,3 @@ def _tell_plan(plan: Plan) -> None:
         emit(f"  exact duplicates: {twins.exact}")
         emit(f"  near duplicates: {'off' if twins.near is None else twins.near.describe()}")
     emit("stages: " + ", ".join(stage.verb for stage in _stages(options)))
-
-
-@contextlib.contextmanager
-def _progress(style: str) -> Generator[Progress]:
-    """A listener that shows stages with the time left on a terminal, and a line per stage elsewhere."""
-    if style == "none":
-        yield lambda stage, done, total: None  # noqa: ARG005
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description:26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int | None) -> None:
-            if total == 0:
-                return
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-                if not console.is_terminal:
-                    say(f"{stage} ...")
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield show

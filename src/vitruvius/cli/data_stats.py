@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from vitruvius.cli.arguments import json_option
-from vitruvius.cli.data_account import data_argument, progress_bars, refuse_folders, write_pages
+from vitruvius.cli.data_account import data_argument, refuse_folders, write_pages
 from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step
+from vitruvius.cli.progress import progress_of
 from vitruvius.cli.verbs import ExampleCommand
 
 SCHEMA = "vitruvius.data-stats/1"
@@ -61,7 +62,7 @@ def command(
     from vitruvius.data.account.statistics import statistics
 
     refuse_folders({"--html": html, "--svg": svg})
-    with progress_bars("none" if as_json else "bar") as progress:
+    with progress_of("quiet" if as_json else "bars") as progress:
         found = statistics(data, skip=skip, ngram=ngram, progress=progress)
     document = {"schema": SCHEMA, **found}
     name = title or data.resolve().name or str(data)

@@ -30,9 +30,9 @@ from vitruvius.runs.lock import LOCK_NAME, FolderLock
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vitruvius.data.job.running import Progress
     from vitruvius.data.job.stage import Stage
     from vitruvius.data.ledger import Tally
+    from vitruvius.data.progress import Progress
     from vitruvius.data.reading.units import Unit
 
 UNIT_BYTES = 8 * 2**20

@@ -76,7 +76,7 @@ def _overlap(document: Mapping[str, Any]) -> list[str]:
             escape(f"{pair['first']} and {pair['second']}"),
             number(pair["information"]["bits"], ".3f"),
             "–" if pair["information"]["share"] is None else f"{pair['information']['share']:.1%}",
-            number(pair["information"]["p"], ".2f"),
+            _p(pair["information"]["p"], document["settings"]["overlap_shuffles"]),
         ]
         for pair in document["overlap"][:24]
     ]

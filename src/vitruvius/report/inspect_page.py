@@ -219,10 +219,10 @@ def _about(layer: Mapping[str, Any]) -> Iterator[str]:
     elif layer["keeps"] == "influence":
         yield (
             "<p class='soft'>It keeps no attention map. Drawn is influence: the size of the gradient of what it makes "
-            "of a token with respect to what it read at another (Frobenius norm of the Jacobian, estimated with "
-            f"{facts['probes']} random directions: the standard error is {_off(facts['probes']):.0%} of a value at most), "
-            f"as a share of the row. Mean distance {number(facts['distance'], '.1f')} tokens, {number(facts['own'])} on itself."
-            "</p>"
+            "of a token with respect to what it read at another (Frobenius norm of the Jacobian), as a share of its row."
+            f" It is estimated with {facts['probes']} random directions: the standard error of a value is at most "
+            f"{_off(facts['probes']):.0%} of it. Mean distance {number(facts['distance'], '.1f')} tokens, "
+            f"{number(facts['own'])} on itself.</p>"
         )
     elif "lambda" in facts:
         yield (

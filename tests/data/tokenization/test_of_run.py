@@ -1,4 +1,4 @@
-"""A run generates with the tokenizer it was trained with, whatever its separator is called and however it writes words."""
+"""A run generates with the tokenizer it was trained with, whatever that writes and its separator is called."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vitruvius.data.account.duplicates import Duplicates
@@ -26,19 +26,13 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from vitruvius.data.progress import Progress
+
 PARTS = ("tokens", "overlap", "hosts", "duplicates")
 """What takes a while: the tokens are read for the first two, origins for hosts, the quarantine for duplicates."""
 HOSTS_SHOWN = 40
 _PLAIN_HOST = re.compile(r"https?://(?:www\.)?([a-z0-9][a-z0-9-]*+(?:\.[a-z0-9-]++)*+\.?)(?:[/?#]|\Z)")
 """What nearly every address begins with: there the host can be read without taking the address apart."""
-
-
-class Progress(Protocol):
-    """Told how far a stage is, from time to time."""
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """`done` of `total` (None when nobody knows) in `stage`."""
-        ...
 
 
 def statistics(

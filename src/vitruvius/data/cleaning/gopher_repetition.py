@@ -31,6 +31,8 @@ class GopherRepetition(Rule):
 
     kind: ClassVar[str] = "gopher_repetition"
     source: ClassVar[str] = "Rae et al. 2021 (arXiv:2112.11446), table A1; datatrove's GopherRepetitionFilter"
+    packages: ClassVar[tuple[str, ...]] = ("numpy",)
+    """What it imports, asked for before work starts."""
     reasons: ClassVar[Mapping[str, str]] = {
         "gopher_duplicate_paragraphs": "too large a share of the paragraphs occurred before",
         "gopher_duplicate_paragraph_characters": "paragraphs that occurred before hold too many of the characters",

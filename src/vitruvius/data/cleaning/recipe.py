@@ -12,6 +12,7 @@ from vitruvius.data.cleaning.settings import Findings, as_plain, read_settings, 
 from vitruvius.data.cleaning.step import Rewriter, Rule, Step
 from vitruvius.data.cleaning.table import kinds
 from vitruvius.data.dedup.settings import DedupSettings
+from vitruvius.data.extras import require
 from vitruvius.errors import Finding, UsageError
 from vitruvius.spec.reporting import did_you_mean, listed, printable, quoted, refusal
 from vitruvius.spec.source import MAX_BYTES, parse_text
@@ -71,12 +72,20 @@ class Recipe:
 
 
 def read_recipe(recipe: str | Path) -> Recipe:
-    """A recipe by its name, or from a YAML file.
+    """A recipe by its name, or from a YAML file, whose steps have what they need on this machine.
 
     Raises:
         SpecError: every finding at its line.
         UsageError: there is neither such a name nor such a file.
+        MissingExtraError: a step needs a package that is not installed.
     """
+    found = _read(recipe)
+    for step in found.steps:
+        require(*getattr(step, "packages", ()))
+    return found
+
+
+def _read(recipe: str | Path) -> Recipe:
     if isinstance(recipe, str) and recipe in BUILT_IN:
         place = resources.files("vitruvius.data.cleaning") / "recipes" / f"{recipe}.yaml"
         return recipe_from_text(place.read_text(encoding="utf-8"), file=f"{recipe}.yaml")

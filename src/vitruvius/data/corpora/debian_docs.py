@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vitruvius.data.corpora.debian_package import DocumentKind
     from vitruvius.data.corpora.folder import Corpus, CorpusFolder
-    from vitruvius.data.prepare import Progress
+    from vitruvius.data.progress import Progress
 
 PACKAGES = ("linux-doc-6.1", "python3.11-doc", "postgresql-doc-15")
 """What is fetched when no package is named, from Debian 12: the documentation of Linux, Python and PostgreSQL,

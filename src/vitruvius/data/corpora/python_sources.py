@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from vitruvius.data.corpora.folder import Corpus, Part
-    from vitruvius.data.prepare import Progress
+    from vitruvius.data.progress import Progress
 
 SOURCE_LIMIT = 16 * 2**20
 """Longest source file in bytes; `data prepare` reads no longer line either."""

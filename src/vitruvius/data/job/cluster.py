@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
     from vitruvius.data.job.job import Job
-    from vitruvius.data.job.running import Progress
     from vitruvius.data.job.stage import Stage
+    from vitruvius.data.progress import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from vitruvius.runs.files import read_json, write_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from vitruvius.data.job.running import Progress
     from vitruvius.data.job.stage import Stage
+    from vitruvius.data.progress import Progress
 
 LOGS = "cluster"
 """Folder in a job's folder for what executors and failed ranks write."""

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vitruvius import errors
 from vitruvius.errors import DataError, VitruviusError
@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 
     from vitruvius.data.job.job import Job
     from vitruvius.data.job.stage import Stage
-
-
-class Progress(Protocol):
-    """Told how far a stage is, from time to time."""
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """`done` of `total` (None when nobody knows) in `stage`."""
-        ...
+    from vitruvius.data.progress import Progress
 
 
 def todo(job: Job, stage: Stage) -> tuple[list[int], int]:

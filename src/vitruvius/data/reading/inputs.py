@@ -71,41 +71,18 @@ def find_inputs(
     wanted = _suffixes(kind, extensions)
     found: dict[str, InputFile] = {}
     passed_over: dict[str, str] = {}
-
-    def take(file: InputFile, identity: str) -> None:
-        # Of two names for one file the first in the alphabet counts, so that the order of arguments does not.
-        found[identity] = min(found.get(identity, file), file, key=lambda one: (one.name, one.kind))
-
     for argument in arguments:
-        if not str(argument):
-            raise DataError("a name is empty", where="IN", fix="name a file or folder; . is the one you are in")
-        path = Path(argument)
-        if str(argument).startswith(HUB) and not path.exists():
-            dataset = dataset_name(str(argument))
-            take(InputFile(name=str(argument), path=Path(dataset.path), kind="hf"), str(argument))
-        elif str(argument) in CORPORA and not path.exists():
-            for name, source in CORPORA[str(argument)]():
-                take(InputFile(name=name, path=source, kind="source"), _identity(source))
-        elif path.is_dir():
-            for file in _files_below(path, left_out):
-                suffix = _suffix(file)
-                if suffix in wanted:
-                    take(InputFile(name=_name(file), path=file, kind=wanted[suffix]), _identity(file))
+        try:
+            for identity, file in _named_by(str(argument), wanted, left_out, kind=kind):
+                if isinstance(file, str):
+                    passed_over[identity] = file
                 else:
-                    passed_over[_identity(file)] = suffix or "(none)"
-        elif path.exists():
-            of_file = wanted.get(_suffix(path), "text") if kind == "auto" else kind
-            if of_file in TABLES and path.suffix.lower() in PACKING_SUFFIXES:
-                raise DataError(
-                    "a table cannot be read while it is compressed as a whole", where=_name(path), fix="unpack it first"
-                )
-            take(InputFile(name=_name(path), path=path, kind=of_file), _identity(path))
-        else:
+                    # Of two names for one file the first in the alphabet counts, not the first argument.
+                    found[identity] = min(found.get(identity, file), file, key=lambda one: (one.name, one.kind))
+        except OSError as error:
             raise DataError(
-                "there is no such file or folder",
-                where=_name(path),
-                fix=f"check the path; the corpora that need none are: {', '.join(CORPORA)}",
-            )
+                f"this cannot be looked at: {error.strerror}", where=_name(Path(argument)), fix="check the path"
+            ) from None
     suffixes = Counter(suffix for identity, suffix in passed_over.items() if identity not in found)
     if not found:
         seen = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(5)) or "none at all"
@@ -116,6 +93,39 @@ def find_inputs(
         )
     files = sorted(found.values(), key=lambda file: (file.name, str(file.path)))
     return Inputs(files=tuple(files), passed_over=dict(sorted(suffixes.items())))
+
+
+def _named_by(
+    argument: str, wanted: dict[str, Kind], left_out: set[str], *, kind: InputKind
+) -> Iterator[tuple[str, InputFile | str]]:
+    """What one argument stands for: (identity, file), or (identity, suffix) of a file that is passed over."""
+    if not argument:
+        raise DataError("a name is empty", where="IN", fix="name a file or folder; . is the one you are in")
+    path = Path(argument)
+    if argument.startswith(HUB) and not path.exists():
+        yield argument, InputFile(name=argument, path=Path(dataset_name(argument).path), kind="hf")
+    elif argument in CORPORA and not path.exists():
+        for name, source in CORPORA[argument]():
+            yield _identity(source), InputFile(name=name, path=source, kind="source")
+    elif path.is_dir():
+        for file in _files_below(path, left_out):
+            of_file = wanted.get(suffix := _suffix(file))
+            passed_over = suffix or "(none)"
+            found = InputFile(name=_name(file), path=file, kind=of_file) if of_file is not None else passed_over
+            yield _identity(file), found
+    elif path.exists():
+        of_file = wanted.get(_suffix(path), "text") if kind == "auto" else kind
+        if of_file in TABLES and path.suffix.lower() in PACKING_SUFFIXES:
+            raise DataError(
+                "a table cannot be read while it is compressed as a whole", where=_name(path), fix="unpack it first"
+            )
+        yield _identity(path), InputFile(name=_name(path), path=path, kind=of_file)
+    else:
+        raise DataError(
+            "there is no such file or folder",
+            where=_name(path),
+            fix=f"check the path; the corpora that need none are: {', '.join(CORPORA)}",
+        )
 
 
 def _suffixes(kind: InputKind, extensions: Sequence[str]) -> dict[str, Kind]:

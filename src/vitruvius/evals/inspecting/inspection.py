@@ -16,7 +16,7 @@ from vitruvius.evals.inspecting.information import SHUFFLES
 from vitruvius.evals.inspecting.lens import lens_facts, stream_facts
 from vitruvius.evals.inspecting.listening import listen
 from vitruvius.evals.inspecting.roles import ROLES, Thresholds, repeated_tokens
-from vitruvius.evals.inspecting.routing import overlaps, routing_facts
+from vitruvius.evals.inspecting.routing import BETWEEN_LAYERS, overlaps, routing_facts
 from vitruvius.evals.inspecting.text import Names, Reading, reading_of
 from vitruvius.spec.ffn.moe import Moe
 
@@ -201,6 +201,7 @@ def _settings(ask: Ask) -> dict[str, Any]:
         "seed": ask.seed,
         "thresholds": asdict(ask.thresholds),
         "shuffles": SHUFFLES,
+        "overlap_shuffles": BETWEEN_LAYERS,
         "first_tokens": FIRST,
     }
 

@@ -69,7 +69,7 @@ def lens_facts(model: Model, heard: Heard, tokens: tuple[int, ...], name: Callab
                 ],
             }
         )
-    return {"target": "next token" if causal else "the token itself", "layers": rows}
+    return {"target": "the next token" if causal else "the token itself", "layers": rows}
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ _SIGNIFICANT = 1.96
 """How many standard errors a token's log-odds must lie above zero to be called specific."""
 _MOST_LAYERS = 12
 """With more layers of experts, only neighbours are compared."""
-_FEW = 20
+BETWEEN_LAYERS = 20
 """Permutations behind the chance level between two layers."""
 
 Named = Callable[[int], str]
@@ -145,7 +145,7 @@ def overlaps(passes: Sequence[Sequence[Choice]], *, seed: int) -> list[dict[str,
     for a, b in pairs:
         if len(chosen[a]) != len(chosen[b]):
             continue  # an encoder's text and a decoder's
-        information = shared_information(chosen[a], chosen[b], shuffles=_FEW, seed=seed)
+        information = shared_information(chosen[a], chosen[b], shuffles=BETWEEN_LAYERS, seed=seed)
         if information is not None:
             found.append(
                 {"first": layers[a].layer.path, "second": layers[b].layer.path, "information": information.to_dict()}
