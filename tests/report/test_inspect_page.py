@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitruvius.report.inspect_gates import telling_line
 from vitruvius.report.inspect_maps import axis, data_uri, large_map, png
 from vitruvius.report.inspect_page import inspect_page
 from vitruvius.report.inspect_text import inspect_text
@@ -227,6 +228,14 @@ def test_a_large_map_names_its_rows_and_columns_and_says_what_strong_cells_weigh
 def test_cells_of_several_tokens_are_named_by_the_first_of_them() -> None:
     assert axis(["a", "b", "c"], 1, 3) == ["a", "b", "c"]
     assert axis([f"t{i}" for i in range(10)], 4, 3) == ["0 t0", "4 t4", "8 t8"]
+
+
+def test_the_text_under_a_gate_is_tinted_by_the_head_that_varies_most() -> None:
+    gate = {**document()["gates"][0], "count": 2, "values": [[0.5, None, 0.5], [0.25, None, 0.75]]}
+    assert telling_line(gate) == ("head 1, which varies most", [0.25, None, 0.75])
+    page = inspect_page(document(gates=[gate]))
+    assert "tinted by head 1, which varies most: from 0.250" in page
+    assert telling_line({**gate, "values": None, "of": "channel"}) == ("mean over 2 channels", gate["mean"])
 
 
 def test_influence_maps_are_explained_with_how_far_they_may_be_off() -> None:

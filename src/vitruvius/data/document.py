@@ -13,8 +13,8 @@ class Document:
     """What a reader found and the steps pass on: where it is from, and its text as it is by now."""
 
     id: str
-    """`FILE` where a file is a document, `FILE:LINE` of a line, `FILE#ROW` of a table's row (from 1), `FILE@OFFSET` of
-    a piece of a long text: unique among the inputs, and enough to find it again."""
+    """`FILE` where a file is a document, `FILE@OFFSET` of a line or of a piece of a long text (the byte it begins at),
+    `FILE#ROW` of a table's row (from 1): unique among the inputs, and enough to find it again."""
     file: str
     """The input file, as messages name it."""
     line: int | None

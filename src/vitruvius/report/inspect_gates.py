@@ -30,21 +30,49 @@ def gates_section(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def telling_line(gate: Mapping[str, Any]) -> tuple[str, Sequence[float | None]]:
+    """The line of a gate that varies most from token to token, and what it is; the mean where lines are too many."""
+    lines: Sequence[Sequence[float | None]] | None = gate["values"]
+    if not lines:
+        return f"mean over {gate['count']:,} {_plural(gate)}", gate["mean"]
+    best = max(range(len(lines)), key=lambda index: _spread(lines[index]))
+    return (f"{gate['of']} {best}" + (", which varies most" if len(lines) > 1 else "")), lines[best]
+
+
+def _spread(line: Sequence[float | None]) -> float:
+    real = [value for value in line if value is not None]
+    mean = sum(real) / max(1, len(real))
+    return sum((value - mean) ** 2 for value in real)
+
+
 def _gate(document: Mapping[str, Any], gate: Mapping[str, Any]) -> list[str]:
     tokens = tokens_of(document, gate["text"])
-    mean: Sequence[float | None] = gate["mean"]
-    top = gate["most"] or max((abs(value) for value in mean if value is not None), default=1.0) or 1.0
-    titles = [f"{visible(token)}: {number(value, '.3f')}" for token, value in zip(tokens, mean, strict=True)]
-    shares = [None if value is None else abs(value) / top for value in mean]
+    name, line = telling_line(gate)
+    real = [value for value in line if value is not None] or [0.0]
+    low, high = min(real), max(real)
+    titles = [f"{visible(token)}: {number(value, '.3f')}" for token, value in zip(tokens, line, strict=True)]
+    shares = [None if value is None or high <= low else (value - low) / (high - low) for value in line]
+    ground = f"from {number(low, '.3f')} without a ground to {number(high, '.3f')} with the strongest"
     return [
         f"<h3>{escape(gate['path'])}: {escape(gate['name'])}</h3>",
-        (
-            f"<p class='soft'>{escape(gate['means'])}. Mean over {gate['count']:,} {escape(_plural(gate))}; the "
-            f"strongest ground is {number(top, '.3g')}.</p>"
-        ),
+        f"<p class='soft'>A value is {escape(gate['means'])}. The text is tinted by {escape(name)}: {ground}.</p>",
         tinted(tokens, shares, titles),
         f'<figure class="chart">{_curve(gate, tokens)}</figure>',
+        _legend(gate),
     ]
+
+
+def _legend(gate: Mapping[str, Any]) -> str:
+    lines: Sequence[object] = gate["values"] or []
+    if not 1 < len(lines) <= _MOST_LINES:
+        return (
+            "" if len(lines) == 1 else f"<p class='soft'>The band holds the middle 80 % of {escape(_plural(gate))}.</p>"
+        )
+    items = (
+        f'<li><span class="swatch" style="background:var(--s{index % 8})"></span>{escape(gate["of"])} {index}</li>'
+        for index in range(len(lines))
+    )
+    return f'<ul class="legend">{"".join(items)}</ul>'
 
 
 def _plural(gate: Mapping[str, Any]) -> str:

@@ -219,8 +219,8 @@ def _about(layer: Mapping[str, Any]) -> Iterator[str]:
     elif layer["keeps"] == "influence":
         yield (
             "<p class='soft'>It keeps no attention map. Drawn is influence: the size of the gradient of what it makes "
-            "of a token with respect to what it read at another (Frobenius norm of the Jacobian), as a share of its row."
-            f" It is estimated with {facts['probes']} random directions: the standard error of a value is at most "
+            "of a token with respect to what it read at another (Frobenius norm of the Jacobian), as a share of its "
+            f"row. It is estimated with {facts['probes']} random directions: the standard error of a value is at most "
             f"{_off(facts['probes']):.0%} of it. Mean distance {number(facts['distance'], '.1f')} tokens, "
             f"{number(facts['own'])} on itself.</p>"
         )

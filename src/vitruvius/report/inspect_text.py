@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.report.inspect_experts import LABELS
+from vitruvius.report.inspect_gates import telling_line
 from vitruvius.report.inspect_page import heads_in
 from vitruvius.report.inspect_words import head_name, number, visible
 from vitruvius.report.tables import columns
@@ -130,12 +131,11 @@ def _words(row: Mapping[str, Any]) -> str:
 
 def _gates(document: Document) -> Iterator[str]:
     for gate in document["gates"][:_MOST_ROWS]:
-        real = [value for value in gate["mean"] if value is not None]
+        name, line = telling_line(gate)
+        real = [value for value in line if value is not None]
         if real:
-            yield (
-                f"{gate['path']} {gate['name']}: {min(real):.3f} to {max(real):.3f}, mean {sum(real) / len(real):.3f}  "
-                f"{_spark(gate['mean'], gate['most'] or max(map(abs, real)) or 1.0)}"
-            )
+            bars = _spark(line, gate["most"] or max(map(abs, real)) or 1.0)
+            yield f"{gate['path']} {gate['name']}, {name}: {min(real):.3f} to {max(real):.3f}  {bars}"
     if len(document["gates"]) > _MOST_ROWS:
         yield f"({len(document['gates']) - _MOST_ROWS} more gates in --html and --json)"
 

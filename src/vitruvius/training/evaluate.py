@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from vitruvius.data import PackedBatches
+from vitruvius.training.engines.local import LocalEngine
 
 if TYPE_CHECKING:
     from vitruvius.data import TokenShards
     from vitruvius.nn import Model
     from vitruvius.training.config import TrainConfig
+    from vitruvius.training.engines import Engine
     from vitruvius.training.objectives import Objective
     from vitruvius.training.stopping import StopRequest
 
@@ -49,7 +51,14 @@ class Score:
 class Validation:
     """The held-out split, cut into windows of the training context (or of the split's length, when it is shorter)."""
 
-    def __init__(self, shards: TokenShards, config: TrainConfig, objective: Objective, device: torch.device) -> None:
+    def __init__(
+        self,
+        shards: TokenShards,
+        config: TrainConfig,
+        objective: Objective,
+        device: torch.device,
+        engine: Engine | None = None,
+    ) -> None:
         """Raise DataError when the split holds fewer than two tokens."""
         assert config.context is not None
         context = max(1, min(config.context, shards.tokens - 1))
@@ -58,19 +67,26 @@ class Validation:
         self.per_batch = config.accumulate
         self.objective = objective
         self.device = device
+        self.engine: Engine = engine or LocalEngine()
         self.byte_lengths = shards.tokenizer().byte_lengths
 
     @torch.no_grad()
     def score(self, model: Model, batches: int | None, stop: StopRequest) -> Score | None:
-        """Score `batches` training batches' worth of windows, or all of them; None when asked to stop meanwhile."""
+        """Score `batches` training batches' worth of windows, or all of them; None when asked to stop meanwhile.
+
+        The processes of an engine take turns; the score is that of all windows.
+        """
+        engine = self.engine
         limit = None if batches is None else batches * self.per_batch
         nats, tokens, text_bytes, windows = 0.0, 0, 0, 0
         was_training = model.training
         model.eval()
         try:
-            for batch in itertools.islice(self.batches.once(), limit):
-                if stop.asked:
+            for number, batch in enumerate(itertools.islice(self.batches.once(), limit)):
+                if number % engine.ranks == 0 and engine.agree_to_stop(stop):
                     return None
+                if number % engine.ranks != engine.rank:
+                    continue
                 (piece,) = self.objective.pieces(batch, 1, self.device)
                 nats += float(self.objective.score(model, piece).double().sum())
                 scored = piece.targets[piece.targets >= 0].cpu().numpy()
@@ -79,6 +95,8 @@ class Validation:
                 windows += len(batch.sample_ids)
         finally:
             model.train(was_training)
+        sums = engine.total([nats, tokens, text_bytes, windows])
+        nats, (tokens, text_bytes, windows) = sums[0], map(int, sums[1:])
         return Score(
             loss=nats / tokens,
             bits_per_byte=nats / math.log(2) / text_bytes if text_bytes else None,

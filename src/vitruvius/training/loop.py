@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 
 from vitruvius.errors import RunError
 from vitruvius.nn.updates import after_step
+from vitruvius.runs import Checkpoint
 from vitruvius.runs.checkpoints import latest_good_checkpoint
 from vitruvius.training.checkpoint import TrainState, restore, save
+from vitruvius.training.engines.local import LocalEngine
 from vitruvius.training.guarding.first_bad import first_bad
 from vitruvius.training.guarding.judge import Judge
 from vitruvius.training.schedules import learning_rate
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 
     from vitruvius.data import Batch, PackedBatches
     from vitruvius.nn import Model
-    from vitruvius.runs import Checkpoint, RunFolder
+    from vitruvius.runs import RunFolder
     from vitruvius.training.config import TrainConfig
+    from vitruvius.training.engines import Engine
     from vitruvius.training.evaluate import Score, Validation
     from vitruvius.training.guarding.judge import Judgement, Verdict
     from vitruvius.training.master import MasterOptimizer
@@ -88,6 +91,7 @@ class Trainer:
         device: torch.device,
         belongs_to: str,
         observers: Sequence[Observer] = (),
+        engine: Engine | None = None,
     ) -> None:
         self.config = config
         self.model = model
@@ -98,7 +102,10 @@ class Trainer:
         self.run = run
         self.device = device
         self.belongs_to = belongs_to
-        self.updater = Updater(config=config, model=model, optimizer=optimizer, objective=objective, device=device)
+        self.engine: Engine = engine or LocalEngine()
+        self.updater = Updater(
+            config=config, model=model, optimizer=optimizer, objective=objective, device=device, engine=self.engine
+        )
         self.observers = tuple(observers)
         self.judge = Judge(config.guard)
         self.state = TrainState()
@@ -125,7 +132,7 @@ class Trainer:
         for observer in self.observers:
             observer.started(self)
         try:
-            while self.state.step < self.config.steps and not stop.asked:
+            while self.state.step < self.config.steps and not self.engine.agree_to_stop(stop):
                 if not self._step(stop, listener):
                     break
                 if self.state.step == self.config.steps or self.state.step % self._every == 0:
@@ -139,12 +146,20 @@ class Trainer:
             listener.ended()
 
     def save(self) -> Checkpoint:
-        """Write a checkpoint of the state as it is."""
-        return save(self.run, self.state, self.model, self.optimizer, belongs_to=self.belongs_to, keep=self.config.keep)
+        """Write a checkpoint of the state as it is; of several processes, all of which have it, the main one does."""
+        run, keep = self.run, self.config.keep
+        self.engine.on_main(
+            lambda: save(run, self.state, self.model, self.optimizer, belongs_to=self.belongs_to, keep=keep)
+        )
+        return self._checkpoint(self.state.step)
+
+    def _checkpoint(self, step: int) -> Checkpoint:
+        return Checkpoint(step=step, path=self.run.path / "checkpoints" / f"step-{step}")
 
     @property
     def _is_saved(self) -> bool:
-        return any(checkpoint.step == self.state.step for checkpoint in self.run.reader.checkpoints())
+        saved = self.run.reader.checkpoints
+        return self.engine.from_main(lambda: any(checkpoint.step == self.state.step for checkpoint in saved()))
 
     @property
     def _every(self) -> int:
@@ -155,6 +170,7 @@ class Trainer:
         """One update, its validation when due, its row; False when asked to stop before the update."""
         began = time.perf_counter()
         batch = self.batches.at(self.state.batches)
+        self.engine.draw(self.config.seed, self.state.batches)
         update = self._update(batch, stop, listener)
         if update is None:
             return False
@@ -258,17 +274,21 @@ class Trainer:
         """Back to the newest whole regular checkpoint, and on with the batches after the one at hand."""
         after, retries = self.state.batches + 1, self.state.retries
         # One that a stop has left between the regular ones does not count: a run that was never stopped has none.
-        checkpoint = latest_good_checkpoint(self.run.path, every=self._every).checkpoint
-        if checkpoint is None:
+        step = self.engine.from_main(self._newest_regular)
+        if step is None:
             listener.note("there is no checkpoint to go back to yet; the update is skipped")
             self.state.batches += 1
             return
-        self.restore(checkpoint)
+        self.restore(self._checkpoint(step))
         self.state.batches, self.state.retries = after, retries
+        self.engine.barrier()  # all have read the metrics
         self.run.truncate_metrics(after_step=self.state.step)
-        self.judge.remember(self.run.reader.metrics())
         self.run.event("rewound", to_step=self.state.step, next_batch=after)
         listener.note(f"back to step {self.state.step:,}, and on with batch {after:,}")
+
+    def _newest_regular(self) -> int | None:
+        checkpoint = latest_good_checkpoint(self.run.path, every=self._every).checkpoint
+        return None if checkpoint is None else checkpoint.step
 
     def _stopped(self, judgement: Judgement, batch: Batch, listener: Listener) -> RunError:
         """The error for an update that nothing else can be done about; the state before it is saved."""

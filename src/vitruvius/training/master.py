@@ -183,6 +183,10 @@ class MasterOptimizer:
                     raise UsageError(f"parameter {name} is in two groups", fix="put it in one")
                 self._slots[name] = _slot(name, parameter, group)
 
+    def slots(self) -> Iterable[Slot]:
+        """The parameters with their state, in an order that is the same in every process."""
+        return self._slots.values()
+
     @torch.no_grad()
     def accumulate(self) -> None:
         """Add the gradients at hand to fp32 sums and clear them: call after the backward pass of each micro-batch.
@@ -233,6 +237,10 @@ class MasterOptimizer:
             if grad is not None:
                 group = slot.group
                 group.rule.update(slot, grad, Step(number=self.steps, lr=self.lr * group.lr_factor, clip=factor))
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients of this step that there are, by name; the tensors are the optimizer's own."""
+        return {name: grad for name, slot in self._slots.items() if (grad := slot.gradient()) is not None}
 
     def zero_grad(self) -> None:
         """Drop the gradients and the sums over micro-batches."""

@@ -17,21 +17,24 @@ from vitruvius.nn import build
 from vitruvius.nn.ops import keep_freed_memory
 from vitruvius.nn.weights import copy_weights, tables_that_grow
 from vitruvius.runs import RunFolder, RunReader
-from vitruvius.runs.checkpoints import TOKENIZER_FILE, latest_good_checkpoint, prune, set_aside
-from vitruvius.runs.environment import environment
+from vitruvius.runs.checkpoints import TOKENIZER_FILE
 from vitruvius.runs.files import sync_file
 from vitruvius.spec import ensure as ensure_architecture
 from vitruvius.spec import from_plain, to_data, to_yaml
 from vitruvius.training.config import TrainConfig, batches_of, config_hash, ensure, to_plain
 from vitruvius.training.config import from_plain as config_from_plain
 from vitruvius.training.determinism import deterministic
+from vitruvius.training.engines import held, joined
+from vitruvius.training.engines.launch import as_launched, ensure_divides
 from vitruvius.training.evaluate import Validation
+from vitruvius.training.going_on import note_changes, restore_newest
 from vitruvius.training.loop import Listener, Trainer
 from vitruvius.training.objectives import make_objective
 from vitruvius.training.optim import make_optimizer
 from vitruvius.training.progress import Silent
 from vitruvius.training.room import ensure_room, room_here
 from vitruvius.training.stopping import StopRequest
+from vitruvius.training.watching import Watcher, require_sinks, with_sinks
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -40,7 +43,9 @@ if TYPE_CHECKING:
     from vitruvius.nn import Model
     from vitruvius.runs import Checkpoint
     from vitruvius.spec import Architecture
+    from vitruvius.training.engines import Engine
     from vitruvius.training.objectives import Objective
+    from vitruvius.training.observing import Observer
 
 RESULT_SCHEMA = "vitruvius.train/1"
 
@@ -141,21 +146,27 @@ def _new_run(
     """A run folder made anew, and all else that training takes; whatever is wrong with it is found before."""
     ensure_architecture(architecture)
     config = _settled(ensure(config or TrainConfig(), architecture))
-    _refuse_existing(Path(out))
-    _ensure_room(architecture, config, listener)
-    shards = _open_data(data, architecture, config, listener)
-    with deterministic(seed=config.seed, threads=config.threads):
-        parts = _parts(architecture, config, shards, listener)
-        with RunFolder.create(
-            out,
-            command=command,
-            config={"train": to_plain(config)},
-            spec_text=to_yaml(architecture) if spec_text is None else spec_text,
-            spec=to_data(architecture),
-            data=_data_record(shards, parts),
-        ) as run:
-            _copy_tokenizer(shards, run.path)
-            yield run, parts
+    with joined(config.engine, device=config.device) as engine:
+        listener = _heard(listener, engine)
+        engine.on_main(lambda: _refuse_existing(Path(out)))
+        _ensure_room(architecture, config, listener, engine)
+        shards = _open_data(data, architecture, config, listener)
+        with deterministic(seed=config.seed, threads=config.threads):
+            parts = _parts(architecture, config, shards, listener, engine)
+            with held(
+                engine,
+                out,
+                lambda: RunFolder.create(
+                    out,
+                    command=command,
+                    config={"train": to_plain(config)},
+                    spec_text=to_yaml(architecture) if spec_text is None else spec_text,
+                    spec=to_data(architecture),
+                    data=_data_record(shards, parts),
+                ),
+            ) as run:
+                engine.on_main(lambda: _copy_tokenizer(shards, run.path))
+                yield run, parts
 
 
 def resume(
@@ -171,30 +182,34 @@ def resume(
     with a warning and the one before it is taken. Raises RunError when the folder is no run, its record was changed or
     the data differs, CorruptCheckpointError when no checkpoint is whole, RunLockedError when someone is writing to it.
     """
-    listener = listener or Silent()
-    with RunFolder.open(run) as folder:
-        record = folder.reader.record()
-        architecture = from_plain(_recorded(folder, record, "spec", "data"))
-        config = config_from_plain(_recorded(folder, record, "config", "train"))
-        if config.context is None or config.device == "auto":
-            raise RunError(
-                "run.json's config.train lacks its context or device, so this run cannot be resumed",
-                where=str(folder.path),
-                fix="restore run.json from a copy",
-            )
-        _ensure_room(architecture, config, listener)
-        known = _recorded(folder, record, "data", "fingerprint")
-        shards = _open_data(data or str(_recorded(folder, record, "data", "path")), architecture, config, listener)
+    reader = RunReader(run)
+    record = reader.record()
+    architecture = from_plain(_recorded(reader, record, "spec", "data"))
+    config = config_from_plain(_recorded(reader, record, "config", "train"))
+    if config.context is None or config.device == "auto":
+        raise RunError(
+            "run.json's config.train lacks its context or device, so this run cannot be resumed",
+            where=str(reader.path),
+            fix="restore run.json from a copy",
+        )
+    with (
+        joined(as_launched(config.engine), device=config.device) as engine,
+        held(engine, run, lambda: RunFolder.open(run)) as folder,
+    ):
+        listener = _heard(listener or Silent(), engine)
+        _ensure_room(architecture, config, listener, engine)
+        known = _recorded(reader, record, "data", "fingerprint")
+        shards = _open_data(data or str(_recorded(reader, record, "data", "path")), architecture, config, listener)
         if shards.fingerprint != known:
             raise RunError(
                 "the data is not the data that this run was trained on (fingerprint)",
                 where=str(shards.directory),
                 fix="name the right folder with --data, or train on this data into a new folder",
             )
-        _note_changes(record["environment"], listener)
+        note_changes(record["environment"], listener)
         with deterministic(seed=config.seed, threads=config.threads):
-            trainer = _parts(architecture, config, shards, listener).trainer(folder)
-            _restore_newest(folder, trainer, listener)
+            trainer = _parts(architecture, config, shards, listener, engine).trainer(folder)
+            restore_newest(folder, trainer, listener)
             folder.truncate_metrics(after_step=trainer.state.step)
             folder.resume()
             return _run(folder, trainer, listener, stop or StopRequest())
@@ -210,6 +225,8 @@ class _Parts:
     batches: PackedBatches
     validation: Validation | None
     belongs_to: str
+    observers: tuple[Observer, ...]
+    engine: Engine
 
     def trainer(self, run: RunFolder) -> Trainer:
         """The trainer, at step 0."""
@@ -223,11 +240,20 @@ class _Parts:
             run=run,
             device=torch.device(self.config.device),
             belongs_to=self.belongs_to,
+            observers=self.observers,
+            engine=self.engine,
         )
 
 
-def _parts(architecture: Architecture, config: TrainConfig, shards: TokenShards, listener: Listener) -> _Parts:
+def _parts(
+    architecture: Architecture, config: TrainConfig, shards: TokenShards, listener: Listener, engine: Engine
+) -> _Parts:
     """Cut the data and build the model; whatever is wrong with either is found here, before a folder is made."""
+    require_sinks(config.watch)
+    ensure_divides(config, engine.ranks)
+    belongs_to = config_hash(config, to_data(architecture), shards.fingerprint)
+    alike = "give every process the same command, data and version; set train.threads where machines differ"
+    engine.ensure_alike(belongs_to, what="the data, spec or settings", fix=alike)
     objective = make_objective(config)
     batches = batches_of(shards, config)
     for line in use_of(batches, steps=config.steps).lines():
@@ -235,30 +261,42 @@ def _parts(architecture: Architecture, config: TrainConfig, shards: TokenShards,
     return _Parts(
         config=config,
         batches=batches,
-        validation=_validation(config, shards, objective, listener),
+        validation=_validation(config, shards, objective, listener, engine),
         objective=objective,
         model=_model(architecture, config),
-        belongs_to=config_hash(config, to_data(architecture), shards.fingerprint),
+        belongs_to=belongs_to,
+        observers=(Watcher(config.watch, listener.note),),
+        engine=engine,
     )
 
 
 def _validation(
-    config: TrainConfig, shards: TokenShards, objective: Objective, listener: Listener
+    config: TrainConfig, shards: TokenShards, objective: Objective, listener: Listener, engine: Engine
 ) -> Validation | None:
     entry = read_index(shards.directory)["splits"]["validation"]
     if entry["documents"] == 0 or entry["tokens"] < 2:
         listener.note("no text is held out, so there is no validation loss (see `data prepare --held-out`)")
         return None
     held_out = TokenShards.open(shards.directory, "validation", verify=config.data_check)
-    return Validation(held_out, config, objective, torch.device(config.device))
+    return Validation(held_out, config, objective, torch.device(config.device), engine)
 
 
 def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest) -> TrainResult:
     """The loop, and how it ended in the run's record."""
     keep_freed_memory()
+    engine = trainer.engine
+    listener, stop = _heard(listener, engine), engine.agreed(stop)
+    if engine.ranks > 1:
+        run.event("launched", engine=trainer.config.engine.kind, processes=engine.ranks)
     began, tokens_before = time.perf_counter(), trainer.state.tokens
-    with _recording_failure(run, trainer):
-        finished = trainer.train(stop, listener)
+    with (
+        _recording_failure(run, trainer),
+        engine.contact(),
+        with_sinks(listener, trainer.config.watch, run, step=trainer.state.step)
+        if engine.is_main
+        else contextlib.nullcontext(listener) as told,
+    ):
+        finished = trainer.train(stop, told)
     seconds = time.perf_counter() - began
     score, state = trainer.final_score, trainer.state
     result = TrainResult(
@@ -363,8 +401,17 @@ def _copy_tokenizer(shards: TokenShards, run: Path) -> None:
     sync_file(run / TOKENIZER_FILE)
 
 
-def _ensure_room(architecture: Architecture, config: TrainConfig, listener: Listener) -> None:
-    note = ensure_room(architecture, config, room_here(config.device))
+def _heard(listener: Listener, engine: Engine) -> Listener:
+    """One of several processes speaks."""
+    return listener if engine.is_main else Silent()
+
+
+def _ensure_room(architecture: Architecture, config: TrainConfig, listener: Listener, engine: Engine) -> None:
+    """Each process has a share of the batch, and those of one machine share its memory."""
+    room = room_here(config.device)
+    if room is not None:
+        room = replace(room, size=room.size // engine.launch.local_ranks)
+    note = ensure_room(architecture, replace(config, batch=max(1, config.batch // engine.ranks)), room)
     if note is not None:
         listener.note(note)
 
@@ -379,7 +426,7 @@ def _refuse_existing(out: Path) -> None:
         )
 
 
-def _recorded(folder: RunFolder, record: dict[str, Any], section: str, key: str) -> Any:
+def _recorded(folder: RunReader, record: dict[str, Any], section: str, key: str) -> Any:
     value = (record.get(section) or {}).get(key)
     if value is None:
         raise RunError(
@@ -388,36 +435,6 @@ def _recorded(folder: RunFolder, record: dict[str, Any], section: str, key: str)
             fix="name a folder that `vitruvius train` wrote",
         )
     return value
-
-
-def _note_changes(recorded: dict[str, Any], listener: Listener) -> None:
-    """Say where the machine or the software is another one than at the start: then the bits may differ."""
-    now = environment()
-    names = ("vitruvius", "python", "machine", "cpu")
-    changed = [f"{name} {recorded.get(name)} -> {now[name]}" for name in names if recorded.get(name) != now[name]]
-    torch_before, torch_now = recorded.get("packages", {}).get("torch"), now["packages"].get("torch")
-    if torch_before != torch_now:
-        changed.append(f"torch {torch_before} -> {torch_now}")
-    if changed:
-        listener.note("not where the run started, so the last bits may differ: " + "; ".join(changed))
-
-
-def _restore_newest(folder: RunFolder, trainer: Trainer, listener: Listener) -> None:
-    choice = latest_good_checkpoint(folder.path)
-    for damaged, error in choice.passed_over:
-        moved = set_aside(damaged)
-        folder.event("damaged-checkpoint", step=damaged.step, file=error.where, what=error.what, moved_to=moved.name)
-        going_on = "the start" if choice.checkpoint is None else f"step {choice.checkpoint.step:,}"
-        listener.note(
-            f"warning: checkpoint step-{damaged.step} is damaged ({error.where}: {error.what}); "
-            f"it is now {moved.name}, going on from {going_on}"
-        )
-    if choice.checkpoint is None:
-        listener.note("there is no checkpoint yet; starting from the beginning")
-    else:
-        trainer.restore(choice.checkpoint)
-        # What a kill in the middle of pruning left over.
-        prune(folder.reader.checkpoints(), keep=trainer.config.keep, verified=choice.checkpoint)
 
 
 def is_finished(run: Path | str) -> bool:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, final
 
 from vitruvius.nn.updates import Gathering, after_step, gathered_by, put_back
 from vitruvius.training.determinism import random_state, restore_random_state
+from vitruvius.training.engines.local import LocalEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
 
     from vitruvius.data import Batch
     from vitruvius.nn import Model
     from vitruvius.training.config import TrainConfig
+    from vitruvius.training.engines import Engine
     from vitruvius.training.master import MasterOptimizer
     from vitruvius.training.objectives import Objective, Piece, Result
     from vitruvius.training.stopping import StopRequest
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """The gradients of a batch are at hand, and nothing is changed yet."""
+    """The gradients of a batch are at hand, and nothing is changed yet; the same in every process."""
 
     loss: float
     """Nats per target, over the whole batch; may be infinite or NaN."""
@@ -33,7 +35,7 @@ class Gathered:
     grad_norm: float
     """L2 norm over all gradients, before clipping; NaN where the loss was not finite and no gradient was made."""
     metrics: dict[str, float]
-    """What objective and modules report, averaged over the pieces."""
+    """What objective and modules report, averaged over the pieces, and over the processes that report it."""
 
     @property
     def finite(self) -> bool:
@@ -43,7 +45,7 @@ class Gathered:
 
 @final
 class Updater:
-    """The model, its optimizer and its objective, as one process computes them."""
+    """The model, its optimizer and its objective, and the engine whose processes share each batch."""
 
     def __init__(
         self,
@@ -53,35 +55,44 @@ class Updater:
         optimizer: MasterOptimizer,
         objective: Objective,
         device: torch.device,
+        engine: Engine | None = None,
     ) -> None:
         self.config = config
         self.model = model
         self.optimizer = optimizer
         self.objective = objective
         self.device = device
+        self.engine: Engine = engine or LocalEngine()
         self._before: list[tuple[Gathering, Any]] = []
 
     def gradients(self, batch: Batch, stop: StopRequest) -> Gathered | None:
-        """Forward and backward over one batch; None, with nothing changed, when asked to stop between its pieces."""
+        """Forward and backward over this process's share of a batch, and the sum of all processes' gradients.
+
+        None, with nothing changed, when asked to stop between its pieces.
+        """
         self._before = gathered_by(self.model)
         random_before = random_state() if self.config.accumulate > 1 else None
-        pieces = self.objective.pieces(batch, self.config.accumulate, self.device)
-        # The end of a padded sample that a curriculum cuts may ask for nothing.
-        pieces = [piece for piece in pieces if piece.scored]
-        scored = sum(piece.scored for piece in pieces)
-        results: list[tuple[Piece, Result]] = []
-        for piece in pieces:
-            if stop.asked and random_before is not None:
+        share = self.engine.share(batch, self.config.accumulate)
+        found = self.objective.pieces(share, self.config.accumulate, self.device)
+        totals = [int(total) for total in self.engine.total([piece.scored for piece in found])]
+        # The end of a padded sample that a curriculum cuts may ask for nothing. Where it does so in this process alone,
+        # the piece is computed all the same: routers wait for those of the other processes.
+        pieces = [(piece, total) for piece, total in zip(found, totals, strict=True) if total]
+        scored = sum(total for _, total in pieces)
+        results: list[_Computed] = []
+        for piece, total in pieces:
+            if random_before is not None and self.engine.agree_to_stop(stop):
                 self.discard()
                 restore_random_state(random_before)
                 return None
             result = self.objective.train(self.model, piece)
-            results.append((piece, result))
-            if not math.isfinite(float(result.objective.detach())):
+            results.append(_Computed(piece=piece, result=result, total=total))
+            if self.engine.anywhere(here=not math.isfinite(float(result.objective.detach()))):
                 return self._gathered(results, math.nan)
             (result.objective * (piece.scored / scored)).backward()
             if len(pieces) > 1:
                 self.optimizer.accumulate()
+        self.engine.reduce(self.optimizer)
         return self._gathered(results, self.optimizer.grad_norm())
 
     def apply(self, gathered: Gathered, *, lr: float, clip: float | None) -> None:
@@ -96,17 +107,34 @@ class Updater:
         self.optimizer.zero_grad()
         put_back(self._before)
 
-    @staticmethod
-    def _gathered(results: Sequence[tuple[Piece, Result]], norm: float) -> Gathered:
-        scored = sum(piece.scored for piece, _ in results)
+    def _gathered(self, results: Sequence[_Computed], norm: float) -> Gathered:
+        scored = sum(each.total for each in results)
+        loss, objective = self.engine.total(
+            [
+                math.fsum(float(each.result.loss) * each.piece.scored / scored for each in results),
+                math.fsum(float(each.result.objective.detach()) * each.piece.scored / scored for each in results),
+            ]
+        )
         return Gathered(
-            loss=math.fsum(float(result.loss) * piece.scored / scored for piece, result in results),
-            objective=math.fsum(float(result.objective.detach()) * piece.scored / scored for piece, result in results),
+            loss=loss,
+            objective=objective,
             grad_norm=norm,
-            metrics=_averaged([result for _, result in results]),
+            metrics=_averaged(self.engine.gather(_averaged([each.result.metrics for each in results]))),
         )
 
 
-def _averaged(results: Sequence[Result]) -> dict[str, float]:
-    names = results[0].metrics.keys()
-    return {name: math.fsum(result.metrics[name] for result in results) / len(results) for name in names}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Computed:
+    """A piece that is done."""
+
+    piece: Piece
+    result: Result
+    total: int
+    """Targets that count in this piece, over all processes."""
+
+
+def _averaged(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric over those that report it, in the order of the first ones."""
+    names = dict.fromkeys(name for each in found for name in each)
+    values = {name: [each[name] for each in found if name in each] for name in names}
+    return {name: math.fsum(numbers) / len(numbers) for name, numbers in values.items()}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitruvius.data.dedup import components, runs
+from vitruvius.data.dedup import candidates, components, groups, runs
 from vitruvius.data.dedup.components import Components, ComponentSort
 from vitruvius.data.dedup.exact import ExactMatch, ExactSort
 from vitruvius.data.dedup.groups import BandMatch, BandSort
@@ -174,7 +174,8 @@ def test_segments_and_pieces_of_files_change_nothing(find, monkeypatch: pytest.M
     expected, sums = find.with_sums(chunks(documents, [50]), both)
     assert 90 < len(expected) <= 120
     monkeypatch.setattr(runs, "SEGMENT", 17)
-    monkeypatch.setattr(components, "_CHUNK", 13)
+    for module in (components, candidates, groups):
+        monkeypatch.setattr(module, "_CHUNK", 13)
     assert find.with_sums(chunks(documents, [50]), both, small_stages(settings, 3))[0] == expected
     assert sums[-1]["duplicates"] == len(expected)
 

@@ -33,7 +33,7 @@ def test_a_compressed_table_is_passed_over_in_a_folder_and_refused_by_name(tmp_p
     touch(tmp_path, "a.parquet.gz", "b.txt")
     assert names(tmp_path) == [("b.txt", "text")]
     assert find_inputs([tmp_path]).passed_over == {".parquet.gz": 1}
-    for options in ({"kind": "parquet"}, {"kind": "arrow"}):
+    for options in ({}, {"kind": "parquet"}, {"kind": "arrow"}):
         with pytest.raises(DataError, match="unpack it first"):
             find_inputs([tmp_path / "a.parquet.gz"], **options)
 

@@ -32,6 +32,9 @@ MEMBER = [("group", "<u8"), ("document", "<u8"), ("leader", "<u8")]
 """numpy type of a result: a band hash that several documents share, the key of one of them, and of the first."""
 
 
+_CHUNK = 1 << 17
+
+
 @final
 class BandSort(Stage):
     """A task for each unit: `band-sort/00012.run`, the band hashes of its documents without exact duplicates."""
@@ -56,7 +59,7 @@ class BandSort(Stage):
         signatures = entries.reshape(-1, bands)
         stays = np.ones(len(signatures), dtype=np.bool_)
         stays[(exact_duplicates(job, task)["document"] & np.uint64(0xFFFFFFFF)).astype(np.int64)] = False
-        step = max(1, (1 << 17) // bands)
+        step = max(1, _CHUNK // bands)
         with job.publishing(_run(job, task)) as file, RunWriter(file, BAND) as writer:
             for start in range(0, len(signatures), step):
                 some = signatures[start : start + step][stays[start : start + step]]

@@ -116,16 +116,7 @@ class PackedBatches:
                 the curriculum does not divide the context, or rows have lengths of their own.
             DataError: a source that is to be drawn from is shorter than one sample.
         """
-        for name, value in (("--batch", batch), ("--context", context)):
-            if value < 1:
-                raise UsageError(f"{value} is below 1", where=name, fix="use a whole number from 1 on")
-        for stage in curriculum:
-            if stage.context < 1 or context % stage.context:
-                what = f"samples of {context:,} tokens cannot be cut into equal pieces of {stage.context:,}"
-                raise UsageError(what, where="train.curriculum", fix=f"use lengths that divide {context:,}")
-        if curriculum and packing == "by-length":
-            what = "the rows of by-length have lengths of their own, which no stage can cut"
-            raise UsageError(what, where="train.curriculum", fix="leave the curriculum out, or use packing: best-fit")
+        _refuse(batch, context, packing, curriculum)
         self.shards = shards
         self.batch = batch
         self.context = context
@@ -243,6 +234,20 @@ class PackedBatches:
                 where=str(shards.directory),
                 fix=f"leave it out with --set 'train.mix={{{others}}}', or use a shorter --context or packing=best-fit",
             )
+
+
+def _refuse(batch: int, context: int, packing: Packing, curriculum: Sequence[Stage]) -> None:
+    """Raise UsageError for what cannot be meant, whatever the data."""
+    for name, value in (("--batch", batch), ("--context", context)):
+        if value < 1:
+            raise UsageError(f"{value} is below 1", where=name, fix="use a whole number from 1 on")
+    for stage in curriculum:
+        if stage.context < 1 or context % stage.context:
+            what = f"samples of {context:,} tokens cannot be cut into equal pieces of {stage.context:,}"
+            raise UsageError(what, where="train.curriculum", fix=f"use lengths that divide {context:,}")
+    if curriculum and packing == "by-length":
+        what = "the rows of by-length have lengths of their own, which no stage can cut"
+        raise UsageError(what, where="train.curriculum", fix="leave the curriculum out, or use packing: best-fit")
 
 
 def _weights(shards: TokenShards, mix: Mapping[str, float] | None) -> dict[str, float] | None:

@@ -115,7 +115,8 @@ def _named_by(
             yield _identity(file), found
     elif path.exists():
         of_file = wanted.get(_suffix(path), "text") if kind == "auto" else kind
-        if of_file in TABLES and path.suffix.lower() in PACKING_SUFFIXES:
+        packed = path.suffix.lower() in PACKING_SUFFIXES
+        if packed and (of_file in TABLES or SUFFIXES.get(Path(path.stem).suffix.lower()) in TABLES):
             raise DataError(
                 "a table cannot be read while it is compressed as a whole", where=_name(path), fix="unpack it first"
             )

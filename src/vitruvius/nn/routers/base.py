@@ -52,6 +52,11 @@ class RouterModule(nn.Module):
         """Go on from a load that `gathered` gave; see `vitruvius.nn.updates`."""
         self.load_E = known
 
+    @property
+    def _gathers(self) -> bool:
+        """Whether a pass is part of an update; one without gradients is validation, which no other process waits for."""
+        return self.load_E is not None and self.training and torch.is_grad_enabled()
+
     def pick(self, choose: Callable[[], Tensor], signals: Signals | None) -> Tensor:
         """What `choose` gives, or what is replayed; recorded for those who listen."""
         picked = next(signals.replay) if signals is not None and signals.replay is not None else choose()
@@ -62,8 +67,7 @@ class RouterModule(nn.Module):
     def counted(self, chosen_NK: Tensor) -> Tensor:
         """Pairs of each expert in this pass, [E] int64, added to the load of the update while training."""
         counts_E = torch.bincount(chosen_NK.flatten(), minlength=self.experts)
-        # A pass without gradients is validation.
-        if self.load_E is not None and self.training and torch.is_grad_enabled():
+        if self._gathers and self.load_E is not None:
             self.load_E = self.load_E.to(counts_E.device) + counts_E
         return counts_E
 
@@ -73,8 +77,7 @@ class RouterModule(nn.Module):
         The balance loss of a batch that is computed in pieces, or by several processes, is about the whole of it (Qiu
         et al., "Demons in the Detail", 2025).
         """
-        gathered = self.load_E is not None and self.training and torch.is_grad_enabled()
-        total_E = over_ranks(self.load_E if gathered and self.load_E is not None else counts_E)
+        total_E = over_ranks(self.load_E) if self._gathers and self.load_E is not None else counts_E
         return (total_E / total_E.sum().clamp_min(1)).float()
 
     def balance(self, counts_E: Tensor, probabilities_NE: Tensor) -> Tensor:
@@ -82,9 +85,9 @@ class RouterModule(nn.Module):
         share_E = self.share(counts_E).to(probabilities_NE.dtype)
         return self.experts * (share_E * probabilities_NE.mean(dim=0)).sum()
 
-    @torch.no_grad()
     def report_load(self, counts_E: Tensor, signals: Signals) -> None:
-        """How evenly experts are used."""
+        """How evenly experts are used, by the tokens of all processes; counts have no gradient."""
+        counts_E = over_ranks(counts_E) if self._gathers else counts_E
         load_E = counts_E.float()
         mean = load_E.mean().clamp_min(1e-30)
         signals.report("expert_load_max_over_mean", load_E.max() / mean)
