@@ -185,6 +185,23 @@ def test_what_cannot_be_done_is_refused_with_the_way_out(here, said, argv, words
     assert words in err and "fix: " in err
 
 
+def test_a_run_without_a_checkpoint_or_a_tokenizer_is_refused(here, said) -> None:
+    shutil.copytree("run", "bare")
+    (here / "bare/tokenizer.json").unlink()
+    code, out, err = said("inspect", "bare")
+    assert code == 2 and out == "" and "tokenizer.json" in err
+    shutil.rmtree(here / "bare/checkpoints")
+    code, out, err = said("inspect", "bare")
+    assert code == 2 and out == "" and "no checkpoint" in err
+
+
+def test_inspecting_changes_no_byte_of_the_run(here, said) -> None:
+    files = [path for path in (here / "run").rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    document(said, "run", "--tokens", "8")
+    assert {path: path.read_bytes() for path in (here / "run").rglob("*") if path.is_file()} == before
+
+
 def test_a_text_that_is_not_utf_8_is_refused_with_the_byte(here, said) -> None:
     (here / "bad.txt").write_bytes(b"stone \xff beam")
     code, _, err = said("inspect", "run", "--text", "bad.txt")

@@ -10,6 +10,8 @@ import click
 
 from vitruvius.cli.arguments import json_option
 from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.runs_report import command as report_command
+from vitruvius.cli.runs_watch import command as watch_command
 from vitruvius.cli.verbs import ExampleGroup
 from vitruvius.errors import RunError
 
@@ -38,11 +40,15 @@ PRUNE_EXAMPLES = (
 @click.group(
     "runs",
     cls=ExampleGroup,
-    help="List, show and compare training runs, and delete the checkpoints that they no longer need.",
+    help="List, show, watch, compare and report on training runs, and delete checkpoints that they no longer need.",
     examples=(LIST_EXAMPLES[0], COMPARE_EXAMPLES[0], PRUNE_EXAMPLES[0]),
 )
 def command() -> None:
     """Hold the verbs of runs."""
+
+
+command.add_command(watch_command)
+command.add_command(report_command)
 
 
 @command.command("list", examples=LIST_EXAMPLES, help="List the run folders in DIR and below (default: this folder).")
@@ -86,7 +92,7 @@ def show_command(*, run: str, verify: bool, as_json: bool) -> int:
     damage: dict[int, str | None] | None = None
     if verify:
         damage = {checkpoint.step: _damage(checkpoint) for checkpoint in reader.checkpoints()}
-    changed = _changed(record["config"].get("train") or {})
+    changed = changed_settings(record["config"].get("train") or {})
     if as_json:
         verified = None if damage is None else {str(step): what for step, what in damage.items()}
         told = {"schema": "vitruvius.runs-show/1", **summary.to_dict(), "settings_changed": changed}
@@ -152,7 +158,7 @@ def _damage(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _changed(settings: dict[str, Any]) -> dict[str, Any]:
+def changed_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that differ from the default, by dotted name."""
     from vitruvius.runs.summary import leaves
     from vitruvius.training.config import TrainConfig, to_plain

@@ -69,10 +69,12 @@ def command(
         return _resume(resume, data, as_json=as_json)
     if spec is None:
         raise UsageError("name a SPEC to train, or a run to go on with", fix=f"for example: {EXAMPLES[0]}")
+    from vitruvius.training.launch import speaks_here
     from vitruvius.training.request import read_request
 
     request = read_request(spec, data=data, out=out, flags=flags, settings=settings)
-    say_findings(request.reading.findings)
+    if speaks_here():
+        say_findings(request.reading.findings)
     return _plan(request, as_json=as_json) if dry_run else _train(request, as_json=as_json)
 
 
@@ -108,8 +110,11 @@ def _resume(run: str, data: str | None, *, as_json: bool) -> int:
 
 
 def _plan(request: Request, *, as_json: bool) -> int:
+    from vitruvius.training.launch import speaks_here
     from vitruvius.training.plan import plan
 
+    if not speaks_here():
+        return 0
     planned = plan(request)
     if as_json:
         emit_json(planned.to_dict())
@@ -126,7 +131,11 @@ def _listener() -> Listener:
 
 
 def _report(result: TrainResult, *, as_json: bool) -> int:
-    """The summary on stdout, and what to do next on stderr."""
+    """The summary on stdout, and what to do next on stderr; of several processes, by the first."""
+    from vitruvius.training.launch import speaks_here
+
+    if not speaks_here():
+        return result.exit_code
     if as_json:
         emit_json(result.to_dict())
     else:

@@ -166,12 +166,27 @@ def _large_maps(document: Document) -> Iterator[str]:
         title = f"{layer['path']}, head {head_name(head)}: {said}"
         drawn = _drawn(document, layer, maps[key], title)
         yield f'<div><h3>{escape(title)}</h3><figure class="paper">{drawn}</figure></div>'
+    for layer, head in _sharpest_cross(document):
+        key = (layer["path"], head["head"], head["map"])
+        if key not in shown and key in maps:
+            shown.add(key)
+            title = f"{layer['path']}, head {head_name(head)}: where the decoder looks in its source"
+            drawn = _drawn(document, layer, maps[key], title)
+            yield f'<div><h3>{escape(title)}</h3><figure class="paper">{drawn}</figure></div>'
     if not shown and document["maps"]:
         first = document["maps"][0]
         layer = next(layer for layer in document["layers"] if layer["path"] == first["path"])
         title = f"{first['path']}: {first['kind']}"
         drawn = _drawn(document, layer, first, title)
         yield f'<div><h3>{escape(title)}</h3><figure class="paper">{drawn}</figure></div>'
+
+
+def _sharpest_cross(document: Document) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The head of cross-attention that looks at the fewest keys; none without an encoder."""
+    every = [
+        (layer, head) for layer, head in heads_in(document) if layer["part"] == "cross" and head["keys"] is not None
+    ]
+    return [min(every, key=lambda item: item[1]["keys"])] if every else []
 
 
 def _drawn(document: Document, layer: Mapping[str, Any], found: Mapping[str, Any], title: str) -> str:
@@ -198,6 +213,13 @@ def _all_maps(document: Document) -> Iterator[str]:
         '<p>Rows read columns. 0 <span class="ramp"></span> 1, by the square root; grey is not visible, red below zero.'
         f"{binned}</p>"
     )
+    probes = next((layer["facts"]["probes"] for layer in document["layers"] if layer["keeps"] == "influence"), None)
+    if probes is not None:
+        yield (
+            "<p>Influence is the size of the gradient of what a mixer makes of a token with respect to what it read at "
+            "another (Frobenius norm of the Jacobian), as a share of its row. It is estimated with "
+            f"{probes} random directions: the standard error of a value is at most {_off(probes):.0%} of it.</p>"
+        )
     if len(maps) > _MOST_THUMBNAILS:
         said = f"The first {_MOST_THUMBNAILS} of {len(maps)} maps; --layer N shows those of a layer."
         yield f"<p class='unsure'>{said}</p>"
@@ -218,11 +240,8 @@ def _about(layer: Mapping[str, Any]) -> Iterator[str]:
         yield "<p class='soft'>It keeps no map, and no gradient tells of one.</p>"
     elif layer["keeps"] == "influence":
         yield (
-            "<p class='soft'>It keeps no attention map. Drawn is influence: the size of the gradient of what it makes "
-            "of a token with respect to what it read at another (Frobenius norm of the Jacobian), as a share of its "
-            f"row. It is estimated with {facts['probes']} random directions: the standard error of a value is at most "
-            f"{_off(facts['probes']):.0%} of it. Mean distance {number(facts['distance'], '.1f')} tokens, "
-            f"{number(facts['own'])} on itself.</p>"
+            "<p class='soft'>It keeps no attention map; drawn is influence. Mean distance "
+            f"{number(facts['distance'], '.1f')} tokens, {number(facts['own'])} on itself.</p>"
         )
     elif "lambda" in facts:
         yield (
@@ -259,8 +278,9 @@ def _definitions(document: Document) -> Iterator[str]:
     ]
     yield "<h2>What the roles mean</h2>"
     yield (
-        "<p>Of several roles that fit, the first in this table is a head's role. Scores describe where a head looks, "
-        "not what the model uses it for.</p>"
+        "<p>Of several roles that fit, the first in this table is a head's role. A weight is a mean over queries, less "
+        "that of uniform weights on the keys that they see, over the most that could be: 0 is as much as those give, 1 "
+        "is all of it. Scores describe where a head looks, not what the model uses it for.</p>"
     )
     yield table(["role", "score", "from", "source"], rows, align="<<><")
 

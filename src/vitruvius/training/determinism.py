@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,6 +46,15 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(_tensor(state["cpu"]))
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([_tensor(text) for text in state["cuda"]])
+
+
+def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over the names and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _text(state: torch.Tensor) -> str:

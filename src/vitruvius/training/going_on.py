@@ -35,7 +35,7 @@ def restore_newest(folder: RunFolder, trainer: Trainer, listener: Listener) -> N
     checkpoint = Checkpoint(step=step, path=folder.path / "checkpoints" / f"step-{step}")
     trainer.restore(checkpoint)
     same = "let every machine see the same run folder"
-    engine.ensure_alike(str(trainer.state), what="the checkpoint that was read", fix=same)
+    engine.ensure_alike(lambda: str(trainer.state), what="the contents of the checkpoint", fix=same)
     # What a kill in the middle of pruning left over.
     engine.on_main(lambda: prune(folder.reader.checkpoints(), keep=trainer.config.keep, verified=checkpoint))
 

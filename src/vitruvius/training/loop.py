@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 
 from vitruvius.errors import RunError
 from vitruvius.nn.updates import after_step
+from vitruvius.nn.weights import weights_of
 from vitruvius.runs import Checkpoint
 from vitruvius.runs.checkpoints import latest_good_checkpoint
 from vitruvius.training.checkpoint import TrainState, restore, save
+from vitruvius.training.determinism import digest_of
 from vitruvius.training.engines.local import LocalEngine
 from vitruvius.training.guarding.first_bad import first_bad
 from vitruvius.training.guarding.judge import Judge
@@ -147,6 +149,8 @@ class Trainer:
 
     def save(self) -> Checkpoint:
         """Write a checkpoint of the state as it is; of several processes, all of which have it, the main one does."""
+        same = "train on machines of one kind; a bit that flipped in memory does this too"
+        self.engine.ensure_alike(lambda: digest_of(weights_of(self.model)), what="the weights", fix=same)
         run, keep = self.run, self.config.keep
         self.engine.on_main(
             lambda: save(run, self.state, self.model, self.optimizer, belongs_to=self.belongs_to, keep=keep)

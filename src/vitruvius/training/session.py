@@ -25,9 +25,9 @@ from vitruvius.training.config import TrainConfig, batches_of, config_hash, ensu
 from vitruvius.training.config import from_plain as config_from_plain
 from vitruvius.training.determinism import deterministic
 from vitruvius.training.engines import held, joined
-from vitruvius.training.engines.launch import as_launched, ensure_divides
 from vitruvius.training.evaluate import Validation
 from vitruvius.training.going_on import note_changes, restore_newest
+from vitruvius.training.launch import as_launched, ensure_divides
 from vitruvius.training.loop import Listener, Trainer
 from vitruvius.training.objectives import make_objective
 from vitruvius.training.optim import make_optimizer
@@ -253,7 +253,7 @@ def _parts(
     ensure_divides(config, engine.ranks)
     belongs_to = config_hash(config, to_data(architecture), shards.fingerprint)
     alike = "give every process the same command, data and version; set train.threads where machines differ"
-    engine.ensure_alike(belongs_to, what="the data, spec or settings", fix=alike)
+    engine.ensure_alike(lambda: belongs_to, what="data, spec or settings", fix=alike)
     objective = make_objective(config)
     batches = batches_of(shards, config)
     for line in use_of(batches, steps=config.steps).lines():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
-from vitruvius.evals.inspecting.listening import listen
+from vitruvius.evals.inspecting.listening import Choice, listen
+from vitruvius.evals.inspecting.routing import routing_facts
 from vitruvius.nn import build
 
 HASHED = "{kind: moe, experts: 4, top_k: 1, router: hash, expert: {kind: swiglu, hidden: 16}}"
@@ -23,6 +27,23 @@ def test_a_hash_router_says_everything_about_the_token_and_layers_choose_alike(s
             assert all(row["share_of_token"] == 1 for row in table["frequent"])
     (pair,) = document["overlap"]
     assert pair["information"]["plain"] == pytest.approx(pair["information"]["of_choice"], abs=1e-9)
+
+
+def test_a_router_that_goes_by_the_token_before_or_by_the_place_is_found_out() -> None:
+    tokens = torch.randint(8, (16, 32), generator=torch.Generator().manual_seed(0))
+    before = torch.cat([tokens[:, :1] * 0, tokens[:, :-1]], dim=1)
+    place = torch.arange(32).expand(16, -1)
+    layer = SimpleNamespace(path="layers.0", index=0, name="a")
+    for expert, what in ((before % 4, "previous_token"), (place // 8, "position"), (tokens % 4, "token")):
+        choice = Choice(layer=layer, chosen_NE=one_hot(expert.flatten(), 4).bool())
+        (facts,) = routing_facts([[choice]], [tokens], str, seed=0)
+        for name, said in facts["information"].items():
+            if name == what:
+                assert said["plain"] == pytest.approx(said["of_choice"], abs=1e-9)
+                assert said["p"] == pytest.approx(1 / 201)
+            else:
+                assert abs(said["bits"]) < 0.05
+                assert said["p"] > 0.005
 
 
 def test_loads_add_up_and_shown_choices_are_those_of_the_text(small, look) -> None:

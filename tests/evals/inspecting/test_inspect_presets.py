@@ -44,6 +44,7 @@ def test_an_encoder_decoder_shows_where_it_looks_in_its_source(look) -> None:
     assert [token["id"] for token in document["text"]["source"]] == [ord(ch) % vocabulary for ch in PARAGRAPH[:16]]
     assert [token["id"] for token in document["text"]["tokens"]] == [ord(ch) % vocabulary for ch in PARAGRAPH[16:32]]
     assert f"modulo {vocabulary}" in document["text"]["origin"]
+    assert "where the decoder looks in its source" in inspect_page(document)
     cross = [layer for layer in document["layers"] if layer["part"] == "cross"]
     assert cross and all(layer["sees"] == "the source" for layer in cross)
     for layer in cross:

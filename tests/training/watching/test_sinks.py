@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from typing import ClassVar
 
 import pytest
 
@@ -51,7 +52,7 @@ class Kept:
 class Writer:
     """As torch's SummaryWriter."""
 
-    made: list[Writer] = []
+    made: ClassVar[list[Writer]] = []
 
     def __init__(self, *, log_dir, purge_step):
         self.log_dir, self.purge_step, self.scalars, self.closed = log_dir, purge_step, [], False

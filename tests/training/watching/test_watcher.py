@@ -95,7 +95,7 @@ def batch_of(rows=4, length=32, *, padding=0):
     targets = inputs.copy()
     if padding:
         documents[:, -padding:], targets[:, -padding:] = -1, -100
-    known = {name: None for name in Batch.__dataclass_fields__}
+    known = dict.fromkeys(Batch.__dataclass_fields__)
     made = {"inputs": inputs, "targets": targets, "documents": documents}
     return Batch(**{**known, **made, "sample_ids": arange(rows), "epochs": zeros(rows, dtype=int64)})
 
@@ -346,7 +346,9 @@ def test_every_preset_can_be_watched_and_has_the_same_gradients(name, one_thread
     batch.targets[:] = batch.inputs
     plain, _ = gradients_of(architecture, config, batch, watched=False)
     watched, found = gradients_of(architecture, config, batch, watched=True)
-    assert [n for n, g in plain.items() if not (g is None and watched[n] is None) and not torch.equal(g, watched[n])] == []
+    assert [
+        n for n, g in plain.items() if not (g is None and watched[n] is None) and not torch.equal(g, watched[n])
+    ] == []
     paths = [layer.path for layer in (*resolve(architecture).encoder, *resolve(architecture).layers)]
     assert [path for path in paths if f"stream_rms/{path}" not in found] == []
     assert {"output_lse", "forward_seconds/head", "kept_bytes/head"} <= found.keys()

@@ -27,7 +27,8 @@ class Role:
 
     name: str
     score: str
-    """What is measured, in a sentence."""
+    """What is measured, in a phrase. A weight is a mean over queries, beyond that of uniform weights on the keys that
+    they see, over the most that could be: 0 is as much as those give, 1 is all of it."""
     source: str
     side: Literal["at least", "at most"] = "at least"
     """On which side of the threshold a head has the role."""
@@ -36,36 +37,34 @@ class Role:
 ROLES = (
     Role(
         name="induction",
-        score="on random tokens written twice: mean weight that a token of the second copy puts on the token after its "
-        "own first occurrence",
+        score="on random tokens written twice: weight that a token of the second copy puts on the token after its own "
+        "first occurrence",
         source="Olsson et al., In-context Learning and Induction Heads, 2022 (prefix matching)",
     ),
     Role(
         name="duplicate",
-        score="on random tokens written twice: mean weight that a token of the second copy puts on its own first "
-        "occurrence",
+        score="on random tokens written twice: weight that a token of the second copy puts on its own first occurrence",
         source="Wang et al., Interpretability in the Wild, 2022 (duplicate token heads)",
     ),
     Role(
         name="previous",
-        score="mean weight on the token before",
+        score="weight on the token before",
         source="Voita et al., Analyzing Multi-Head Self-Attention, 2019; Elhage et al., A Mathematical Framework, 2021",
     ),
     Role(
         name="next",
-        score="mean weight on the token after, where later tokens are seen",
+        score="weight on the token after, where later tokens are seen",
         source="Voita et al., 2019; Clark et al., What Does BERT Look At?, 2019",
     ),
-    Role(name="current", score="mean weight on the token itself", source="Clark et al., 2019"),
+    Role(name="current", score="weight on the token itself", source="Clark et al., 2019"),
     Role(
         name="first",
-        score="mean weight on the first token of the text, over all later queries that see it (an attention sink)",
+        score="weight on the first token of the text, over all later queries that see it (an attention sink)",
         source="Xiao et al., 2023; threshold of Gu et al., When Attention Sink Emerges, 2024",
     ),
     Role(
         name="separator",
-        score="mean weight on tokens of white space and punctuation alone, beyond what uniform weights give them: 0 is "
-        "as much as those give, 1 is all of it",
+        score="weight on tokens of white space and punctuation alone",
         source="Clark et al., 2019 (heads that attend to delimiters)",
     ),
     Role(
@@ -208,10 +207,7 @@ def scores_on_repeats(weights_BHTS: Tensor, allowed_TS: Tensor) -> dict[str, lis
     found: dict[str, list[float | None]] = {}
     for name, key in (("induction", second - length + 1), ("duplicate", second - length)):
         seen = allowed[second, key]
-        if int(seen.sum()) < FEWEST:
-            found[name] = [None] * weights.shape[1]
-        else:
-            found[name] = _listed(weights[:, :, second[seen], key[seen]].mean((0, 2)))
+        found[name] = _beyond_uniform(weights, allowed, second[seen], key[seen])
     return found
 
 
@@ -232,9 +228,20 @@ def _at(weights: Tensor, allowed: Tensor, several: Tensor, *, offset: int | None
         later = queries > 0  # the first token's own look at itself says nothing
         queries, keys = queries[later], keys[later]
     seen = allowed[queries, keys]
-    if int(seen.sum()) < FEWEST:
+    return _beyond_uniform(weights, allowed, queries[seen], keys[seen])
+
+
+def _beyond_uniform(weights: Tensor, allowed: Tensor, queries: Tensor, keys: Tensor) -> list[float | None]:
+    """Mean weight of these pairs, less that of uniform weights, over the most that could be; by head.
+
+    In a narrow window a head that prefers nothing puts much weight on everything: that is no role.
+    """
+    if len(queries) < FEWEST:
         return [None] * weights.shape[1]
-    return _listed(weights[:, :, queries[seen], keys[seen]].mean((0, 2)))
+    uniform = (1 / allowed[queries].sum(-1).double()).mean()
+    if uniform >= 1:
+        return [None] * weights.shape[1]
+    return _listed((weights[:, :, queries, keys].mean((0, 2)) - uniform) / (1 - uniform))
 
 
 def _on(weights: Tensor, allowed: Tensor, several: Tensor, marked_BS: Tensor | None) -> list[float | None]:

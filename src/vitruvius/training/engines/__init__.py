@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from vitruvius.training.engines.base import Engine
 from vitruvius.training.engines.ddp import DdpEngine
 from vitruvius.training.engines.following import held
-from vitruvius.training.engines.launch import agreed_launch
 from vitruvius.training.engines.local import LocalEngine
+from vitruvius.training.launch import agreed_launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from vitruvius.data import Batch
-    from vitruvius.training.engines.launch import Launch
+    from vitruvius.training.launch import Launch
     from vitruvius.training.master import MasterOptimizer
     from vitruvius.training.stopping import StopRequest
 
@@ -112,8 +112,8 @@ class Engine(ABC):
         """Set torch's random state for batch `number` where processes must not draw the same numbers."""
 
     @abstractmethod
-    def ensure_alike(self, value: str, *, what: str, fix: str) -> None:
-        """Raise RunError when `value` is not the same in every process."""
+    def ensure_alike(self, value: Callable[[], str], *, what: str, fix: str) -> None:
+        """Raise RunError, in all processes, when `value` gives not the same in every one."""
 
     @contextlib.contextmanager
     def contact(self) -> Generator[None]:

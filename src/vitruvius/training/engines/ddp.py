@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vitruvius.training.engines.launch import Launch
+    from vitruvius.training.launch import Launch
     from vitruvius.training.master import MasterOptimizer, Slot
     from vitruvius.training.settings import EngineSettings
 
@@ -137,10 +137,8 @@ class DdpEngine(Engine):
         slots = list(optimizer.slots())
         present = self.total([float(slot.gradient() is not None) for slot in slots])
         slots = [slot for slot, count in zip(slots, present, strict=True) if count]
-        waiting: list[Any] = []
-        for bucket in _buckets(slots):
-            waiting.append(dist.all_reduce(_flattened(bucket), async_op=True))
-        for work in waiting:
+        for work in [dist.all_reduce(_flattened(bucket), async_op=True) for bucket in _buckets(slots)]:
+            assert work is not None  # this process is in the group
             work.wait()
 
     def barrier(self) -> None:
@@ -167,12 +165,12 @@ class DdpEngine(Engine):
         digest = hashlib.sha256(f"{seed}/{number}/{self.rank}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
-    def ensure_alike(self, value: str, *, what: str, fix: str) -> None:
+    def ensure_alike(self, value: Callable[[], str], *, what: str, fix: str) -> None:
         """Raise RunError, in all processes, when they do not have the same."""
-        found = self.gather(value)
+        found = self.gather(value())
         if len(set(found)) > 1:
             other = next(rank for rank, theirs in enumerate(found) if theirs != found[0])
-            raise RunError(f"{what} of process {other} is not that of process 0", where=self._place, fix=fix)
+            raise RunError(f"in process {other}, {what} differ from those of process 0", where=self._place, fix=fix)
 
     @contextlib.contextmanager
     def contact(self) -> Generator[None]:
@@ -186,10 +184,8 @@ class DdpEngine(Engine):
             text = str(error)
             if not (isinstance(error, dist.DistError) or any(sign in text for sign in _SIGNS_OF_LOSS)):
                 raise
-            first = text.strip().splitlines()[0][:200]
-            raise RunError(
-                f"another process is gone or does not answer: {first}", where=self._place, fix=_LOST
-            ) from error
+            what = f"another process is gone or does not answer: {(text.strip().splitlines() or [''])[0][:200]}"
+            raise RunError(what, where=self._place, fix=_LOST) from error
 
     @property
     def _place(self) -> str:

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, final
 
 from vitruvius.training.engines.base import Engine
-from vitruvius.training.engines.launch import Launch
+from vitruvius.training.launch import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -63,5 +63,5 @@ class LocalEngine(Engine):
     def draw(self, seed: int, number: int) -> None:
         """Nothing: the random state goes on from update to update, and stands in the checkpoint."""
 
-    def ensure_alike(self, value: str, *, what: str, fix: str) -> None:
-        """It is."""
+    def ensure_alike(self, value: Callable[[], str], *, what: str, fix: str) -> None:
+        """It is, and is not computed."""

@@ -37,7 +37,7 @@ class Watch(Section):
 
     effect: ClassVar[Literal["bits", "none"]] = "none"
 
-    every: Annotated[int, Ge(1), Le(2**31 - 1)] | None = 250
+    every: Annotated[int, Ge(1), Le(2**31 - 1)] | None = 100
     """Steps between the updates in which `measures` are taken; null: none are."""
     measures: tuple[Measure, ...] = tuple(MEASURES)
     """What is measured in them; see [monitoring](monitoring.md)."""

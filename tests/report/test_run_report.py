@@ -1,0 +1,221 @@
+"""Reports of runs: curves say what the rows say, whatever stands in them; pages need nothing from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitruvius.report.run_charts import Line, chart, short
+from vitruvius.report.run_history import Point, history_of, marks_of, spread, thinned
+from vitruvius.report.run_live import Live, clock
+from vitruvius.report.run_report import MOST_POINTS, Reported, report_data, report_page, report_text
+from vitruvius.runs.summary import RunSummary
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(["step", "loss", "val_loss", "lr", "tokens", "tokens_per_second", "sink_mass/a", "sink_mass/b"])
+ROWS = st.lists(st.dictionaries(KEYS, JSON_VALUES, max_size=8), max_size=12)
+
+
+def summary(path="runs/a", **fields):
+    known = {
+        "status": "finished",
+        "architecture": "tiny",
+        "started": "2026-01-01T00:00:00Z",
+        "step": 3,
+        "steps": 3,
+        "tokens": 99,
+        "loss": 2.0,
+        "val_loss": None,
+        "val_bits_per_byte": None,
+        "tokens_per_second": 5.0,
+        "checkpoints": (3,),
+        "bytes": 1000,
+        "events": {},
+    }
+    return RunSummary(path=Path(path), **(known | fields))
+
+
+def reported(rows, events=(), *, path="runs/a", changed=None):
+    record = {"environment": {"cpu": "a <b>", "packages": {"torch": "2"}}, "data": None, "config": {}}
+    return Reported.of(summary(path), record, changed or {}, rows, events)
+
+
+class Checked(HTMLParser):
+    """Opened and closed tags, and what a page would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads, self.seen = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.loads += [value for name, value in attrs if name in {"src", "href"}]
+        if tag not in {"meta", "br", "img"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def checked(page):
+    parser = Checked()
+    parser.feed(page)
+    assert parser.open == [] and parser.loads == []
+    assert not re.search(r'="[^"]*\b(?:nan|inf)\b', page)
+    return parser
+
+
+def test_a_curve_has_the_numbers_of_the_rows():
+    rows = [{"step": step, "loss": 5.0 - step, "samples": "ab", "applied": True} for step in range(1, 4)]
+    history = history_of(rows)
+    assert history.curves == {"loss": ((1, 4.0), (2, 3.0), (3, 2.0))}
+    assert history.left_out == 0
+
+
+def test_what_is_no_number_is_counted_and_not_drawn():
+    rows = [{"step": 1, "loss": None}, {"step": 2, "loss": math.inf}, {"step": 3, "loss": 10**400}, {"loss": 1.0}]
+    history = history_of([*rows, {"step": 4, "loss": 1.0, "val_bits_per_byte": None}, {"step": "5", "loss": 2.0}])
+    assert history.curves == {"loss": ((4, 1.0),)}
+    assert history.left_out == 3
+
+
+def test_the_last_row_of_a_step_counts():
+    assert history_of([{"step": 1, "lr": 1.0}, {"step": 1, "lr": 2.0}]).curves == {"lr": ((1, 2.0),)}
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=300), st.integers(1, 50))
+def test_thinning_keeps_mean_least_and_largest(values, most):
+    points = thinned(list(enumerate(values)), most)
+    assert len(points) == min(most, len(values))
+    assert min(point.low for point in points) == min(values)
+    assert max(point.high for point in points) == max(values)
+    assert all(point.low <= point.value <= point.high for point in points)
+
+
+def test_several_curves_become_one_with_its_spread():
+    found = spread([((1, 1.0), (2, 5.0)), ((1, 3.0),)])
+    assert [(p.step, p.value, p.low, p.high) for p in found] == [(1, 2.0, 1.0, 3.0), (2, 5.0, 5.0, 5.0)]
+
+
+def test_an_event_stands_where_the_run_was():
+    events = [
+        {"kind": "spike", "step": 4},
+        {"kind": "resumed", "environment": {"much": "too much"}},
+        {"kind": "rewound", "to_step": 2},
+        {"kind": "finished", "step": 99},
+    ]
+    marks = marks_of(events, [1, 2, 3, 4, 5])
+    assert [(mark.kind, mark.step, mark.is_bad) for mark in marks] == [
+        ("spike", 4, True),
+        ("resumed", 4, False),
+        ("rewound", 2, True),
+        ("finished", 5, False),
+    ]
+    assert "much" not in marks[1].text
+    assert marks_of([{"kind": "failed"}], [])[0].step == 0
+
+
+@given(
+    st.lists(st.floats(allow_nan=False, min_value=-1e100, max_value=1e100), min_size=1, max_size=20),
+    st.integers(0, 2**62),
+)
+def test_every_line_is_drawn_inside_its_chart(values, first):
+    points = [Point(step=first + i, value=value, low=value, high=value) for i, value in enumerate(values)]
+    drawn = chart("t", "u", [Line(name="x", points=points, colour="red")])
+    checked(drawn)
+    (path,) = re.findall(r'<polyline points="([^"]*)"', drawn)
+    for pair in path.split():
+        x, y = map(float, pair.split(","))
+        assert 50 <= x <= 480 and 0 <= y <= 250
+
+
+def test_a_wide_range_is_drawn_on_a_logarithmic_axis():
+    points = [Point(step=i, value=10.0**i, low=10.0**i, high=10.0**i) for i in range(5)]
+    drawn = chart("t", "u", [Line(name="x", points=points, colour="red")])
+    assert "logarithmic" in drawn
+    (path,) = re.findall(r'<polyline points="([^"]*)"', drawn)
+    heights = [float(pair.split(",")[1]) for pair in path.split()]
+    steps = [a - b for a, b in zip(heights, heights[1:], strict=False)]
+    assert steps == pytest.approx([steps[0]] * 4, abs=0.2)
+
+
+@given(
+    ROWS, st.lists(st.dictionaries(st.sampled_from(["kind", "step", "time", "to_step", "x"]), JSON_VALUES), max_size=6)
+)
+def test_a_page_can_be_made_of_any_rows(rows, events):
+    for runs in ([reported(rows, events)], [reported(rows, events), reported([], path="b")]):
+        checked(report_page(runs))
+        report_text(runs, style="blocks").encode("utf-8", "backslashreplace")
+        json.dumps(report_data(runs), allow_nan=False)
+
+
+def test_names_from_files_stay_text():
+    rows = [{"step": 1, "loss": 1.0, "<script>/x": 2.0, "lr": 0.1}]
+    run = reported(rows, [{"kind": "<img src=x>", "step": 1, "what": "<b>"}], path="<i>", changed={"<u>": "<s>"})
+    page = report_page([run])
+    assert {"script", "img", "i", "u", "s", "b"}.isdisjoint(checked(page).seen)
+
+
+def test_a_page_shows_curves_events_settings_and_machine():
+    rows = [
+        {"step": step, "loss": 5.0 / step, "lr": 0.1, "grad_norm": 1.0, "sink_mass/layers.0.mixer": 0.1 * step}
+        for step in range(1, 4)
+    ]
+    page = report_page([reported(rows, [{"kind": "spike", "step": 2, "verdict": "note"}], changed={"lr": 0.1})])
+    for text in ("Loss", "Learning rate", "Sink mass", "layers.0.mixer", "spike", "verdict note", "a &lt;b&gt;"):
+        assert text in page
+    assert "<code>lr</code>" in page
+
+
+def test_long_runs_are_thinned_and_the_page_says_so():
+    rows = [{"step": step, "loss": 1.0, "lr": 1.0} for step in range(3 * MOST_POINTS)]
+    run = reported(rows)
+    assert "mean of up to 3 updates" in report_page([run])
+    (data,) = report_data([run])["runs"]
+    assert len(data["curves"]["loss"]) == MOST_POINTS
+    json.dumps(data, allow_nan=False)
+
+
+@given(ROWS, st.lists(st.dictionaries(st.sampled_from(["kind", "step", "time"]), JSON_VALUES, max_size=3), max_size=4))
+def test_a_live_view_can_be_made_of_any_rows(rows, events):
+    live = Live(name="r", architecture=None, steps=10)
+    live.add_rows(rows)
+    live.add_events(events)
+    assert live.line("running") and live.text("running", style="ascii", checkpoint=(1, 2.0))
+    json.dumps(live.to_dict("running", None), allow_nan=False)
+    live.anew()
+    assert (live.step, live.loss) == (0, None)
+
+
+def test_the_time_left_is_that_of_the_updates_left():
+    live = Live(name="r", architecture="a", steps=100)
+    live.add_rows({"step": step, "loss": 1.0, "tokens": 50 * step, "tokens_per_second": 25.0} for step in range(1, 11))
+    assert live.seconds_left == pytest.approx(90 * 2.0)
+    assert "3:00 left" in live.line("running")
+    assert "left" not in live.line("finished")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(0.5, "0.5"), (12_000, "12k"), (3e6, "3M"), (2e-5, "2e-05"), (0, "0"), (-1500, "-1.5k")]
+)
+def test_numbers_of_an_axis_are_short(value, told):
+    assert short(value) == told
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, "0:00"), (130, "2:10"), (3723, "1:02:03")])
+def test_clocks(seconds, told):
+    assert clock(seconds) == told
