@@ -44,6 +44,7 @@ def test_the_journey_of_the_readme_runs_command_by_command(vitruvius, tmp_path) 
     assert [argv[0] for argv in commands] == [
         *("presets", "new", "show", "size", "check", "diff", "data", "train", "generate", "doc"),
         *("size", "plan", "hardware", "solve", "scale-down"),
+        *("data", "data", "data"),
     ]
     for argv in commands:
         short = ["4" if before == "--steps" else word for before, word in zip(["", *argv], argv, strict=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -149,7 +150,7 @@ def test_a_wide_range_is_drawn_on_a_logarithmic_axis():
     assert "logarithmic" in drawn
     (path,) = re.findall(r'<polyline points="([^"]*)"', drawn)
     heights = [float(pair.split(",")[1]) for pair in path.split()]
-    steps = [a - b for a, b in zip(heights, heights[1:], strict=False)]
+    steps = [a - b for a, b in itertools.pairwise(heights)]
     assert steps == pytest.approx([steps[0]] * 4, abs=0.2)
 
 

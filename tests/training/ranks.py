@@ -183,12 +183,11 @@ def equal(data: Path, folder: Path, *names: str) -> Any:
 def reshard(data: Path, folder: Path) -> Any:
     """Stopped after three updates with so many processes, and resumed with so many."""
     start("mixture", data, folder / "straight-1", eval_every=0)
-    in_ranks(
-        lambda _: start("mixture", data, folder / "straight-2", engine=DDP, eval_every=0), folder / "straight-2-ends"
-    )
+    two = folder / "straight-2"
+    in_ranks(lambda _: start("mixture", data, two, engine=DDP, eval_every=0), folder / "straight-2-ends")
     found: dict[str, Any] = {
         "straight-1": rows(folder / "straight-1"),
-        "straight-2": rows(folder / "straight-2"),
+        "straight-2": rows(two),
         "digests": {name: digests(folder / name, 6) for name in ("straight-1", "straight-2")},
     }
     for before, after in ((2, 1), (1, 2), (2, 2)):
@@ -260,6 +259,9 @@ def failing(data: Path, folder: Path) -> Any:
 
         return in_ranks(work, folder / f"{name}-ends")
 
+    def drifted(trainer: Trainer) -> None:
+        next(iter(trainer.model.parameters())).data.view(-1)[0] += 1e-3
+
     def asleep(_: Trainer) -> None:
         time.sleep(6)  # without a word, and longer than the others wait
         os._exit(0)
@@ -271,6 +273,7 @@ def failing(data: Path, folder: Path) -> Any:
         return start("dense", data, folder / "seed", seed=rank, engine=DDP)
 
     return {
+        "drifted": failed_in(1, drifted, "drifted"),
         "main": failed_in(0, raised, "main"),
         "other": failed_in(1, raised, "other"),
         "silent": failed_in(1, asleep, "silent", timeout=2),
@@ -291,23 +294,42 @@ def failing(data: Path, folder: Path) -> Any:
 
 
 def guarded(data: Path, folder: Path) -> Any:
-    """A gradient that is no number in one process alone, in the third update."""
+    """A gradient that is no number, in the third batch and in the last process alone."""
     found = {}
-    for name, ranks in (("one", 1), ("two", 2)):
+    for policy in ("skip", "rewind"):
+        for ranks in (1, 2):
+            name = f"{policy}-{ranks}"
 
-        def work(rank: int, name: str = name, ranks: int = ranks) -> Any:
-            def poison(trainer: Trainer) -> None:
-                if rank == ranks - 1:
-                    first = next(iter(trainer.model.parameters()))
-                    handle = first.register_hook(lambda grad: (handle.remove(), grad * float("nan"))[1])
+            def work(rank: int, run: Path = folder / name, ranks: int = ranks, policy: Any = policy) -> Any:
+                def poison(trainer: Trainer) -> None:
+                    if rank == ranks - 1 and trainer.state.batches == 2:
+                        first = next(iter(trainer.model.parameters()))
+                        handle = first.register_hook(lambda grad: (handle.remove(), grad * float("nan"))[1])
 
-            before_update(2, poison)
-            engine = DDP if ranks > 1 else EngineSettings()
-            return start("dense", data, folder / name, engine=engine, guard=Guard(not_finite="skip"))
+                before_update(2, poison)
+                engine = DDP if ranks > 1 else EngineSettings()
+                return start("dense", data, run, engine=engine, guard=Guard(not_finite=policy))
 
-        ends = in_ranks(work, folder / f"{name}-ends", ranks)
-        found[name] = {"ends": ends, "rows": rows(folder / name)}
+            ends = in_ranks(work, folder / f"{name}-ends", ranks)
+            events = [event["kind"] for event in RunReader(folder / name).events()]
+            found[name] = {"ends": ends, "rows": rows(folder / name), "events": events}
     return found
+
+
+def pieces(data: Path, folder: Path) -> Any:
+    """SIGTERM to the last process between two pieces of the third update, and on from there."""
+    halves, straight, shared = folder / "halves", folder / "straight", {"accumulate": 2, "eval_every": 0}
+
+    def first(rank: int) -> Any:
+        if rank == 1:
+            before_update(2, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        return start("biased", data, halves, engine=DDP, **shared)
+
+    stopped = in_ranks(first, folder / "first")
+    again = in_ranks(lambda _: go_on(halves), folder / "second")
+    in_ranks(lambda _: start("biased", data, straight, engine=DDP, **shared), folder / "third")
+    same = rows(halves) == rows(straight) and digests(halves, 6) == digests(straight, 6)
+    return {"stopped": stopped, "again": again, "same": same}
 
 
 def draws(data: Path, folder: Path) -> Any:
@@ -336,7 +358,7 @@ def draws(data: Path, folder: Path) -> Any:
 
 
 SCENARIOS: dict[str, Callable[..., Any]] = {
-    each.__name__: each for each in (equal, reshard, killed, failing, guarded, draws)
+    each.__name__: each for each in (equal, reshard, killed, failing, guarded, pieces, draws)
 }
 
 

@@ -143,12 +143,27 @@ def test_processes_draw_different_numbers_and_draw_them_again_after_a_resume(sce
     assert not set(straight[0]) & set(straight[1])
 
 
-def test_a_gradient_that_is_no_number_in_one_process_is_skipped_by_all(scenario):
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["skip", "rewind"])
+def test_a_gradient_that_is_no_number_in_one_process_is_judged_alike_by_all(policy, scenario):
     found = scenario("guarded")
-    assert [end["value"]["status"] for end in found["two"]["ends"]] == ["finished", "finished"]
-    for rows in (found["one"]["rows"], found["two"]["rows"]):
-        assert [row.get("applied", 1) for row in rows] == [1, 1, 0, 1, 1, 1]
-    assert relative(found["one"]["rows"], found["two"]["rows"]) < TOLERANCE["fp32"]
+    one, two = found[f"{policy}-1"], found[f"{policy}-2"]
+    assert [end["value"]["status"] for end in two["ends"]] == ["finished", "finished"]
+    assert one["events"] == [kind for kind in two["events"] if kind != "launched"]
+    applied = [row.get("applied", 1) for row in one["rows"]]
+    assert applied == ([1, 1, 0, 1, 1, 1] if policy == "skip" else [1] * 6)
+    assert [row.get("applied", 1) for row in two["rows"]] == applied
+    assert [row["samples"] for row in two["rows"]] == [row["samples"] for row in one["rows"]]
+    assert relative(one["rows"], two["rows"]) < TOLERANCE["fp32"]
+
+
+@pytest.mark.slow
+def test_a_signal_between_pieces_drops_the_update_in_all_processes(scenario):
+    found = scenario("pieces")
+    assert [end["value"]["step"] for end in found["stopped"]] == [2, 2]
+    assert [end["value"]["exit_code"] for end in found["stopped"]] == [75, 75]
+    assert [end["value"]["status"] for end in found["again"]] == ["finished", "finished"]
+    assert found["same"]
 
 
 def test_a_killed_process_ends_the_others_with_an_error_and_the_run_goes_on_to_the_same_bits(scenario):
@@ -181,7 +196,11 @@ class TestFailing:
 
     def test_processes_with_other_settings_are_refused_by_all(self, scenario):
         for end in scenario("failing")["unlike"]:
-            assert "the data, spec or settings of process 1 is not that of process 0" in end["error"]
+            assert "in process 1, data, spec or settings differ from those of process 0" in end["error"]
+
+    def test_weights_that_are_no_longer_the_same_are_never_saved(self, scenario):
+        for end in scenario("failing")["drifted"]:
+            assert "in process 1, the weights differ from those of process 0" in end["error"]
 
     def test_data_that_one_process_does_not_see_is_named_there(self, scenario):
         here, there = scenario("failing")["missing"]

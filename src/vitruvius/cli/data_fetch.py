@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from vitruvius.cli.output import clean_line, emit_json, next_step, say
+from vitruvius.cli.progress import progress_of
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from vitruvius.data.corpora.folder import Corpus
     from vitruvius.data.progress import Progress
@@ -105,7 +103,7 @@ def command(
             out, packages=packages, limit_bytes=limit, progress=progress
         ),
     }
-    with _progress("none" if as_json else "lines") as progress:
+    with progress_of("quiet" if as_json else "lines") as progress:
         fetched = fetchers[corpus](progress)
     if as_json:
         emit_json(_json(fetched))
@@ -149,31 +147,3 @@ def _tell(fetched: Corpus) -> None:
     manifest = fetched.manifest
     say(f"{'in all':53} {manifest['documents']:>8,} documents {manifest['text_bytes'] / 1e6:>10,.1f} MB")
     say(f"versions, hashes and licences are in {clean_line(str(fetched.directory))}/MANIFEST.json")
-
-
-@contextlib.contextmanager
-def _progress(style: str) -> Generator[Progress]:
-    """A listener that shows a bar on a terminal and a line per stage elsewhere."""
-    if style == "none":
-        yield lambda stage, done, total: None  # noqa: ARG005
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description:24}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-        drawn = 0.0
-
-        def show(stage: str, done: int, total: int | None) -> None:
-            nonlocal drawn
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-                if not console.is_terminal:
-                    say(f"{stage} ...")
-            if time.monotonic() - drawn > 0.1 or done == total:
-                drawn = time.monotonic()
-                bars.update(tasks[stage], completed=done, total=total)
-
-        yield show

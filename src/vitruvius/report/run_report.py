@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.report.curve import Series, curve_text
 from vitruvius.report.run_charts import Line, chart
@@ -106,11 +106,9 @@ class Reported:
 def _sayable(value: Any) -> Any:
     """The same with infinities and NaN as text: JSON has no word for them, and a damaged file may."""
     if isinstance(value, dict):
-        fields: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {name: _sayable(inner) for name, inner in fields.items()}
+        return {name: _sayable(inner) for name, inner in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return [_sayable(item) for item in items]
+        return [_sayable(item) for item in cast("list[Any]", value)]
     return repr(value) if isinstance(value, float) and not isfinite(value) else value
 
 
@@ -315,17 +313,17 @@ _FACTS = ("vitruvius", "python", "platform", "cpu", "cores_usable", "gpus", "pac
 
 def _machines(runs: Sequence[Reported]) -> str:
     rows = [[name, *(escape(_fact(run.record["environment"].get(name))) for run in runs)] for name in _FACTS]
-    data = [str((run.record["data"] or {}).get("fingerprint", "unknown"))[:16] for run in runs]
-    rows.append(["data", *(escape(found) for found in data)])
+    none: dict[str, Any] = {}
+    data = [run.record["data"] or none for run in runs]
+    rows.append(["data", *(escape(str(found.get("fingerprint", "unknown"))[:16]) for found in data)])
     head = ["", *(escape(run.name) for run in runs)] if len(runs) > 1 else ["", "value"]
     return f"<h2>Where</h2>{table(head, rows, align='<' * len(head))}"
 
 
-def _fact(value: object) -> str:
+def _fact(value: Any) -> str:
     if isinstance(value, dict):
-        found: dict[str, object] = value  # pyright: ignore[reportUnknownVariableType]
+        found = cast("dict[str, Any]", value)
         return ", ".join(f"{key} {each}" for key, each in found.items() if each is not None) or "none"
     if isinstance(value, list):
-        items: list[object] = value  # pyright: ignore[reportUnknownVariableType]
-        return ", ".join(str(item) for item in items) or "none"
+        return ", ".join(str(item) for item in cast("list[Any]", value)) or "none"
     return "unknown" if value is None else str(value)

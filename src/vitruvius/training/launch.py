@@ -68,7 +68,7 @@ def agreed_launch(settings: EngineSettings) -> Launch:
             raise UsageError(
                 f"{launch.ranks} processes were launched, and kind: local is for one",
                 where="train.engine.kind",
-                fix="add --set train.engine.kind=ddp, or start without torchrun",
+                fix="add --set 'train.engine={kind: ddp}', or start without torchrun",
             )
         return Launch()
     if launch is None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from vitruvius.data.replaced import check_replaceable
 from vitruvius.errors import DataError
 from vitruvius.runs.files import read_json, sha256_of, sync_directory, write_atomically, write_json
 
@@ -162,7 +163,7 @@ def corpus_folder(out: Path) -> Generator[CorpusFolder]:
     Raises:
         DataError: `out` is a file, a link, the folder one is in, or holds anything but an earlier corpus.
     """
-    _check_free(out)
+    check_replaceable(out, holds="a corpus fetched before", foreign=_foreign)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".vitruvius-corpus-", dir=out.parent, ignore_cleanup_errors=True) as top:
         work = Path(top, "corpus")
@@ -218,26 +219,6 @@ def _written(part: Part, work: Path) -> dict[str, Any]:
             for reason, count in sorted(part.left_out.items())
         },
     }
-
-
-def _check_free(out: Path) -> None:
-    here = Path.cwd()
-    if out.resolve() in {here, *here.parents}:
-        raise DataError(
-            "the corpus is replaced as a whole, so it cannot be the folder you are in, or one above it",
-            where=str(out),
-            fix=f"choose a folder of its own, such as {out / 'corpus'}",
-        )
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise DataError("this is not a folder", where=str(out), fix="choose another --out")
-    if out.is_dir():
-        foreign = _foreign(out)
-        if foreign:
-            raise DataError(
-                f"this folder holds other files ({foreign[0]!r})",
-                where=str(out),
-                fix="choose a new or empty folder, or one that holds a corpus fetched before",
-            )
 
 
 def _foreign(out: Path) -> list[str]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal, final
 
 from vitruvius.data.dedup.components import Labels
 from vitruvius.data.dedup.exact import between, exact_duplicates, of_unit
-from vitruvius.data.dedup.runs import mapped, part_of
+from vitruvius.data.dedup.runs import part_of
 from vitruvius.data.dedup.verify import NEAR, results
+from vitruvius.data.mapped import mapped
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, final
 
 from vitruvius.data.dedup.exact import exact_duplicates
-from vitruvius.data.dedup.runs import KeyRange, Repeated, RunWriter, count_records, key_range, mapped, parts_for, slices
+from vitruvius.data.dedup.runs import KeyRange, Repeated, RunWriter, count_records, key_range, parts_for, slices
 from vitruvius.data.dedup.signing import NO_BAND, SIGNATURE_DTYPE
 from vitruvius.data.job.kept import key_of
 from vitruvius.data.job.stage import Stage
+from vitruvius.data.mapped import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
+from vitruvius.data.mapped import mapped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -84,14 +86,6 @@ class RunWriter:
             order = np.argsort(records["key"], kind="stable")
             self._file.write(records[order].tobytes())
         self._waiting, self._held = [], 0
-
-
-def mapped(path: Path, dtype: Any) -> np.ndarray:
-    """The records of a file, memory-mapped."""
-    import numpy as np
-
-    # An empty file cannot be mapped.
-    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
 
 
 def pieces(path: Path, dtype: Any, *, size: int = SEGMENT) -> Iterator[np.ndarray]:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from vitruvius.data.dedup.dropped import Dropped
 from vitruvius.data.job.encoding import ENCODED
-from vitruvius.data.job.kept import mapped
 from vitruvius.data.job.stage import Stage
 from vitruvius.data.job.tokenizing import tokenizer_of
 from vitruvius.data.ledger import COUNTS_SCHEMA, DUPLICATES, Tally, duplicate_row
+from vitruvius.data.mapped import mapped
 from vitruvius.data.packing.index import DATA_SCHEMA, SPLITS, dtype_for, fingerprint_of
 from vitruvius.data.packing.writing import SplitWriter
 from vitruvius.data.reading.units import first_lines

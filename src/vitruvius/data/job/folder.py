@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import shutil
-import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitruvius.errors import DataError
+from vitruvius.data.replaced import check_replaceable
 from vitruvius.runs.files import sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from pathlib import Path
 
 _OURS = re.compile(
     r"index\.json|tokenizer\.json|counts\.json|quarantine\.jsonl|(train|validation)(/shard-\d{5,}\.(bin|idx|origins\.jsonl\.gz))?"
@@ -28,41 +24,9 @@ def check_output(out: Path) -> None:
     Raises:
         DataError: it is a file or a link, holds other files, or is the working folder or above it.
     """
-    here = Path.cwd()
-    if out.resolve() in {here, *here.parents}:
-        raise DataError(
-            "the output folder is replaced as a whole, so it cannot be the one you are in, or above it",
-            where=str(out),
-            fix=f"choose a folder of its own, such as {out / 'data'}",
-        )
-    _recover(out)
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise DataError("this is not a folder", where=str(out), fix="choose another --out")
-    if out.is_dir():
-        foreign = _foreign(out)
-        if foreign:
-            raise DataError(
-                f"this folder holds other files ({foreign[0]!r})",
-                where=str(out),
-                fix="choose a new or empty folder, or one that holds prepared data",
-            )
-
-
-@contextlib.contextmanager
-def staging(out: Path) -> Generator[Path]:
-    """A folder beside `out` to work in, gone when the block ends; leftovers of dead processes go too."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    host = socket.gethostname()
-    for leftover in out.parent.glob(f".{out.name}.partial-{host}-*"):
-        owner = leftover.name.rpartition("-")[2]
-        if owner.isdigit() and not _alive(int(owner)):
-            shutil.rmtree(leftover, ignore_errors=True)
-    work = out.with_name(f".{out.name}.partial-{host}-{os.getpid()}")
-    work.mkdir()
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    if out.name:
+        _recover(out)
+    check_replaceable(out, holds="prepared data", foreign=_foreign)
 
 
 def publish(work: Path, out: Path) -> None:
@@ -112,13 +76,3 @@ def _foreign(folder: Path) -> list[str]:
     """Names below `folder` that `prepare` does not write."""
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")))
     return [name for name in names if not _OURS.fullmatch(name)]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

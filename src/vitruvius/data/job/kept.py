@@ -16,6 +16,8 @@ import struct
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
+from vitruvius.data.mapped import mapped
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -156,14 +158,6 @@ class KeptWriter:
 def suffixes(*, signed: bool) -> tuple[str, ...]:
     """The files of a unit."""
     return ("texts", "rows", "origins", "drops", *(("signatures",) if signed else ()))
-
-
-def mapped(path: Path, dtype: Any) -> np.ndarray:
-    """A file as an array, of which only what is looked at is in memory."""
-    import numpy as np
-
-    # An empty file cannot be mapped.
-    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
 
 
 def key_of(unit: int, row: int) -> int:
