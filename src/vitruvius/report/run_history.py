@@ -113,7 +113,7 @@ def spread(curves: Iterable[Sequence[tuple[int, float]]]) -> tuple[Point, ...]:
     )
 
 
-BAD = frozenset({"not-finite", "spike", "failed", "damaged-checkpoint", "rewound", "out-of-memory"})
+BAD = frozenset({"not-finite", "spike", "failed", "damaged-checkpoint", "rewound", "out-of-memory", "watch-failed"})
 """Kinds of event that something was wrong in."""
 
 

@@ -43,6 +43,7 @@ TITLES: dict[str, tuple[str, str]] = {
     "update_ratio": ("Update over weights", "L2 norms"),
     "forward_seconds": ("Forward time", "seconds an update"),
     "kept_bytes": ("Kept for the backward pass", "bytes of a piece"),
+    "watch_seconds": ("Time of a sample", "seconds given to measuring"),
     "watch_share": ("Cost of watching", "share of the updates' time"),
 }
 """Key or family -> title and unit of its chart; others go by their name."""

@@ -62,12 +62,13 @@ class Validation:
         """Raise DataError when the split holds fewer than two tokens."""
         assert config.context is not None
         context = max(1, min(config.context, shards.tokens - 1))
-        size = config.batch // config.accumulate
+        self.engine: Engine = engine or LocalEngine()
+        # As many windows at a time as a process has in training, so that validation fits where training does.
+        self.per_batch = config.accumulate * self.engine.ranks
+        size = config.batch // self.per_batch
         self.batches = PackedBatches(shards, batch=size, context=context, seed=SAMPLE_SEED, sources="together")
-        self.per_batch = config.accumulate
         self.objective = objective
         self.device = device
-        self.engine: Engine = engine or LocalEngine()
         self.byte_lengths = shards.tokenizer().byte_lengths
 
     @torch.no_grad()

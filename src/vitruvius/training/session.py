@@ -265,7 +265,7 @@ def _parts(
         objective=objective,
         model=_model(architecture, config),
         belongs_to=belongs_to,
-        observers=(Watcher(config.watch, listener.note),),
+        observers=(Watcher(config.watch, listener.note),) if engine.is_main else (),
         engine=engine,
     )
 

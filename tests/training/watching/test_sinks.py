@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -70,7 +71,11 @@ def known(monkeypatch):
     """Every package of a sink seems to be installed, and TensorBoard's writer is ours."""
     Writer.made = []
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "tensorboard" else real(name))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: SimpleNamespace(origin="here") if name == "tensorboard" else real(name),
+    )
     monkeypatch.setitem(
         sinks.SINKS, "tensorboard", ("tensorboard", lambda run, step: TensorBoardSink(run, step, Writer))
     )
@@ -98,6 +103,15 @@ def test_a_package_that_is_missing_is_named_before_there_is_a_run_folder(dense, 
         run_of(dense, "missing", watch=Watch(sinks=("wandb",)))
     assert "pip install wandb" in str(caught.value)
     assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.skipif(HAS["wandb"], reason="wandb is installed")
+def test_a_folder_of_earlier_runs_is_not_taken_for_the_package(tmp_path, monkeypatch):
+    (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert importlib.util.find_spec("wandb") is not None
+    with pytest.raises(UsageError, match="not installed: wandb"):
+        require_sinks(Watch(sinks=("wandb",)))
 
 
 def test_without_sinks_nothing_is_asked_for(monkeypatch):

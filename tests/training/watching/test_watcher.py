@@ -309,6 +309,22 @@ def test_watching_that_costs_too_much_says_so_once_and_names_what_would_not(dens
     assert event["every_within_limit"] / event["every"] == pytest.approx(event["share"] / 0.02, abs=1)
 
 
+def test_a_run_does_not_end_because_it_cannot_be_read(dense, run_of, monkeypatch):
+    plain = run_of(dense, "plain", watch=UNWATCHED)
+
+    def out_of_memory(look, *_, **__):
+        torch.rand(2)
+        raise torch.OutOfMemoryError("no memory for a map")
+
+    monkeypatch.setattr("vitruvius.training.watching.reading.attention_of", out_of_memory)
+    result = run_of(dense, watch=Watch(every=2))
+    assert bits(result) == bits(plain)
+    (event,) = [event for event in RunReader(result.run).events() if event["kind"] == "watch-failed"]
+    assert (event["step"], "no memory for a map" in event["error"]) == (2, True)
+    found = families(rows_of(result)[3])
+    assert "stream_rms" not in found and {"update_ratio", "watch_seconds"} <= found
+
+
 def test_rows_that_are_all_padding_are_passed_over(dense):
     model = build(dense, dtype="fp32", seed=0)
     objective = make_objective(from_plain({"objective": "causal-lm", "context": 32}))

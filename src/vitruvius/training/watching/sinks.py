@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -56,6 +57,8 @@ class WandbSink:
 
     def __init__(self, run: RunFolder, step: int, module: Any = None) -> None:
         if module is None:
+            # Else the package reports its own errors to its makers, offline or not.
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
             import wandb as module  # pyright: ignore[reportMissingImports]
         del step
         record = run.reader.record()
@@ -87,7 +90,9 @@ def require_sinks(watch: Watch) -> None:
     """Raise UsageError where a package that a sink needs is not installed."""
     for name in watch.sinks:
         package, _ = SINKS[name]
-        if importlib.util.find_spec(package) is None:
+        spec = importlib.util.find_spec(package)
+        # Earlier runs leave folders of these names: such a folder can be imported too, and has no origin.
+        if spec is None or spec.origin is None:
             raise UsageError(
                 f"the sink {name} needs a package that is not installed: {package}",
                 where="train.watch.sinks",

@@ -61,16 +61,7 @@ class Watcher(Observer):
         if self.is_sampled(step):
             self._settle()
             began = time.perf_counter()
-            wanted = self.measures & NEEDS_READING
-            if wanted:
-                self._found |= read(
-                    trainer.model,
-                    trainer.objective,
-                    batch,
-                    rows=self.watch.rows,
-                    tokens=self.watch.tokens,
-                    measures=wanted,
-                )
+            self._read(step, batch)
             # Hooks on a compiled model would have it compiled again.
             if "components" in self.measures and trainer.config.compile == "none":
                 self._components = Components(trainer.model)
@@ -121,6 +112,25 @@ class Watcher(Observer):
     def ended(self) -> None:
         """Take off what an error in the middle of an update has left on the model."""
         self._clear()
+
+    def _read(self, step: int, batch: Batch) -> None:
+        """Read a few rows. Where that fails, for want of memory or in somebody's component, it is left out from now on.
+
+        A run must not end because it is watched.
+        """
+        trainer, wanted = self._trained(), self.measures & NEEDS_READING
+        if not wanted:
+            return
+        watch = self.watch
+        try:
+            self._found |= read(
+                trainer.model, trainer.objective, batch, rows=watch.rows, tokens=watch.tokens, measures=wanted
+            )
+        except Exception as error:  # noqa: BLE001
+            self.measures -= NEEDS_READING
+            what = f"{type(error).__name__}: {error}"[:500]
+            trainer.run.event("watch-failed", step=step, measures=sorted(wanted), error=what)
+            self.note(f"warning: {', '.join(sorted(wanted))} cannot be watched and is left out ({what[:160]})")
 
     def _clear(self) -> None:
         if self._components is not None:
