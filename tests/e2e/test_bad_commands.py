@@ -237,7 +237,7 @@ def test_an_index_past_the_end_of_a_list_is_answered(refused):
         (["train", "--resume", "r", "--steps", "3"], "a resumed run keeps its settings, so --steps cannot be given"),
         (["train", "--resume", "r", "good.yaml"], "so SPEC cannot be given"),
         (["data", "prep"], "Did you mean 'prepare'?"),
-        (["data", "prepare"], "Missing argument 'IN...'"),
+        (["data", "prepare", "--out", "o"], "Missing argument 'IN...'"),
         (["data", "prepare", "good.yaml"], "Missing option '--out'"),
         (["generate", "r"], "Missing option '--prompt'"),
         (["generate", "r", "--prompt", "x", "--temperature", "nan"], "temperature=nan is out of range"),

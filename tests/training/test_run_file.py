@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from vitruvius.errors import SpecError, UsageError
@@ -102,3 +104,13 @@ def test_a_missing_folder_is_named(missing):
 def test_a_run_file_and_a_plan_need_no_torch(python):
     code = "import sys; import vitruvius.training.request, vitruvius.training.plan; sys.exit('torch' in sys.modules)"
     assert python(code).returncode == 0
+
+
+@pytest.mark.parametrize("beside", [{}, {"guard": {"window": 16}}], ids=["absent", "in the file"])
+def test_set_reaches_into_a_section_whether_or_not_the_file_has_it(tmp_path, beside):
+    (tmp_path / "run.yaml").write_text(json.dumps({"spec": "tiny-llama", "train": {"steps": 100, **beside}}))
+    request = read_request(
+        str(tmp_path / "run.yaml"), data="d", out="o", settings=["train.guard.spike=skip", "train.watch.every=20"]
+    )
+    assert (request.config.guard.spike, request.config.watch.every) == ("skip", 20)
+    assert request.config.guard.window == (16 if beside else 64)

@@ -65,10 +65,8 @@ def command(
         spec,
         data=data or _recorded_data(record),
         out=out,
-        flags={**{name: value for name, value in inherited.items() if not isinstance(value, list)}, **given},
-        # A list is no flag. What the user sets comes later, and so replaces it.
-        settings=[f"train.{name}={value}" for name, value in inherited.items() if isinstance(value, list)]
-        + [*settings],
+        flags={**inherited, **given},
+        settings=settings,
     )
     say_findings(request.reading.findings)
     dense = load_model(run)

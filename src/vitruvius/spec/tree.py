@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 Scalar: TypeAlias = str | int | float | bool | None
 Path: TypeAlias = tuple[str | int, ...]
@@ -54,6 +55,16 @@ def with_value(node: Node, value: dict[str, Node] | list[Node], key_marks: Mappi
     """`node` with other contents, at its own place."""
     marks = node.key_marks if key_marks is None else key_marks
     return Node(value=value, line=node.line, column=node.column, file=node.file, key_marks=marks)
+
+
+def tree_of(value: Any, mark: Mark) -> Node:
+    """Plain data as a tree, every part of it at `mark`."""
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[Any, Any]", value)
+        return node_at({str(key): tree_of(child, mark) for key, child in entries.items()}, mark)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return node_at([tree_of(child, mark) for child in cast("Sequence[Any]", value)], mark)
+    return node_at(value, mark)
 
 
 PlainData: TypeAlias = "Scalar | dict[str, PlainData] | list[PlainData]"

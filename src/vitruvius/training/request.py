@@ -22,8 +22,9 @@ from vitruvius.spec.overrides import apply_overrides
 from vitruvius.spec.reading import locate
 from vitruvius.spec.reporting import did_you_mean, listed
 from vitruvius.spec.source import load, parse_text
-from vitruvius.spec.tree import Mark, Node, node_at, to_plain, with_value
+from vitruvius.spec.tree import Mark, Node, node_at, to_plain, tree_of, with_value
 from vitruvius.training.config import TrainConfig, findings, from_plain, resolved
+from vitruvius.training.settings import SECTIONS as SECTION_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +73,8 @@ def read_request(
     else:
         tree = parse_text("train: {}\n", file="train")
     tree = _with_flags(tree, {name: value for name, value in (flags or {}).items() if value is not None})
-    tree = apply_overrides(_with_train(tree), [text for text in settings if text.startswith(_TRAIN)])
+    of_train = [text for text in settings if text.startswith(_TRAIN)]
+    tree = apply_overrides(_with_sections(_with_train(tree), of_train), of_train)
     beside = path.parent if is_run_file else None
     reading = read_with_findings(
         _spec_of(tree, path) if is_run_file else spec,
@@ -124,6 +126,19 @@ def _with_train(tree: Node) -> Node:
     return with_value(tree, {**tree.value, "train": node_at({}, tree.mark)})
 
 
+def _with_sections(tree: Node, settings: Sequence[str]) -> Node:
+    """The tree with an empty mapping for each section that a setting reaches into (`train.guard.spike=skip`)."""
+    assert isinstance(tree.value, dict)
+    section = tree.value["train"]
+    if not isinstance(section.value, dict):
+        return tree
+    wanted = {text.removeprefix(_TRAIN).partition("=")[0].partition(".")[0] for text in settings}
+    missing = {
+        name: node_at({}, section.mark) for name in SECTION_NAMES if name in wanted and name not in section.value
+    }
+    return with_value(tree, {**tree.value, "train": with_value(section, {**section.value, **missing})})
+
+
 def _with_flags(tree: Node, flags: Mapping[str, Any]) -> Node:
     """The tree with flags put over what the file says; findings about them name the flag."""
     tree = _with_train(tree)
@@ -131,7 +146,7 @@ def _with_flags(tree: Node, flags: Mapping[str, Any]) -> Node:
     section = tree.value["train"]
     assert isinstance(section.value, dict)
     marks = {name: Mark(f"--{name.replace('_', '-')}", 1, 1) for name in flags}
-    nodes = {name: node_at(value, marks[name]) for name, value in flags.items()}
+    nodes = {name: tree_of(value, marks[name]) for name, value in flags.items()}
     section = with_value(section, {**section.value, **nodes}, {**section.key_marks, **marks})
     return with_value(tree, {**tree.value, "train": section})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vitruvius.data.cleaning.run import EMPTIED, EMPTIED_MEANING
-from vitruvius.data.cleaning.settings import Findings, as_plain, read_settings, settings_as_plain, tree_of
+from vitruvius.data.cleaning.settings import Findings, as_plain, read_settings, settings_as_plain
 from vitruvius.data.cleaning.step import Rewriter, Rule, Step
 from vitruvius.data.cleaning.table import kinds
 from vitruvius.data.dedup.settings import DedupSettings
@@ -16,7 +16,7 @@ from vitruvius.data.extras import require
 from vitruvius.errors import Finding, UsageError
 from vitruvius.spec.reporting import did_you_mean, listed, printable, quoted, refusal
 from vitruvius.spec.source import MAX_BYTES, parse_text
-from vitruvius.spec.tree import Mark, Node
+from vitruvius.spec.tree import Mark, Node, tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

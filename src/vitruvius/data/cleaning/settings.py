@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, cast, get_args
 
 from vitruvius.errors import DataError, Finding
 from vitruvius.spec.reporting import did_you_mean, listed, quoted
-from vitruvius.spec.tree import Mark, Node, node_at
 
 if TYPE_CHECKING:
     from dataclasses import Field
 
-    from vitruvius.spec.tree import PlainData
+    from vitruvius.spec.tree import Mark, Node, PlainData
 
 LIST_FILE_LIMIT = 1 << 30
 """A list of words or domains is at most 1 GiB long."""
@@ -129,16 +128,6 @@ def as_plain(value: object) -> PlainData:
 def settings_as_plain(owner: Any) -> dict[str, PlainData]:
     """Every setting of a step by its name."""
     return {part.name: as_plain(getattr(owner, part.name)) for part in fields(owner)}
-
-
-def tree_of(value: Any, mark: Mark) -> Node:
-    """Plain data as a tree, every part of it at `mark`."""
-    if isinstance(value, Mapping):
-        entries = cast("Mapping[Any, Any]", value)
-        return node_at({str(key): tree_of(child, mark) for key, child in entries.items()}, mark)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return node_at([tree_of(child, mark) for child in cast("Sequence[Any]", value)], mark)
-    return node_at(value, mark)
 
 
 class Findings(list[Finding]):

@@ -2,7 +2,7 @@
 
 Every length is held against the size of the file before anything is read, and against a cap before anything is kept,
 so a hostile header costs neither memory nor time. Versions 2 and 3, little-endian.
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The format: the page on GGUF in the documentation of ggml, github.com/ggml-org/ggml
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class RouterModule(nn.Module):
 
     @property
     def _gathers(self) -> bool:
-        """Whether a pass is part of an update; one without gradients is validation, which no other process waits for."""
+        """Whether a pass is part of an update: one without gradients is validation, for which no process waits."""
         return self.load_E is not None and self.training and torch.is_grad_enabled()
 
     def pick(self, choose: Callable[[], Tensor], signals: Signals | None) -> Tensor:
