@@ -53,7 +53,7 @@ fuzz: install-dev ## property tests with many random examples; prints the seed (
 		$(PY) -m pytest -m "not (gpu or slow or browser or server)" $(if $(SEED),--hypothesis-seed=$(SEED)) $(ARGS)
 
 bench: install-dev ## measure against peers; prints ratios
-	@for script in $(filter-out %_worker.py,$(wildcard bench/*.py)); do echo "== $$script"; $(PY) "$$script" $(ARGS) || exit 1; done
+	@for script in $(filter-out %_worker.py %_peer.py,$(wildcard bench/*.py)); do echo "== $$script"; $(PY) "$$script" $(ARGS) || exit 1; done
 
 clean: ## remove the environment, caches and what the demo wrote
 	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -302,7 +302,7 @@ def row_of(case: dict, name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path, help="folder that `vitruvius data fetch debian-docs` made")
+    parser.add_argument("corpus", type=Path, nargs="?", help="folder that `vitruvius data fetch debian-docs` made")
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that has datatrove and its readers")
     parser.add_argument("--pages", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -316,10 +316,13 @@ def main() -> None:
     )  # fmt: skip
     if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or ["it does not start"])[-1]
-        raise SystemExit(
+        print(
             f"skipped: {options.peer_python} lacks what the comparison needs ({last})\n"
             "make an environment from bench/peers/datatrove/requirements.txt and name its python with --peer-python"
         )
+        return
+    if options.corpus is None:
+        raise SystemExit("name a corpus: vitruvius data fetch debian-docs --out debian-docs")
     with tempfile.TemporaryDirectory(prefix="vitruvius-bench-") as name:
         top = Path(name)
         # In a process of its own: on Linux a process that is measured starts with the peak memory of its parent.

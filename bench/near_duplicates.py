@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -342,6 +343,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.contestant:
         contest(options.contestant, options.corpus)
+        return
+    absent = [name for name in ("datasketch", "rensa") if importlib.util.find_spec(name) is None]
+    if absent:
+        print(f"skipped: the peers {' and '.join(absent)} are not installed (pip install datasketch rensa)")
         return
     found = measured(options.families)
     text = page(found)
