@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from importlib.util import find_spec
 import pytest
 
 from vitruvius.cli.data_work import command as work_command
-from vitruvius.data.job.cluster import SlurmOptions, StageWork, run_on_slurm, run_with_datatrove
+from vitruvius.data.job.cluster import SlurmOptions, run_on_slurm, run_with_datatrove
 from vitruvius.data.job.job import Job
 from vitruvius.data.job.ranks import check_done, failures, forget_failures, record_failure, standing, work
 from vitruvius.data.job.stages import stages_of
@@ -224,26 +223,6 @@ def test_datatrove_reports_a_bad_input_as_the_error_it_is(pages, planned):
 
 @needs_datatrove
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_an_error_and_no_wait_for_ever(planned, monkeypatch):
-    job, stage = Job(planned), stages_of(OPTIONS)[0]
-    monkeypatch.setattr(StageWork, "__reduce__", lambda self: (_Killed, (self.directory,)))
-    with pytest.raises(DataError, match="a worker died"):
-        run_with_datatrove(job, [stage], workers=2)
-    monkeypatch.undo()
-    run_with_datatrove(job, [stage], workers=2)
-    assert standing(planned)[0].done == standing(planned)[0].tasks
-
-
-class _Killed:
-    """A block whose process the system ends."""
-
-    def __init__(self, directory):
-        self.directory = directory
-
-    def __call__(self, data, rank, world_size):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_without_datatrove_the_extra_is_named(planned, monkeypatch):
     from vitruvius.data import extras
 

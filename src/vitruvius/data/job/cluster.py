@@ -231,11 +231,31 @@ def _watched(job: Job, stage: Stage, run: Callable[[], object], progress: Progre
                 _check_alive(thread, job, stage)
             pids |= now
     except BaseException:
+        _abandon_pools()
         for child in multiprocess.active_children():
             child.kill()
         raise
     if crash:
         raise crash[0]
+
+
+def _abandon_pools() -> None:
+    """Let pools go whose workers are to be killed.
+
+    A process that dies may hold the lock of the queue that a pool gives its orders to, and a pool waits for that lock
+    when the interpreter ends: for ever. So it must not start new workers, and not be tidied up.
+    """
+    registry: dict[Any, Any] = importlib.import_module("multiprocess.util")._finalizer_registry  # noqa: SLF001
+    for finalizer in list(registry.values()):
+        callback = getattr(finalizer, "_callback", None)
+        if getattr(callback, "__name__", "") != "_terminate_pool":
+            continue
+        pool = finalizer._weakref()  # noqa: SLF001
+        if pool is not None:
+            pool._worker_handler._state = "TERMINATE"  # noqa: SLF001
+            pool._change_notifier.put(None)  # noqa: SLF001
+            pool._worker_handler.join(10.0)  # noqa: SLF001
+        finalizer.cancel()
 
 
 @contextlib.contextmanager
