@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -223,6 +226,54 @@ def test_datatrove_reports_a_bad_input_as_the_error_it_is(pages, planned):
 
 @needs_datatrove
 @pytest.mark.slow
+def test_a_worker_that_is_killed_is_an_error_and_the_next_run_goes_on(pages, tmp_path):
+    killed = []
+
+    def kill(stage, done, total):
+        if not killed and done:
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    words = process.read_bytes().decode().split("\0")
+                    if "vitruvius.data.job.datatrove_rank" in words and str((tmp_path / "out.work").resolve()) in words:
+                        killed.append(int(process.parent.name))
+                        os.kill(killed[-1], signal.SIGKILL)
+                        return
+
+    def execute(job, stages):
+        run_with_datatrove(job, stages, workers=2, progress=kill)
+
+    with pytest.raises(DataError, match="a worker died while it was reading"):
+        prepare([pages], tmp_path / "out", OPTIONS, unit_bytes=200, execute=execute)
+    assert killed
+    prepare([pages], tmp_path / "out", OPTIONS, unit_bytes=200, execute=execute)
+    prepare([pages], tmp_path / "straight", OPTIONS)
+    assert files_below(tmp_path / "out") == files_below(tmp_path / "straight")
+
+
+@needs_datatrove
+@pytest.mark.slow
+def test_ranks_end_with_the_process_that_started_them(planned):
+    code = (
+        "import os, signal, sys\n"
+        "from vitruvius.data.job.cluster import run_with_datatrove\n"
+        "from vitruvius.data.job.job import Job\n"
+        "from vitruvius.data.job.stages import stages_of\n"
+        "job = Job(sys.argv[1])\n"
+        "die = lambda stage, done, total: done and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run_with_datatrove(job, stages_of(job.options), workers=2, progress=die)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(planned)], check=False, timeout=300)
+    assert ended.returncode == -signal.SIGKILL
+    for _ in range(600):
+        alive = subprocess.run(["pgrep", "-f", str(planned)], capture_output=True, check=False).stdout
+        if not alive:
+            break
+        time.sleep(0.1)
+    assert not alive
+    run_with_datatrove(Job(planned), stages_of(OPTIONS), workers=2)
+    assert all(stage.done == stage.tasks for stage in standing(planned))
+
+
 def test_without_datatrove_the_extra_is_named(planned, monkeypatch):
     from vitruvius.data import extras
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
@@ -24,11 +24,14 @@ from vitruvius.data.job.running import todo
 from vitruvius.errors import DataError, VitruviusError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from vitruvius.data.job.job import Job
     from vitruvius.data.job.stage import Stage
     from vitruvius.data.progress import Progress
+
+
+_POLL_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +75,8 @@ def run_with_datatrove(
         left, total = todo(job, stage)
         progress(stage.verb, total - len(left), total)
         if left:
-            ranks = min(workers, len(left))
             forget_failures(job, stage.name)
-            with _quiet():
-                _watched(job, stage, _local_executor(job, stage, ranks).run, progress)
+            _run_ranks(job, stage, min(workers, len(left)), progress)
             check_done(job, stage)
 
 
@@ -145,6 +146,7 @@ class StageWork:
     def __call__(self, data: object, rank: int, world_size: int) -> None:
         """Work; `data` is what an earlier block would have handed on."""
         del data
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one rank, one core
         try:
             work(self.directory, self.stage, rank=rank, ranks=world_size, together=True)
         except (VitruviusError, OSError, MemoryError) as error:
@@ -154,32 +156,6 @@ class StageWork:
 
     def __repr__(self) -> str:
         return f"vitruvius: stage {self.stage} of {self.directory}"
-
-    def __reduce__(self) -> tuple[Callable[..., StageWork], tuple[str, str, str]]:
-        return _arrived, (self.directory, self.stage, self.on_failure)
-
-
-def _arrived(directory: str, stage: str, on_failure: str) -> StageWork:
-    """A block unpickled, maybe in another process, where nothing but this runs before datatrove talks."""
-    multiprocess = importlib.import_module("multiprocess")
-    if on_failure == "record" and multiprocess.parent_process() is not None:
-        importlib.import_module("loguru").logger.disable("datatrove")
-        # As in `_interrupts_ignored`, where somebody else has started the server of processes.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one worker, one core
-    return StageWork(directory, stage, on_failure)
-
-
-def _local_executor(job: Job, stage: Stage, ranks: int) -> Any:
-    directory = job.directory.resolve()
-    return importlib.import_module("datatrove.executor.local").LocalPipelineExecutor(
-        [StageWork(str(directory), stage.name, "record")],
-        tasks=ranks,
-        workers=ranks,
-        logging_dir=str(directory / LOGS / stage.name),
-        # What is done is known task by task; datatrove's marks are by rank.
-        skip_completed=False,
-    )
 
 
 def _slurm_executor(job: Job, stage: Stage, ranks: int, slurm: SlurmOptions, before: Any) -> Any:
@@ -203,82 +179,43 @@ def _slurm_executor(job: Job, stage: Stage, ranks: int, slurm: SlurmOptions, bef
     )
 
 
-def _watched(job: Job, stage: Stage, run: Callable[[], object], progress: Progress) -> None:
-    """Run an executor, and stop it where one of its processes dies: its pool would wait for that one for ever."""
-    multiprocess = importlib.import_module("multiprocess")
-    with _interrupts_ignored():
-        importlib.import_module("multiprocess.forkserver").ensure_running()
-    crash: list[BaseException] = []
+def _run_ranks(job: Job, stage: Stage, ranks: int, progress: Progress) -> None:
+    """Each rank of a stage in a process of its own; all of them end with this block.
 
-    def target() -> None:
-        try:
-            run()
-        except BaseException as error:  # noqa: BLE001 (raised again below, in the thread that was asked)
-            crash.append(error)
-
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    pids: set[int] = set()
-    try:
-        while thread.is_alive():
-            thread.join(0.3)
+    Raises:
+        DataError: a process died.
+    """
+    directory = str(job.directory.resolve())
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(_rank_process(directory, stage.name, rank, ranks)) for rank in range(ranks)]
+        running = True
+        while running:
+            time.sleep(_POLL_SECONDS)
+            codes = [process.poll() for process in processes]
+            running = None in codes
             left, total = todo(job, stage)
             progress(stage.verb, total - len(left), total)
-            now = {child.pid for child in multiprocess.active_children()}
-            if left and pids - now:
-                # At the end of its work, with or without an error, the pool ends its processes too.
-                thread.join(3.0)
-                _check_alive(thread, job, stage)
-            pids |= now
-    except BaseException:
-        _abandon_pools()
-        for child in multiprocess.active_children():
-            child.kill()
-        raise
-    if crash:
-        raise crash[0]
-
-
-def _abandon_pools() -> None:
-    """Let pools go whose workers are to be killed.
-
-    A process that dies may hold the lock of the queue that a pool gives its orders to, and a pool waits for that lock
-    when the interpreter ends: for ever. So it must not start new workers, and not be tidied up.
-    """
-    registry: dict[Any, Any] = importlib.import_module("multiprocess.util")._finalizer_registry  # noqa: SLF001
-    for finalizer in list(registry.values()):
-        callback = getattr(finalizer, "_callback", None)
-        if getattr(callback, "__name__", "") != "_terminate_pool":
-            continue
-        pool = finalizer._weakref()  # noqa: SLF001
-        if pool is not None:
-            pool._worker_handler._state = "TERMINATE"  # noqa: SLF001
-            pool._change_notifier.put(None)  # noqa: SLF001
-            pool._worker_handler.join(10.0)  # noqa: SLF001
-        finalizer.cancel()
+            if any(codes) and not failures(job, stage.name):
+                raise DataError(
+                    f"a worker died while it was {stage.verb}",
+                    where=str(job.directory),
+                    fix="give the same command again: it goes on where it stopped; fewer --workers need less memory",
+                )
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Generator[None]:
-    """Processes that are started here ignore Ctrl-C, which reaches all of a terminal: this one decides."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _rank_process(directory: str, stage: str, rank: int, ranks: int) -> Generator[subprocess.Popen[bytes]]:
+    """A process with a session of its own, so that Ctrl-C reaches only this one, and what it starts ends with it."""
+    command = [sys.executable, "-m", "vitruvius.data.job.datatrove_rank", directory, stage, str(rank), str(ranks)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 (our own module)
     try:
-        yield
+        yield process
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-
-
-def _check_alive(thread: threading.Thread, job: Job, stage: Stage) -> None:
-    if thread.is_alive() and not failures(job, stage.name):
-        raise DataError(
-            f"a worker died while it was {stage.verb}",
-            where=str(job.directory),
-            fix="give the same command again: it goes on where it stopped; fewer --workers need less memory",
-        )
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def _wait(job: Job, stage: Stage, job_id: str, *, progress: Progress, poll_seconds: float) -> None:
