@@ -25,7 +25,7 @@ from vitruvius.data.reading.corpora import standard_library_sources
 from vitruvius.nn import build
 from vitruvius.spec import Architecture, from_plain
 from vitruvius.training import TrainConfig
-from vitruvius.training.config import ensure
+from vitruvius.training.checking import ensure
 from vitruvius.training.objectives import make_objective
 from vitruvius.training.optim import make_optimizer
 from vitruvius.training.schedules import learning_rate

@@ -18,7 +18,7 @@ from vitruvius.data.packing.batches import Batch
 from vitruvius.nn import build
 from vitruvius.spec import preset
 from vitruvius.training import TrainConfig
-from vitruvius.training.config import ensure
+from vitruvius.training.checking import ensure
 from vitruvius.training.objectives import make_objective
 from vitruvius.training.optim import make_optimizer
 from vitruvius.training.schedules import learning_rate

@@ -17,7 +17,8 @@ from vitruvius.runs import RunReader
 from vitruvius.spec import preset
 from vitruvius.spec.shrink import shrink
 from vitruvius.training import TrainConfig, resume
-from vitruvius.training.config import CurriculumStage, ensure
+from vitruvius.training.checking import ensure
+from vitruvius.training.config import CurriculumStage
 from vitruvius.training.objectives import make_objective
 from vitruvius.training.stopping import StopRequest
 

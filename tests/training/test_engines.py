@@ -20,7 +20,7 @@ from vitruvius.data import Batch
 from vitruvius.errors import SpecError, UsageError
 from vitruvius.runs import RunReader
 from vitruvius.training import TrainConfig, resume, train
-from vitruvius.training.config import ensure
+from vitruvius.training.checking import ensure
 from vitruvius.training.engines import LocalEngine, joined
 from vitruvius.training.launch import VARIABLES, Launch, agreed_launch, ensure_divides, launched, speaks_here
 from vitruvius.training.settings import EngineSettings
@@ -298,7 +298,7 @@ def test_a_backend_that_the_device_does_not_have_is_refused(dense):
 
 
 def test_the_number_of_processes_is_no_part_of_what_a_checkpoint_belongs_to(dense):
-    from vitruvius.training.config import config_hash
+    from vitruvius.training.checking import config_hash
 
     config = ensure(TrainConfig(), dense)
     ddp = replace(config, engine=EngineSettings(kind="ddp", backend="gloo", timeout=5))

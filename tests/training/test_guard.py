@@ -13,7 +13,7 @@ from vitruvius.errors import RunError, SpecError
 from vitruvius.nn import Model
 from vitruvius.runs import RunReader
 from vitruvius.training import TrainConfig, resume
-from vitruvius.training.config import from_plain
+from vitruvius.training.checking import from_plain
 from vitruvius.training.guarding.judge import Judge, deviations
 from vitruvius.training.settings import Guard
 from vitruvius.training.stopping import StopRequest

@@ -18,7 +18,7 @@ from vitruvius.runs.checkpoints import tokenizer_path
 from vitruvius.spec import from_plain, preset
 from vitruvius.training import TrainConfig, resume, train
 from vitruvius.training import checkpoint as checkpoints
-from vitruvius.training.config import ensure
+from vitruvius.training.checking import ensure
 from vitruvius.training.evaluate import Validation
 from vitruvius.training.loop import chained
 from vitruvius.training.objectives import CausalLM, make_objective

@@ -11,7 +11,8 @@ from vitruvius.errors import SpecError, UsageError
 from vitruvius.inference import Generation, Sampler, fill
 from vitruvius.nn import build
 from vitruvius.spec import read_text
-from vitruvius.training.config import TrainConfig, ensure
+from vitruvius.training.checking import ensure
+from vitruvius.training.config import TrainConfig
 from vitruvius.training.objectives import OBJECTIVES, make_objective
 
 CPU = torch.device("cpu")

@@ -9,7 +9,8 @@ import pytest
 from vitruvius.errors import SpecError
 from vitruvius.spec import preset
 from vitruvius.training import TrainConfig
-from vitruvius.training.config import config_hash, ensure, from_plain, resolved, to_plain
+from vitruvius.training.checking import config_hash, ensure, from_plain
+from vitruvius.training.config import resolved, to_plain
 from vitruvius.training.schedules import learning_rate
 
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.errors import CorruptCheckpointError, RunError
 from vitruvius.nn.weights import load_weights, read_tensors, weights_of, write_tensors
 from vitruvius.runs import Checkpoint
 from vitruvius.runs.checkpoints import MODEL_FILE, NO_ROOM, OPTIMIZER_FILE, STATE_FILE, no_room, prune, require_room
 from vitruvius.runs.files import read_json, write_json
-from vitruvius.runs.shapes import COUNT, NUMBER, TEXT, Shape, first_misfit
+from vitruvius.runs.shapes import COUNT, MAPPING, NUMBER, TEXT, Shape, first_misfit
 from vitruvius.training.determinism import random_state, restore_random_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
     from vitruvius.nn import Model
     from vitruvius.runs import RunFolder
+    from vitruvius.training.companions import Companion
     from vitruvius.training.master import MasterOptimizer
 
-STATE_SCHEMA = "vitruvius.checkpoint/2"
+STATE_SCHEMA = "vitruvius.checkpoint/3"
 _SLACK = 1 << 20
 """Room for headers, state and manifest beside the tensors."""
 _ANOTHER = "use another checkpoint, or copy this one again"
@@ -35,6 +36,7 @@ _STATE: Shape = {
     "lr_factor": NUMBER,
     "retries": COUNT,
     "random": {"cpu": TEXT, "cuda": [TEXT]},
+    "companions": MAPPING,
 }
 """What `state.json` holds besides its schema."""
 
@@ -58,22 +60,33 @@ class TrainState:
 
 
 def save(
-    run: RunFolder, state: TrainState, model: Model, optimizer: MasterOptimizer, *, belongs_to: str, keep: int
+    run: RunFolder,
+    state: TrainState,
+    model: Model,
+    optimizer: MasterOptimizer,
+    *,
+    belongs_to: str,
+    keep: int,
+    companions: Sequence[Companion] = (),
 ) -> Checkpoint:
     """Write `checkpoints/step-N`, verify it, and only then let older ones go.
 
-    belongs_to: hash of config, spec and data. Raises RunError with bytes needed and free when it does not fit,
-    CorruptCheckpointError when what was read back is not what was written; older checkpoints are intact either way.
+    belongs_to: hash of config, spec and data. A companion's tensors stand in a file of its name.
+    Raises RunError with bytes needed and free when it does not fit, CorruptCheckpointError when what was read back is
+    not what was written; older checkpoints are intact either way.
     """
     folder = run.path / "checkpoints"
     weights, moments = weights_of(model), optimizer.tensors()
-    needed = _bytes(weights.values()) + _bytes(moments.values()) + _SLACK
+    kept = {companion.name: tensors for companion in companions if (tensors := companion.tensors())}
+    needed = sum(_bytes(each.values()) for each in (weights, moments, *kept.values())) + _SLACK
     require_room(folder, needed)
     try:
         with run.checkpoint(state.step) as partial:
             write_tensors(partial / MODEL_FILE, weights)
             write_tensors(partial / OPTIMIZER_FILE, moments)
-            write_json(partial / STATE_FILE, _state_data(state, belongs_to))
+            for name, tensors in kept.items():
+                write_tensors(partial / f"{name}.safetensors", tensors)
+            write_json(partial / STATE_FILE, _state_data(state, belongs_to, companions))
     except OSError as error:
         if error.errno in NO_ROOM:
             raise no_room(folder, needed) from None
@@ -84,8 +97,15 @@ def save(
     return checkpoint
 
 
-def restore(checkpoint: Checkpoint, model: Model, optimizer: MasterOptimizer, *, belongs_to: str) -> TrainState:
-    """Put a verified checkpoint's state into the model, the optimizer and torch, and return how far it is.
+def restore(
+    checkpoint: Checkpoint,
+    model: Model,
+    optimizer: MasterOptimizer,
+    *,
+    belongs_to: str,
+    companions: Sequence[Companion] = (),
+) -> TrainState:
+    """Put a verified checkpoint's state into the model, the optimizer, the companions and torch; how far it is.
 
     Raises RunError when it belongs to another run or does not fit the model.
     """
@@ -104,11 +124,26 @@ def restore(checkpoint: Checkpoint, model: Model, optimizer: MasterOptimizer, *,
     except (ValueError, RuntimeError) as error:
         what = f"the random state is damaged: {error}"
         raise CorruptCheckpointError(what, where=str(path), fix=_ANOTHER) from None
+    for companion in companions:
+        _restore_companion(companion, checkpoint, data["companions"].get(companion.name))
     kept = ("step", "tokens", "sample_digest", "batches", "lr_factor", "retries")
     return TrainState(**{name: data[name] for name in kept})
 
 
-def _state_data(state: TrainState, belongs_to: str) -> dict[str, Any]:
+def _restore_companion(companion: Companion, checkpoint: Checkpoint, state: object) -> None:
+    path, file = checkpoint.path / STATE_FILE, checkpoint.path / f"{companion.name}.safetensors"
+    if not isinstance(state, dict):
+        what = f"the state of {companion.name} is missing"
+        raise CorruptCheckpointError(what, where=str(path), fix=_ANOTHER)
+    try:
+        companion.restore(cast("dict[str, Any]", state))
+        companion.load_tensors(read_tensors(file) if file.exists() else {})
+    except (ValueError, TypeError, KeyError) as error:
+        what = f"the state of {companion.name} is damaged: {error}"
+        raise CorruptCheckpointError(what, where=str(path), fix=_ANOTHER) from None
+
+
+def _state_data(state: TrainState, belongs_to: str, companions: Sequence[Companion]) -> dict[str, Any]:
     return {
         "schema": STATE_SCHEMA,
         "step": state.step,
@@ -119,6 +154,7 @@ def _state_data(state: TrainState, belongs_to: str) -> dict[str, Any]:
         "retries": state.retries,
         "belongs_to": belongs_to,
         "random": random_state(),
+        "companions": {companion.name: companion.state() for companion in companions},
     }
 
 

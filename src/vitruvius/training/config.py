@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from vitruvius.errors import Finding, SpecError
-from vitruvius.spec.reporting import did_you_mean, listed
-from vitruvius.training.settings import SECTIONS, EngineSettings, Guard, Loader, Recovery, Samples, Watch
+from vitruvius.training.settings import EngineSettings, Guard, Loader, Recovery, Samples, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pydantic import TypeAdapter
-
     from vitruvius.data import PackedBatches, TokenShards
     from vitruvius.spec import Architecture
 
@@ -179,13 +170,13 @@ def resolved(config: TrainConfig, architecture: Architecture) -> TrainConfig:
         if objective == "masked-lm" and config.mask_token is None
         else config.mask_token,
         warmup=warmup,
-        curriculum=tuple(replace(stage, until=_steps_until(stage, steps)) for stage in config.curriculum),
+        curriculum=tuple(replace(stage, until=steps_until(stage, steps)) for stage in config.curriculum),
         checkpoint_every=config.checkpoint_every or min(1000, max(10, steps // 10)),
         eval_every=max(10, steps // 10) if config.eval_every is None else config.eval_every,
     )
 
 
-def _steps_until(stage: CurriculumStage, steps: int) -> int:
+def steps_until(stage: CurriculumStage, steps: int) -> int:
     """The number of steps after which a stage ends; of a share, the nearest."""
     return stage.until if isinstance(stage.until, int) else max(1, round(stage.until * steps))
 
@@ -195,90 +186,6 @@ def natural_objective(architecture: Architecture) -> Literal["causal-lm", "maske
     if architecture.encoder is not None:
         return "continuation"
     return "causal-lm" if architecture.head.causal else "masked-lm"
-
-
-def _objective_findings(config: TrainConfig, architecture: Architecture) -> Iterator[Finding]:
-    natural, chosen = natural_objective(architecture), config.objective
-    fits = {"causal-lm": {"causal-lm", "prefix-lm"}}.get(natural, {natural})
-    if chosen is not None and chosen not in fits:
-        what = f"{chosen} does not fit {architecture.name}, which is made for {natural}"
-        yield Finding(path="train.objective", what=what, fix=f"use {' or '.join(sorted(fits))}")
-    if chosen == "prefix-lm" and not any(
-        getattr(block.mixer, "prefix", "masked") == "open" for block in architecture.blocks.values()
-    ):
-        what = "no mixer reads its prefix in both directions"
-        fix = "set prefix: open in a mixer, or use objective: causal-lm"
-        yield Finding(path="train.objective", what=what, fix=fix)
-    if config.mask_token is not None and config.mask_token >= architecture.vocab_size:
-        what = f"id {config.mask_token:,} is outside the vocabulary of {architecture.vocab_size:,}"
-        yield Finding(path="train.mask_token", what=what, fix=f"use at most {architecture.vocab_size - 1:,}")
-
-
-def _data_findings(config: TrainConfig, context: int | None) -> Iterator[Finding]:
-    if config.mix is not None and not any(config.mix.values()):
-        what = "no source has a weight above 0" if config.mix else "no source is named"
-        yield Finding(path="train.mix", what=what, fix="write the weight of each source: mix: {web: 0.7, code: 0.3}")
-    if config.curriculum and config.packing == "by-length":
-        what = "the rows of by-length have lengths of their own, which no stage can cut"
-        yield Finding(path="train.curriculum", what=what, fix="leave the curriculum out, or use packing: best-fit")
-        return
-    before = 0
-    for number, stage in enumerate(config.curriculum):
-        path, end = f"train.curriculum.{number}", _steps_until(stage, config.steps)
-        if context is not None and context % stage.context:
-            what = f"samples of {context:,} tokens cannot be cut into equal pieces of {stage.context:,}"
-            yield Finding(path=f"{path}.context", what=what, fix=f"use a length that divides {context:,}")
-        if end <= before:
-            what = f"the stage ends at step {end:,}, and the one before it at step {before:,}"
-            yield Finding(path=f"{path}.until", what=what, fix="let each stage end later than the one before")
-        elif end > config.steps:
-            what = f"the stage ends at step {end:,}, and the run has {config.steps:,}"
-            yield Finding(path=f"{path}.until", what=what, fix=f"use at most {config.steps:,}, or a share below 1")
-        before = max(before, end)
-
-
-def _packing_findings(config: TrainConfig, architecture: Architecture) -> Iterator[Finding]:
-    """Padding at the end of a sample is seen by nobody when attention is causal or documents are kept apart."""
-    objective = config.objective or natural_objective(architecture)
-    if config.packing == "stream":
-        return
-    if objective in {"prefix-lm", "continuation"}:
-        what = f"{objective} reads a sample as one text, and samples of {config.packing} end in padding"
-        yield Finding(path="train.packing", what=what, fix="use packing: stream")
-    elif objective == "masked-lm" and config.documents == "joined":
-        what = f"with documents: joined, every token would see the padding of {config.packing}"
-        yield Finding(path="train.packing", what=what, fix="use documents: separate, or packing: stream")
-
-
-def findings(config: TrainConfig, architecture: Architecture | None = None) -> list[Finding]:
-    """What does not go together in a config, and with the architecture when it is given."""
-    found: list[Finding] = []
-    if config.batch % config.accumulate:
-        divisors = [n for n in range(1, config.batch + 1) if config.batch % n == 0]
-        found.append(
-            Finding(
-                path="train.accumulate",
-                what=f"{config.accumulate} does not divide batch={config.batch}",
-                fix=f"use one of {listed(map(str, divisors))}",
-            )
-        )
-    if config.warmup is not None and config.warmup >= config.steps > 1:
-        what = f"the learning rate would rise for {config.warmup:,} steps, and the run has {config.steps:,}"
-        found.append(Finding(path="train.warmup", what=what, fix="use fewer warm-up steps, or more steps"))
-    if config.muon_lr is not None and config.optimizer != "muon":
-        what = f"a learning rate for Muon, and the optimizer is {config.optimizer}"
-        found.append(Finding(path="train.muon_lr", what=what, fix="add optimizer: muon, or leave muon_lr out"))
-    found += _data_findings(config, config.context or (None if architecture is None else architecture.context))
-    if architecture is not None:
-        found += _objective_findings(config, architecture)
-        found += _packing_findings(config, architecture)
-    for name in SECTIONS:
-        found += getattr(config, name).findings(config, architecture)
-    if architecture is not None and config.context is not None and config.context > architecture.context:
-        what = f"{config.context:,} tokens are more than the architecture's context={architecture.context:,}"
-        fix = f"use at most {architecture.context:,}, or raise it in the spec: --set context={config.context}"
-        found.append(Finding(path="train.context", what=what, fix=fix))
-    return found
 
 
 def batches_of(shards: TokenShards, config: TrainConfig) -> PackedBatches:
@@ -298,7 +205,7 @@ def batches_of(shards: TokenShards, config: TrainConfig) -> PackedBatches:
         packing=config.packing,
         mix=config.mix,
         curriculum=[
-            Stage(until=_steps_until(stage, config.steps), context=stage.context) for stage in config.curriculum
+            Stage(until=steps_until(stage, config.steps), context=stage.context) for stage in config.curriculum
         ],
     )
 
@@ -314,96 +221,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in cast("list[Any]", value)]
     return value
-
-
-def from_plain(plain: dict[str, Any]) -> TrainConfig:
-    """The config that plain data means, checked by itself.
-
-    Raises SpecError with a finding for every key that is unknown and every value that is wrong; their paths start
-    with `train.`.
-    """
-    from pydantic import ValidationError
-
-    try:
-        config = _adapter().validate_json(json.dumps(plain, allow_nan=True))
-    except ValidationError as error:
-        by_path: dict[str, Finding] = {}
-        for entry in error.errors():
-            finding = _explain(entry)
-            by_path.setdefault(finding.path, finding)
-        raise SpecError(list(by_path.values())) from None
-    found = findings(config)
-    if found:
-        raise SpecError(found)
-    return config
-
-
-def ensure(config: TrainConfig, architecture: Architecture) -> TrainConfig:
-    """Check a config that was built in Python and fill in its defaults.
-
-    Raises SpecError with every finding.
-    """
-    checked = from_plain(to_plain(config))
-    found = findings(checked, architecture)
-    if found:
-        raise SpecError(found)
-    return resolved(checked, architecture)
-
-
-def config_hash(config: TrainConfig, spec: dict[str, Any], fingerprint: str) -> str:
-    """SHA-256 over everything that decides what a run computes; a checkpoint belongs to one such hash."""
-    # What is computed twice comes out the same, so that it has no part in it.
-    without = _WITHOUT_EFFECT | {name for name, section in SECTIONS.items() if section.effect == "none"}
-    settings = {name: value for name, value in to_plain(config).items() if name not in without}
-    text = json.dumps([settings, spec, fingerprint], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-_WITHOUT_EFFECT = {"checkpointing", "memory_check", "data_check"}
-"""Settings that change how much memory a run takes or what it looks at first, and nothing that it computes."""
-
-
-@cache
-def _adapter() -> TypeAdapter[TrainConfig]:
-    from pydantic import TypeAdapter as Adapter
-
-    return Adapter(TrainConfig)
-
-
-_TAGS = {"function-after", "constrained-int", "constrained-float", "int", "float"}
-"""What pydantic puts into the path of a value that may be of several types."""
-_BOUNDS = {"greater_than": ("gt", "above"), "greater_than_equal": ("ge", "from"), "less_than": ("lt", "below")}
-_BOUNDS |= {"less_than_equal": ("le", "at most")}
-_TYPES = {"int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number"}
-_TYPES |= {"string_type": "text", "tuple_type": "a list", "finite_number": "a finite number"}
-_TYPES |= {"too_short": "a list of two numbers", "too_long": "a list of two numbers", "missing": "two numbers"}
-_TYPES |= {"dict_type": "a mapping", "dataclass_type": "a mapping"}
-
-
-def _explain(entry: Any) -> Finding:
-    """One of pydantic's errors in our words."""
-    keys = [str(key) for key in entry["loc"] if key not in _TAGS]
-    kind, context = entry["type"], entry.get("ctx", {})
-    in_stage = keys[0] == "curriculum"
-    owner = CurriculumStage if in_stage else SECTIONS.get(keys[0], TrainConfig) if len(keys) > 1 else TrainConfig
-    if kind == "missing" and in_stage:
-        path = ".".join(["train", *keys])
-        return Finding(path=path, what=f"{keys[-1]} is missing", fix="write both: {until: 0.3, context: 512}")
-    if kind == "missing":  # the second of two numbers: the pair is what is wrong
-        keys = keys[:-1]
-    path = ".".join(["train", *keys])
-    known = [f.name for f in fields(owner)]
-    if kind in {"unexpected_keyword_argument", "extra_forbidden"}:
-        key = keys[-1]
-        fix = did_you_mean(key, known) or f"the settings are {listed(known, limit=40)}"
-        return Finding(path=path, what=f"there is no setting {key!r}", fix=fix)
-    shown = json.dumps(entry.get("input"), ensure_ascii=False, default=str)[:40]
-    if kind == "literal_error":
-        return Finding(path=path, what=f"{shown} is not one of the choices", fix=f"use {context['expected']}")
-    if kind in _BOUNDS:
-        name, word = _BOUNDS[kind]
-        return Finding(path=path, what=f"{shown} is out of range", fix=f"use a number {word} {context[name]:g}")
-    due = _TYPES.get(kind)
-    if due is None:
-        return Finding(path=path, what=f"{shown}: {entry['msg'].lower()}", fix="see docs/training.md")
-    return Finding(path=path, what=f"{shown} where {due} is due", fix=f"write {due}")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vitruvius.data import Batch, PackedBatches
     from vitruvius.nn import Model
     from vitruvius.runs import RunFolder
+    from vitruvius.training.companions import Companion
     from vitruvius.training.config import TrainConfig
     from vitruvius.training.engines import Engine
     from vitruvius.training.evaluate import Score, Validation
@@ -93,6 +94,7 @@ class Trainer:
         device: torch.device,
         belongs_to: str,
         observers: Sequence[Observer] = (),
+        companions: Sequence[Companion] = (),
         engine: Engine | None = None,
     ) -> None:
         self.config = config
@@ -109,6 +111,7 @@ class Trainer:
             config=config, model=model, optimizer=optimizer, objective=objective, device=device, engine=self.engine
         )
         self.observers = tuple(observers)
+        self.companions = tuple(companions)
         self.judge = Judge(config.guard)
         self.state = TrainState()
         self.last_row: dict[str, Any] | None = None
@@ -119,7 +122,9 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a verified checkpoint."""
-        self.state = restore(checkpoint, self.model, self.optimizer, belongs_to=self.belongs_to)
+        self.state = restore(
+            checkpoint, self.model, self.optimizer, belongs_to=self.belongs_to, companions=self.companions
+        )
         self.judge.remember(row for row in self.run.reader.metrics() if row["step"] <= self.state.step)
 
     def train(self, stop: StopRequest, listener: Listener) -> bool:
@@ -131,8 +136,8 @@ class Trainer:
         listener.started(step=self.state.step, steps=self.config.steps)
         self.model.train()
         after_step(self.model)
-        for observer in self.observers:
-            observer.started(self)
+        for one in (*self.companions, *self.observers):
+            one.started(self)
         try:
             while self.state.step < self.config.steps and not self.engine.agree_to_stop(stop):
                 if not self._step(stop, listener):
@@ -151,9 +156,16 @@ class Trainer:
         """Write a checkpoint of the state as it is; of several processes, all of which have it, the main one does."""
         same = "train on machines of one kind; a bit that flipped in memory does this too"
         self.engine.ensure_alike(lambda: digest_of(weights_of(self.model)), what="the weights", fix=same)
-        run, keep = self.run, self.config.keep
         self.engine.on_main(
-            lambda: save(run, self.state, self.model, self.optimizer, belongs_to=self.belongs_to, keep=keep)
+            lambda: save(
+                self.run,
+                self.state,
+                self.model,
+                self.optimizer,
+                belongs_to=self.belongs_to,
+                keep=self.config.keep,
+                companions=self.companions,
+            )
         )
         return self._checkpoint(self.state.step)
 
@@ -203,6 +215,8 @@ class Trainer:
             "tokens_per_second": tokens / seconds,
             **extra,
         }
+        for companion in self.companions:
+            row |= companion.after(self.state.step, row)
         self.run.metric(**row)
         self.last_row = row
         if update.verdict in {"apply", "note"}:
@@ -216,6 +230,8 @@ class Trainer:
         None, with nothing changed, when asked to stop meanwhile.
         """
         step = self.state.step + 1
+        for companion in self.companions:
+            companion.before(step)
         for observer in self.observers:
             observer.before(step, batch)
         gathered = self.updater.gradients(batch, stop)

@@ -23,7 +23,9 @@ from vitruvius.spec.reading import locate
 from vitruvius.spec.reporting import did_you_mean, listed
 from vitruvius.spec.source import load, parse_text
 from vitruvius.spec.tree import Mark, Node, node_at, to_plain, tree_of, with_value
-from vitruvius.training.config import TrainConfig, findings, from_plain, resolved
+from vitruvius.training.checking import from_plain
+from vitruvius.training.config import TrainConfig, resolved
+from vitruvius.training.rules import findings
 from vitruvius.training.settings import SECTIONS as SECTION_NAMES
 
 if TYPE_CHECKING:

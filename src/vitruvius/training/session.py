@@ -5,47 +5,39 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from vitruvius.data import TokenShards, read_index, use_of
-from vitruvius.errors import DataError, RunError, UsageError
-from vitruvius.nn import build
+from vitruvius.data import TokenShards, read_index
+from vitruvius.errors import RunError
 from vitruvius.nn.ops import keep_freed_memory
-from vitruvius.nn.weights import copy_weights, tables_that_grow
+from vitruvius.nn.weights import copy_weights
 from vitruvius.runs import RunFolder, RunReader
 from vitruvius.runs.checkpoints import TOKENIZER_FILE
 from vitruvius.runs.files import sync_file
 from vitruvius.spec import ensure as ensure_architecture
 from vitruvius.spec import from_plain, to_data, to_yaml
-from vitruvius.training.config import TrainConfig, batches_of, config_hash, ensure, to_plain
-from vitruvius.training.config import from_plain as config_from_plain
+from vitruvius.training.checking import ensure
+from vitruvius.training.checking import from_plain as config_from_plain
+from vitruvius.training.config import TrainConfig, to_plain
 from vitruvius.training.determinism import deterministic
 from vitruvius.training.engines import held, joined
-from vitruvius.training.evaluate import Validation
 from vitruvius.training.going_on import note_changes, restore_newest
-from vitruvius.training.launch import as_launched, ensure_divides
-from vitruvius.training.loop import Listener, Trainer
-from vitruvius.training.objectives import make_objective
-from vitruvius.training.optim import make_optimizer
+from vitruvius.training.launch import as_launched
+from vitruvius.training.parts import Parts, data_record, ensure_fits, open_data, parts_of, settled
 from vitruvius.training.progress import Silent
-from vitruvius.training.room import ensure_room, room_here
 from vitruvius.training.stopping import StopRequest
-from vitruvius.training.watching import Watcher, require_sinks, with_sinks
+from vitruvius.training.watching import with_sinks
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from vitruvius.data import PackedBatches
     from vitruvius.nn import Model
     from vitruvius.runs import Checkpoint
     from vitruvius.spec import Architecture
     from vitruvius.training.engines import Engine
-    from vitruvius.training.objectives import Objective
-    from vitruvius.training.observing import Observer
+    from vitruvius.training.loop import Listener, Trainer
 
 RESULT_SCHEMA = "vitruvius.train/1"
 
@@ -142,17 +134,17 @@ def _new_run(
     spec_text: str | None,
     command: Sequence[str],
     listener: Listener,
-) -> Generator[tuple[RunFolder, _Parts]]:
+) -> Generator[tuple[RunFolder, Parts]]:
     """A run folder made anew, and all else that training takes; whatever is wrong with it is found before."""
     ensure_architecture(architecture)
-    config = _settled(ensure(config or TrainConfig(), architecture))
+    config = settled(ensure(config or TrainConfig(), architecture))
     with joined(config.engine, device=config.device) as engine:
         listener = _heard(listener, engine)
         engine.on_main(lambda: _refuse_existing(Path(out)))
-        _ensure_room(architecture, config, listener, engine)
-        shards = _open_data(data, architecture, config, listener)
+        ensure_fits(architecture, config, listener, engine)
+        shards = open_data(data, architecture, config, listener)
         with deterministic(seed=config.seed, threads=config.threads):
-            parts = _parts(architecture, config, shards, listener, engine)
+            parts = parts_of(architecture, config, shards, listener, engine)
             with held(
                 engine,
                 out,
@@ -162,7 +154,7 @@ def _new_run(
                     config={"train": to_plain(config)},
                     spec_text=to_yaml(architecture) if spec_text is None else spec_text,
                     spec=to_data(architecture),
-                    data=_data_record(shards, parts),
+                    data=data_record(shards, parts),
                 ),
             ) as run:
                 engine.on_main(lambda: _copy_tokenizer(shards, run.path))
@@ -197,9 +189,9 @@ def resume(
         held(engine, run, lambda: RunFolder.open(run)) as folder,
     ):
         listener = _heard(listener or Silent(), engine)
-        _ensure_room(architecture, config, listener, engine)
+        ensure_fits(architecture, config, listener, engine)
         known = _recorded(reader, record, "data", "fingerprint")
-        shards = _open_data(data or str(_recorded(reader, record, "data", "path")), architecture, config, listener)
+        shards = open_data(data or str(_recorded(reader, record, "data", "path")), architecture, config, listener)
         if shards.fingerprint != known:
             raise RunError(
                 "the data is not the data that this run was trained on (fingerprint)",
@@ -208,77 +200,11 @@ def resume(
             )
         note_changes(record["environment"], listener)
         with deterministic(seed=config.seed, threads=config.threads):
-            trainer = _parts(architecture, config, shards, listener, engine).trainer(folder)
+            trainer = parts_of(architecture, config, shards, listener, engine).trainer(folder)
             restore_newest(folder, trainer, listener)
             folder.truncate_metrics(after_step=trainer.state.step)
             folder.resume()
             return _run(folder, trainer, listener, stop or StopRequest())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """What a trainer is made of, new or resumed: everything but the folder that it writes to."""
-
-    config: TrainConfig
-    model: Model
-    objective: Objective
-    batches: PackedBatches
-    validation: Validation | None
-    belongs_to: str
-    observers: tuple[Observer, ...]
-    engine: Engine
-
-    def trainer(self, run: RunFolder) -> Trainer:
-        """The trainer, at step 0."""
-        return Trainer(
-            config=self.config,
-            model=self.model,
-            optimizer=make_optimizer(self.model, self.config),
-            objective=self.objective,
-            batches=self.batches,
-            validation=self.validation,
-            run=run,
-            device=torch.device(self.config.device),
-            belongs_to=self.belongs_to,
-            observers=self.observers,
-            engine=self.engine,
-        )
-
-
-def _parts(
-    architecture: Architecture, config: TrainConfig, shards: TokenShards, listener: Listener, engine: Engine
-) -> _Parts:
-    """Cut the data and build the model; whatever is wrong with either is found here, before a folder is made."""
-    require_sinks(config.watch)
-    ensure_divides(config, engine.ranks)
-    belongs_to = config_hash(config, to_data(architecture), shards.fingerprint)
-    alike = "give every process the same command, data and version; set train.threads where machines differ"
-    engine.ensure_alike(lambda: belongs_to, what="data, spec or settings", fix=alike)
-    objective = make_objective(config)
-    batches = batches_of(shards, config)
-    for line in use_of(batches, steps=config.steps).lines():
-        listener.note(line)
-    return _Parts(
-        config=config,
-        batches=batches,
-        validation=_validation(config, shards, objective, listener, engine),
-        objective=objective,
-        model=_model(architecture, config),
-        belongs_to=belongs_to,
-        observers=(Watcher(config.watch, listener.note),) if engine.is_main else (),
-        engine=engine,
-    )
-
-
-def _validation(
-    config: TrainConfig, shards: TokenShards, objective: Objective, listener: Listener, engine: Engine
-) -> Validation | None:
-    entry = read_index(shards.directory)["splits"]["validation"]
-    if entry["documents"] == 0 or entry["tokens"] < 2:
-        listener.note("no text is held out, so there is no validation loss (see `data prepare --held-out`)")
-        return None
-    held_out = TokenShards.open(shards.directory, "validation", verify=config.data_check)
-    return Validation(held_out, config, objective, torch.device(config.device), engine)
 
 
 def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest) -> TrainResult:
@@ -334,66 +260,6 @@ def _recording_failure(run: RunFolder, trainer: Trainer) -> Generator[None]:
         raise
 
 
-def _settled(config: TrainConfig) -> TrainConfig:
-    """The config with what follows from the machine written out: device and threads."""
-    has_cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not has_cuda:
-        raise UsageError(
-            "this torch sees no CUDA device", where="train.device", fix="use device: cpu, or install torch for CUDA"
-        )
-    device = ("cuda" if has_cuda else "cpu") if config.device == "auto" else config.device
-    return replace(config, device=device, threads=config.threads or torch.get_num_threads())
-
-
-def _model(architecture: Architecture, config: TrainConfig) -> Model:
-    model = build(architecture, dtype=config.dtype, seed=config.seed)
-    # Growing replaces a parameter, so tables grow before the optimizer takes hold of them.
-    for table in tables_that_grow(model).values():
-        table.grow(config.context)
-    model = model.to(torch.device(config.device))
-    model.checkpointing = config.checkpointing
-    if config.compile == "default":
-        model.loss = torch.compile(model.loss)  # pyright: ignore[reportAttributeAccessIssue]
-    return model
-
-
-def _open_data(data: Path | str, architecture: Architecture, config: TrainConfig, listener: Listener) -> TokenShards:
-    shards = TokenShards.open(data, "train", verify=config.data_check)
-    if shards.vocab_size > architecture.vocab_size:
-        raise DataError(
-            f"the data's vocabulary has {shards.vocab_size:,} tokens, the architecture's vocab_size is "
-            f"{architecture.vocab_size:,}",
-            where=str(data),
-            fix=f"--set vocab_size={shards.vocab_size}, or prepare the data with --vocab {architecture.vocab_size}",
-        )
-    mask = config.mask_token
-    if config.objective == "masked-lm" and mask is not None and mask < shards.vocab_size:
-        raise UsageError(
-            f"id {mask:,} is to hide tokens, and stands for one in the data (ids 0 to {shards.vocab_size - 1:,})",
-            where="train.mask_token",
-            fix=f"--set vocab_size={shards.vocab_size + 1}, so that one id is free",
-        )
-    if shards.vocab_size < architecture.vocab_size:
-        listener.note(
-            f"the data uses {shards.vocab_size:,} of the architecture's {architecture.vocab_size:,} tokens; "
-            "the rest is never seen"
-        )
-    return shards
-
-
-def _data_record(shards: TokenShards, parts: _Parts) -> dict[str, Any]:
-    return {
-        "path": str(shards.directory.resolve()),
-        "fingerprint": shards.fingerprint,
-        "vocab_size": shards.vocab_size,
-        "eos": read_index(shards.directory)["eos"],
-        "eos_id": shards.eos_id,
-        "tokens": shards.tokens,
-        "documents": shards.documents,
-        "use": use_of(parts.batches, steps=parts.config.steps).to_dict(),
-    }
-
-
 def _copy_tokenizer(shards: TokenShards, run: Path) -> None:
     shards.tokenizer()  # raises where the file is not the one in the index
     source = shards.directory / read_index(shards.directory)["tokenizer"]["file"]
@@ -404,16 +270,6 @@ def _copy_tokenizer(shards: TokenShards, run: Path) -> None:
 def _heard(listener: Listener, engine: Engine) -> Listener:
     """One of several processes speaks."""
     return listener if engine.is_main else Silent()
-
-
-def _ensure_room(architecture: Architecture, config: TrainConfig, listener: Listener, engine: Engine) -> None:
-    """Each process has a share of the batch, and those of one machine share its memory."""
-    room = room_here(config.device)
-    if room is not None:
-        room = replace(room, size=room.size // engine.launch.local_ranks)
-    note = ensure_room(architecture, replace(config, batch=max(1, config.batch // engine.ranks)), room)
-    if note is not None:
-        listener.note(note)
 
 
 def _refuse_existing(out: Path) -> None:

@@ -12,7 +12,7 @@ from vitruvius.data import PrepareOptions, TokenShards, compare_packings, prepar
 from vitruvius.data.packing.plans import PACKINGS
 from vitruvius.spec.source import parse_text
 from vitruvius.spec.tree import to_plain
-from vitruvius.training.config import from_plain
+from vitruvius.training.checking import from_plain
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "data" / "packing.md").read_text(encoding="utf-8")
 

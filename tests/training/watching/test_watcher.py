@@ -16,7 +16,7 @@ from vitruvius.nn import build
 from vitruvius.runs import RunReader
 from vitruvius.spec import preset, preset_names, resolve, shrink
 from vitruvius.training import TrainConfig, resume
-from vitruvius.training.config import config_hash, ensure, from_plain
+from vitruvius.training.checking import config_hash, ensure, from_plain
 from vitruvius.training.objectives import make_objective
 from vitruvius.training.optim import make_optimizer
 from vitruvius.training.settings import Watch

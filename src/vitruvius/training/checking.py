@@ -1,0 +1,74 @@
+"""Settings from plain data, checked; and the hash that says which checkpoints belong to them. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from vitruvius.errors import SpecError
+from vitruvius.training.config import TrainConfig, resolved, to_plain
+from vitruvius.training.explaining import explain
+from vitruvius.training.rules import findings
+from vitruvius.training.settings import SECTIONS
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+    from vitruvius.errors import Finding
+    from vitruvius.spec import Architecture
+
+
+def from_plain(plain: dict[str, Any]) -> TrainConfig:
+    """The config that plain data means, checked by itself.
+
+    Raises SpecError with a finding for every key that is unknown and every value that is wrong; their paths start
+    with `train.`.
+    """
+    from pydantic import ValidationError
+
+    try:
+        config = _adapter().validate_json(json.dumps(plain, allow_nan=True))
+    except ValidationError as error:
+        by_path: dict[str, Finding] = {}
+        for entry in error.errors():
+            finding = explain(entry)
+            by_path.setdefault(finding.path, finding)
+        raise SpecError(list(by_path.values())) from None
+    found = findings(config)
+    if found:
+        raise SpecError(found)
+    return config
+
+
+def ensure(config: TrainConfig, architecture: Architecture) -> TrainConfig:
+    """Check a config that was built in Python and fill in its defaults.
+
+    Raises SpecError with every finding.
+    """
+    checked = from_plain(to_plain(config))
+    found = findings(checked, architecture)
+    if found:
+        raise SpecError(found)
+    return resolved(checked, architecture)
+
+
+def config_hash(config: TrainConfig, spec: dict[str, Any], fingerprint: str) -> str:
+    """SHA-256 over everything that decides what a run computes; a checkpoint belongs to one such hash."""
+    # What is computed twice comes out the same, so that it has no part in it.
+    without = _WITHOUT_EFFECT | {name for name, section in SECTIONS.items() if section.effect == "none"}
+    settings = {name: value for name, value in to_plain(config).items() if name not in without}
+    text = json.dumps([settings, spec, fingerprint], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+_WITHOUT_EFFECT = {"checkpointing", "memory_check", "data_check"}
+"""Settings that change how much memory a run takes or what it looks at first, and nothing that it computes."""
+
+
+@cache
+def _adapter() -> TypeAdapter[TrainConfig]:
+    from pydantic import TypeAdapter as Adapter
+
+    return Adapter(TrainConfig)
