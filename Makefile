@@ -6,6 +6,7 @@ VENV ?= .venv
 ARGS ?=
 SEED ?=
 EXAMPLES ?= 1000
+JOBS ?= 2
 
 PY := $(VENV)/bin/python
 BIN := $(VENV)/bin
@@ -28,15 +29,16 @@ help: ## say what there is
 	@echo "  PYTHON=python3.12  which Python makes $(VENV) (3.11 or newer)"
 	@echo "  PIP_ARGS=...       passed to pip: choose a torch build as https://pytorch.org/get-started shows"
 	@echo "  ARGS=...           passed to pytest: make test-fast ARGS='-k patterns'"
+	@echo "  JOBS=4             how many processes run the tests, each with one thread (2; 0: this one)"
 
 demo: install-run ## from one small file to generated text, in about five minutes
 	@$(BIN)/vitruvius demo --out demo
 
 test: install-dev ## every test that this machine can run; skips are listed with their reason
-	@$(PY) -m pytest -m "not gpu" $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not gpu" $(ARGS)
 
-test-fast: install-dev ## the tests without the slow, browser and server ones; under three minutes
-	@$(PY) -m pytest -m "not (gpu or slow or browser or server)" $(ARGS)
+test-fast: install-dev ## a few cases of every test but the slow, browser and server ones; under three minutes
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal --cases 3 -m "not (gpu or slow or browser or server)" $(ARGS)
 
 check: install-dev ## lints, formatting, types and the floors of the house
 	@$(BIN)/ruff check .

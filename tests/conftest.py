@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 
 # Before anything imports a library that reads them: no test reaches for a network, and no library talks about forks.
@@ -51,6 +52,34 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(profile)
     if profile == "fuzz" and config.getoption("--hypothesis-seed", None) is None:
         config.option.hypothesis_seed = random.SystemRandom().randrange(2**32)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--cases N`: of a test with more parametrized cases than N, run N spread over all of them."""
+    parser.addoption("--cases", type=int, default=None, metavar="N", help="run at most N cases of each test")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what `--cases` does not ask for; pytest reports how many."""
+    most = config.getoption("--cases")
+    if most is None:
+        return
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {id(item) for found in cases.values() for item in spread(found, most)}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+    items[:] = [item for item in items if id(item) in kept]
+
+
+def spread(found: Sequence[T], most: int) -> list[T]:
+    """At most `most` of these, the first and the last among them, at equal distances."""
+    if len(found) <= most:
+        return list(found)
+    if most == 1:
+        return [found[0]]
+    return [found[round(number * (len(found) - 1) / (most - 1))] for number in range(most)]
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

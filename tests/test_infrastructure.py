@@ -66,6 +66,9 @@ class Lab:
         return lines
 
 
+ALL_TESTS = "-m pytest -n 2 --dist worksteal -m not gpu"
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
@@ -82,10 +85,10 @@ def test_make_alone_says_one_line_for_each_target_and_installs_nothing(lab):
 @needs_make
 def test_make_test_installs_run_and_dev_once_and_says_which_torch_it_got(lab):
     done = lab.make("test")
-    assert lab.asked() == ["venv", f"{PIP} .[run,data,cluster,optim,watch,dev]", "-m pytest -m not gpu"]
+    assert lab.asked() == ["venv", f"{PIP} .[run,data,cluster,optim,watch,dev]", ALL_TESTS]
     assert "torch 2.13.0 on CPU, 2 threads" in done.stdout
     lab.make("test-fast", "ARGS=-x")
-    assert lab.asked() == ["-m pytest -m not (gpu or slow or browser or server) -x"]
+    assert lab.asked() == ["-m pytest -n 2 --dist worksteal --cases 3 -m not (gpu or slow or browser or server) -x"]
 
 
 @needs_make
@@ -95,7 +98,7 @@ def test_the_demo_installs_run_only_and_is_content_with_what_the_tests_installed
     lab.make("demo")
     assert lab.asked() == ["demo --out demo"]
     lab.make("test")
-    assert lab.asked() == [f"{PIP} .[run,data,cluster,optim,watch,dev]", "-m pytest -m not gpu"]
+    assert lab.asked() == [f"{PIP} .[run,data,cluster,optim,watch,dev]", ALL_TESTS]
     lab.make("demo")
     assert lab.asked() == ["demo --out demo"]
 
@@ -118,7 +121,7 @@ def test_an_install_that_failed_is_tried_again(lab):
     assert lab.asked() == ["venv", f"{PIP} .[run,data,cluster,optim,watch,dev]"]
     broken.unlink()
     assert lab.make("test").returncode == 0
-    assert lab.asked() == [f"{PIP} .[run,data,cluster,optim,watch,dev]", "-m pytest -m not gpu"]
+    assert lab.asked() == [f"{PIP} .[run,data,cluster,optim,watch,dev]", ALL_TESTS]
 
 
 @needs_make
@@ -129,7 +132,7 @@ def test_pip_args_reach_pip_and_do_not_install_again_by_themselves(lab):
         " -c constraints.txt -e .[run,data,cluster,optim,watch,dev]"
     )
     lab.make("test")
-    assert lab.asked() == ["-m pytest -m not gpu"]
+    assert lab.asked() == [ALL_TESTS]
 
 
 @needs_make
@@ -202,3 +205,11 @@ def test_fuzzing_prints_the_seed_that_repeats_it(pytest_without_programs):
     assert "repeat with: make fuzz SEED=7" in pytest_without_programs(
         "--hypothesis-seed=7", VITRUVIUS_HYPOTHESIS="fuzz"
     ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "kept"), [(9, 3, [0, 4, 8]), (2, 3, [0, 1]), (5, 1, [0]), (0, 3, []), (4, 2, [0, 3])]
+)
+def test_fewer_cases_are_spread_over_all_of_them(count, most, kept, pytestconfig):
+    conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+    assert conftest.spread(list(range(count)), most) == kept
