@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
+import shutil
 
 import pytest
 
@@ -29,6 +31,37 @@ def said(capsys):
         return code, shown.out, shown.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def with_data(tmp_path_factory):
+    """Make a folder with a spec (`small.yaml`) and `data` that was prepared from a dozen texts of four words."""
+
+    def make(name, spec):
+        folder = tmp_path_factory.mktemp(name)
+        (folder / "small.yaml").write_text(spec)
+        (folder / "texts").mkdir()
+        draw = random.Random(0)
+        for number in range(12):
+            words = (draw.choice(["arch", "beam", "stone", "river"]) for _ in range(200))
+            (folder / "texts" / f"{number}.txt").write_text(" ".join(words))
+        prepare = ["data", "prepare", str(folder / "texts"), "--out", str(folder / "data")]
+        assert run([*prepare, "--vocab", "270", "--held-out", "0.2"]) == 0
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """Be in a folder of the test's own, with a copy of what is in another."""
+
+    def copy(made):
+        shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import random
 import shutil
 import subprocess
 import sys
@@ -35,28 +34,18 @@ QUICK = ["--batch", "2", "--set", "train.threads=1", "--set", "train.eval_every=
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def made(with_data):
     """A spec, prepared data and a run of two steps with a checkpoint after each."""
-    folder = tmp_path_factory.mktemp("bad-runs")
-    (folder / "small.yaml").write_text(SPEC)
-    (folder / "texts").mkdir()
-    draw = random.Random(0)
-    for number in range(12):
-        words = (draw.choice(["arch", "beam", "stone", "river"]) for _ in range(200))
-        (folder / "texts" / f"{number}.txt").write_text(" ".join(words))
-    data = str(folder / "data")
-    assert run(["data", "prepare", str(folder / "texts"), "--out", data, "--vocab", "270", "--held-out", "0.2"]) == 0
-    start = ["train", str(folder / "small.yaml"), "--data", data, "--out", str(folder / "run"), "--steps", "2"]
-    assert run([*start, *QUICK]) == 0
+    folder = with_data("bad-runs", SPEC)
+    start = ["train", str(folder / "small.yaml"), "--data", str(folder / "data"), "--out", str(folder / "run")]
+    assert run([*start, "--steps", "2", *QUICK]) == 0
     return folder
 
 
 @pytest.fixture
-def here(made, tmp_path, monkeypatch):
+def here(made, copied):
     """A folder of the test's own with a copy of all that, to be in."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    return tmp_path
+    return copied(made)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

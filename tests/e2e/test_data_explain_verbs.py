@@ -89,3 +89,19 @@ def _origins(prepared):
 
     folder = PreparedFolder(prepared / "data")
     return [row for split in folder.splits for row in folder.origins(split)]
+
+
+def test_a_row_of_a_hugging_face_dataset_is_read_again_and_ends_as_the_data_says(here, said):
+    import datasets
+
+    rows = [{"text": f"the {number} of and to that have with {chr(97 + number) * 5} " * 3} for number in range(20)]
+    datasets.Dataset.from_list([*rows, {"text": "x"}]).to_parquet(str(here / "ds" / "train.parquet"))
+    (here / "recipe.yaml").write_text("steps: [{kind: gopher_quality, least_words: 5, least_alphabetic_words: 0}]\n")
+    options = ["--out", "data", "--vocab", "300", "--held-out", "0.2", "--recipe", "recipe.yaml"]
+    code, _, err = said("data", "prepare", "hf:ds", *options)
+    assert code == 0, err
+    for row, kept in ((3, True), (21, False)):
+        code, out, err = said("data", "explain", "data", f"hf:ds#{row}", "--json")
+        assert code == 0, err
+        told = json.loads(out)
+        assert (told["kept"], told["agrees"], told["notes"]) == (kept, True, [])

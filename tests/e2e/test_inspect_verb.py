@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 
 import pytest
@@ -44,29 +43,19 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(with_data):
     """Prepared data and a run of four steps with two checkpoints."""
-    folder = tmp_path_factory.mktemp("inspect-verb")
-    (folder / "small.yaml").write_text(SPEC)
-    (folder / "texts").mkdir()
-    draw = random.Random(0)
-    for number in range(12):
-        words = (draw.choice(["arch", "beam", "stone", "river"]) for _ in range(200))
-        (folder / "texts" / f"{number}.txt").write_text(" ".join(words))
-    data = str(folder / "data")
-    assert run(["data", "prepare", str(folder / "texts"), "--out", data, "--vocab", "270", "--held-out", "0.2"]) == 0
+    folder = with_data("inspect-verb", SPEC)
     quick = ["--steps", "4", "--batch", "2", "--context", "32", "--checkpoint-every", "2", "--set", "train.keep=9"]
-    start = ["train", str(folder / "small.yaml"), "--data", data, "--out", str(folder / "run")]
-    assert run([*start, *quick]) == 0
+    start = ["train", str(folder / "small.yaml"), "--data", str(folder / "data")]
+    assert run([*start, "--out", str(folder / "run"), *quick]) == 0
     return folder
 
 
 @pytest.fixture
-def here(made, tmp_path, monkeypatch):
+def here(made, copied):
     """A folder of the test's own with a copy of all that, to be in."""
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return copied(made)
 
 
 def document(said, *argv):

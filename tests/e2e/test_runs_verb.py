@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 
@@ -26,27 +25,26 @@ QUICK = ["--batch", "2", "--set", "train.threads=1", "--checkpoint-every", "2", 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(with_data):
     """Two runs of six steps that differ in their learning rate."""
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "small.yaml").write_text(SPEC)
-    words = "arch beam stone river " * 60
-    lines = [json.dumps({"text": f"{number} {words}"}) for number in range(12)]
-    (folder / "a.jsonl").write_text("\n".join(lines))
-    data = str(folder / "data")
-    assert run(["data", "prepare", str(folder / "a.jsonl"), "--out", data, "--vocab", "270", "--held-out", "0.2"]) == 0
+    folder = with_data("runs", SPEC)
     for name, rate in (("one", "1e-3"), ("two", "2e-3")):
-        start = ["train", str(folder / "small.yaml"), "--data", data, "--out", str(folder / "runs" / name)]
+        start = [
+            "train",
+            str(folder / "small.yaml"),
+            "--data",
+            str(folder / "data"),
+            "--out",
+            str(folder / "runs" / name),
+        ]
         assert run([*start, "--steps", "6", "--lr", rate, *QUICK]) == 0
     return folder
 
 
 @pytest.fixture
-def here(made, tmp_path, monkeypatch):
-    """A copy of them, to be in."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    return tmp_path
+def here(made, copied):
+    """A folder of the test's own with a copy of all that, to be in."""
+    return copied(made)
 
 
 def test_list_has_a_row_for_each_run_with_what_its_metrics_say(here, said):

@@ -20,6 +20,21 @@ def data_argument() -> Any:
     return click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
 
 
+def inputs_option() -> Any:
+    """The option that says where the input files are that prepared data was made of."""
+    from pathlib import Path
+
+    return click.option(
+        "--inputs-in",
+        "root",
+        type=click.Path(path_type=Path),
+        default=Path(),
+        show_default="the folder you are in",
+        metavar="DIR",
+        help="Where the relative names of the input files begin.",
+    )
+
+
 def refuse_folders(files: Mapping[str, Path | None]) -> None:
     """Check what will be written to, before minutes are spent. Raises UsageError; `files` is option -> path."""
     from vitruvius.errors import UsageError

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vitruvius.cli.arguments import json_option
-from vitruvius.cli.data_account import data_argument
+from vitruvius.cli.data_account import data_argument, inputs_option
 from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step
 from vitruvius.cli.verbs import ExampleCommand
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA = "vitruvius.data-explain/1"
 
@@ -36,15 +38,7 @@ SCHEMA = "vitruvius.data-explain/1"
 )
 @data_argument()
 @click.argument("document_id", metavar="DOC_ID")
-@click.option(
-    "--inputs-in",
-    "root",
-    type=click.Path(path_type=Path),
-    default=Path(),
-    show_default="the folder you are in",
-    metavar="DIR",
-    help="Where the relative names of the input files begin.",
-)
+@inputs_option()
 @json_option
 def command(*, data: Path, document_id: str, root: Path, as_json: bool) -> None:
     """Find the document, take it through the steps again, and tell."""

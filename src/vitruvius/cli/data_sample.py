@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vitruvius.cli.arguments import json_option
-from vitruvius.cli.data_account import data_argument
+from vitruvius.cli.data_account import data_argument, inputs_option
 from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step
 from vitruvius.cli.verbs import ExampleCommand
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA = "vitruvius.data-sample/1"
 
@@ -38,15 +41,7 @@ SCHEMA = "vitruvius.data-sample/1"
 @click.option(
     "--characters", type=click.IntRange(1, 2**30), default=600, show_default=True, help="How much of each text."
 )
-@click.option(
-    "--inputs-in",
-    "root",
-    type=click.Path(path_type=Path),
-    default=Path(),
-    show_default="the folder you are in",
-    metavar="DIR",
-    help="Where the relative names of the input files begin.",
-)
+@inputs_option()
 @json_option
 def command(
     *,
