@@ -17,31 +17,30 @@ def kill(data, tmp_path, *mode):
         [sys.executable, str(SCRIPT), str(data), str(tmp_path), *mode], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    assert found["unequal"] == []
+    assert found["killed"] == found["cases"]
+    return found["cases"]
 
 
 def test_a_run_killed_at_a_few_file_operations_ends_in_the_same_bytes(data, tmp_path):
-    found = kill(data, tmp_path, "events", "9")
-    assert found["killed"] == found["cases"] >= 5
-    assert found["unequal"] == []
+    assert kill(data, tmp_path, "wait", "events", "19") >= 5
 
 
 @pytest.mark.slow
-def test_a_run_killed_before_any_file_operation_of_its_checkpoints_ends_in_the_same_bytes(data, tmp_path):
-    found = kill(data, tmp_path, "events")
-    assert found["killed"] == found["cases"] >= 40
-    assert found["unequal"] == []
+@pytest.mark.parametrize("save", ["wait", "behind"])
+def test_a_run_killed_before_any_file_operation_of_its_checkpoints_ends_in_the_same_bytes(save, data, tmp_path):
+    # The files of a checkpoint are written and read in turn: between files, around renames and during pruning.
+    assert kill(data, tmp_path, save, "events") >= 80
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_byte_of_a_checkpoint_file_ends_in_the_same_bytes(data, tmp_path):
-    found = kill(data, tmp_path, "bytes")
-    assert found["killed"] == found["cases"] == 32
-    assert found["unequal"] == []
+@pytest.mark.parametrize("save", ["wait", "behind"])
+def test_a_run_killed_at_any_byte_of_a_checkpoint_file_ends_in_the_same_bytes(save, data, tmp_path):
+    assert kill(data, tmp_path, save, "bytes", "8") == 5 * 8
 
 
 @pytest.mark.slow
-def test_a_run_killed_twice_ends_in_the_same_bytes(data, tmp_path):
-    found = kill(data, tmp_path, "twice")
-    assert found["killed"] == found["cases"] == 12
-    assert found["unequal"] == []
+@pytest.mark.parametrize("save", ["wait", "behind"])
+def test_a_run_killed_twice_in_one_epoch_ends_in_the_same_bytes(save, data, tmp_path):
+    assert kill(data, tmp_path, save, "twice") == 12

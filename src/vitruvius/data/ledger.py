@@ -23,6 +23,9 @@ DUPLICATES = {
     "near_duplicate": "a document that stays has nearly the same text",
 }
 """Why a document is dropped that is like another."""
+HELD_IN_TRAINING = "source_in_training"
+PAIRS = {HELD_IN_TRAINING: "the pair was to be held out, and its source stands in training"}
+"""Why a pair is dropped that could be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ def meaning_of(reason: str) -> str:
     Raises:
         KeyError: nobody gives this reason.
     """
-    for table in (DAMAGE, HARMLESS, DUPLICATES):
+    for table in (DAMAGE, HARMLESS, DUPLICATES, PAIRS):
         if reason in table:
             return table[reason]
     from vitruvius.data.cleaning.table import rule_reasons

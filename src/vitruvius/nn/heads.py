@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitruvius.nn.ops import linear_cross_entropy
+from vitruvius.nn.ops import LossParts, linear_cross_entropy
 from vitruvius.nn.registry import Factory, implements
 from vitruvius.nn.shapes import Float, Int, shaped
 from vitruvius.spec.heads import LanguageModelHead, MaskedLanguageModelHead
@@ -46,10 +46,13 @@ class _VocabularyHead(nn.Module):
         table_VD: Float[Tensor, "V D"],
         *,
         per_token: bool = False,
+        z_loss: float = 0.0,
+        parts: LossParts | None = None,
     ) -> Tensor:
         """Cross-entropy in nats without ever holding all logits: the mean over targets, or [N] when `per_token`.
 
-        Targets of -100 count nothing.
+        Targets of -100 count nothing. z_loss: coefficient of the squared log-sum-exp, which is added; `parts` is told
+        both apart.
         """
         weight_VD = table_VD if self.weight is None else self.weight
         reduction = "none" if per_token else "mean"
@@ -58,7 +61,9 @@ class _VocabularyHead(nn.Module):
             # One more channel, always 1, carries the bias through the map.
             h_ND = torch.cat([h_ND, torch.ones_like(h_ND[:, :1])], dim=1)
             weight_VD = torch.cat([weight_VD, self.bias.unsqueeze(1)], dim=1)
-        return linear_cross_entropy(h_ND, weight_VD, targets_N, softcap=self.softcap, reduction=reduction)
+        return linear_cross_entropy(
+            h_ND, weight_VD, targets_N, softcap=self.softcap, reduction=reduction, z_loss=z_loss, parts=parts
+        )
 
 
 @implements(LanguageModelHead)

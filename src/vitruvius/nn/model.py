@@ -15,6 +15,7 @@ from vitruvius.nn.cross import Source
 from vitruvius.nn.embeddings import EmbeddingModule
 from vitruvius.nn.encoder import EncoderModule, place_source
 from vitruvius.nn.mtp import build_mtp, shifted, targets_ahead
+from vitruvius.nn.ops import LossParts
 from vitruvius.nn.place import BackendName, Checkpointing, Place, Signals, place_packed
 from vitruvius.nn.registry import Factory, make
 from vitruvius.nn.stack import StreamsModule, build_layers
@@ -231,7 +232,8 @@ class Model(nn.Module):
     ) -> Tensor:
         """Cross-entropy in nats of the targets (-100 counts nothing): a mean, or [B, T] when `per_token`.
 
-        Auxiliary losses of routers and of multi-token prediction are in `signals.losses`, not in here.
+        Auxiliary losses of routers and of multi-token prediction are in `signals.losses`, not in here; a z-loss that
+        `signals.z_loss` asks for is (the tokens further ahead have none).
         """
         self._check_tokens(tokens_BT, documents)
         place = self._place(tokens_BT, documents, None, signals)
@@ -241,8 +243,21 @@ class Model(nn.Module):
             self._look_ahead(x_BTD, tokens_BT, targets_BT, place, signals)
         h_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
         table_VD = self.embedding.tokens.weight
-        losses = self.head.loss(h_BTD.flatten(0, 1), targets_BT.flatten(), table_VD, per_token=per_token)
+        h_ND, targets_N = h_BTD.flatten(0, 1), targets_BT.flatten()
+        if signals is not None and signals.z_loss and not per_token:
+            return self._with_z_loss(h_ND, targets_N, signals)
+        losses = self.head.loss(h_ND, targets_N, table_VD, per_token=per_token)
         return losses.view_as(targets_BT) if per_token else losses
+
+    def _with_z_loss(self, h_ND: Tensor, targets_N: Tensor, signals: Signals) -> Tensor:
+        """The mean loss with a z-loss in it; signals are told what it is made of."""
+        parts = LossParts()
+        table_VD = self.embedding.tokens.weight
+        total = self.head.loss(h_ND, targets_N, table_VD, z_loss=signals.z_loss, parts=parts)
+        signals.cross_entropy = parts.cross_entropy
+        for name in ("z_loss", "lse_mean", "lse_max"):
+            signals.report(name, getattr(parts, name))
+        return total
 
     def _look_ahead(self, x_BTD: Tensor, tokens_BT: Tensor, targets_BT: Tensor, place: Place, signals: Signals) -> None:
         """Add the mean loss of multi-token prediction, times its weight, to the auxiliary losses."""

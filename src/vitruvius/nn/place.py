@@ -31,12 +31,18 @@ class Signals:
     """Named scalars, one entry per layer that reports it."""
     attention: list[Tensor] | None = None
     """When a list: the reference backend appends each layer's attention weights, [B, H, T, S]."""
+    largest_scores: list[Tensor] | None = None
+    """When a list: the reference backend appends the largest score of each head before the softmax, [B, H]."""
     routing: list[Tensor] | None = None
     """When a list: each mixture appends its chosen experts, [N, top_k]."""
     replay: Iterator[Tensor] | None = None
     """When given: mixtures take their chosen experts from here instead of choosing."""
     requests: list[Asked] | None = None
     """When a list: each attention appends what it asks the backends for."""
+    z_loss: float = 0.0
+    """Coefficient of the mean squared log-sum-exp of the logits; above 0, `Model.loss` adds that to what it returns."""
+    cross_entropy: Tensor | None = None
+    """What `Model.loss` returned, detached and without the z-loss; only with one."""
 
     def report(self, name: str, value: Tensor) -> None:
         """Add one layer's value of a metric."""

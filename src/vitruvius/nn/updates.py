@@ -7,6 +7,7 @@ Whoever never calls it trains too: losses then read the load of one pass, and a 
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -38,6 +39,26 @@ class Gathering(Protocol):
     def gather(self, known: Any) -> None:
         """Go on from what `gathered` gave."""
         ...
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A module that draws other numbers in each update."""
+
+    def begin_update(self, key: int) -> None:
+        """An update begins whose draws have this key."""
+        ...
+
+
+def begin_update(model: nn.Module, *, seed: int, step: int) -> None:
+    """Tell every module that draws noise which update is computed next; without it, all updates draw the same.
+
+    The noise is a function of seed, step and the tokens, so nothing of it has to be kept in a checkpoint.
+    """
+    key = int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:4], "little")
+    for module in model.modules():
+        if isinstance(module, Drawing):
+            module.begin_update(key)
 
 
 @torch.no_grad()

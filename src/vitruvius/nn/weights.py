@@ -17,7 +17,7 @@ from vitruvius.runs.tensorfile import TensorEntry, read_header
 from vitruvius.spec import from_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -89,6 +89,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise RunError(f"the file cannot be read: {error}", where=str(path), fix="use another checkpoint") from None
 
 
+def read_parts(path: Path, boxes: Mapping[str, Sequence[slice] | None]) -> dict[str, Tensor]:
+    """Parts of the tensors of a safetensors file: a slice of each dimension, or None for the whole of one.
+
+    Nothing else is read. Raises RunError when the file is not whole, see `read_header`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    read_header(path)
+    found: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name, box in boxes.items():
+                if box is None:
+                    found[name] = file.get_tensor(name)
+                elif any(part.start >= part.stop for part in box):
+                    one: Tensor = file.get_slice(name)[tuple(slice(0, 1) for _ in box)]
+                    found[name] = one.new_empty([max(0, part.stop - part.start) for part in box])
+                else:
+                    found[name] = file.get_slice(name)[tuple(box)]
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"the file cannot be read: {error}", where=str(path), fix="use another checkpoint") from None
+    return found
+
+
 @torch.no_grad()
 def load_weights(model: Model, folder: Path | str) -> None:
     """Fill a model from `folder/model.safetensors`; values are rounded to the model's own dtype.
@@ -122,7 +146,13 @@ def _fitting(model: Model, path: Path) -> dict[str, Tensor]:
     header = read_header(path)
     _grow_tables(model, header)
     mine = weights_of(model)
-    findings = _misfits(mine, header)
+    ensure_fits(mine, path)
+    return mine
+
+
+def ensure_fits(mine: Mapping[str, Tensor], path: Path) -> None:
+    """Raise RunError, with all findings at once, unless a file has the weights `mine` by name, shape and kind."""
+    findings = _misfits(mine, read_header(path))
     if findings:
         more = f"; and {len(findings) - _SHOWN} more" if len(findings) > _SHOWN else ""
         raise RunError(
@@ -130,7 +160,6 @@ def _fitting(model: Model, path: Path) -> dict[str, Tensor]:
             where=str(path),
             fix="load them into the architecture they were trained with",
         )
-    return mine
 
 
 def load_model(

@@ -2,13 +2,13 @@
 
 checkpoints/step-N/model.safetensors       the weights, by the names of the model's parameters
                    optimizer.safetensors   what the optimizer needs to go on
+                   NAME.safetensors        tensors of those who take part in the run, a file each
                    state.json              step, tokens, random state, what the checkpoint belongs to
                    manifest.json           SHA-256 of each, written last
 """
 
 from __future__ import annotations
 
-import errno
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,16 @@ from typing import TYPE_CHECKING
 from vitruvius.errors import CorruptCheckpointError, RunError
 from vitruvius.runs.files import sync_directory
 from vitruvius.runs.folder import Checkpoint, RunReader
+from vitruvius.runs.retention import reasons, validation_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from vitruvius.runs.retention import Retention
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 TOKENIZER_FILE = "tokenizer.json"
 """In the run folder itself: a copy of the data's tokenizer, so that a run can generate by itself."""
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system answers when a file does not fit: disk full, quota used up, file size limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,22 +89,27 @@ def set_aside(checkpoint: Checkpoint) -> Path:
     return target
 
 
-def prune(checkpoints: Sequence[Checkpoint], *, keep: int, verified: Checkpoint) -> list[Checkpoint]:
-    """Delete all but the `keep` newest checkpoints; returns what was deleted.
+def prune(run: RunReader, *, retention: Retention, verified: Checkpoint) -> list[Checkpoint]:
+    """Delete the checkpoints that no rule keeps; returns what was deleted.
 
     `verified` is a checkpoint known to be whole; it and everything newer stay, so that there is never a moment
     without a good checkpoint.
     """
-    assert keep >= 1
-    ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
-    doomed = [checkpoint for checkpoint in ordered[:-keep] if checkpoint.step < verified.step]
+    checkpoints = run.checkpoints()
+    losses = validation_losses(run.path) if retention.best else {}
+    why = reasons(checkpoints, retention, losses)
+    doomed = [each for each in checkpoints if not why[each.step] and each.step < verified.step]
     for checkpoint in doomed:
-        # A folder is renamed before it is emptied: killed half-way, it is a leftover and not a damaged checkpoint.
-        leftover = checkpoint.path.with_name(f".{checkpoint.path.name}.pruned")
-        shutil.rmtree(leftover, ignore_errors=True)
-        checkpoint.path.rename(leftover)
-        shutil.rmtree(leftover, ignore_errors=True)
+        delete(checkpoint)
     return doomed
+
+
+def delete(checkpoint: Checkpoint) -> None:
+    """Delete a checkpoint. Killed half-way it is a leftover, and not a damaged checkpoint."""
+    leftover = checkpoint.path.with_name(f".{checkpoint.path.name}.pruned")
+    shutil.rmtree(leftover, ignore_errors=True)
+    checkpoint.path.rename(leftover)
+    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def require_room(folder: Path, needed: int) -> None:

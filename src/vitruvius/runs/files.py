@@ -11,12 +11,17 @@ import secrets
 import stat
 from typing import TYPE_CHECKING, Any
 
+from vitruvius.errors import RunError
+
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
     from typing import BinaryIO
 
 CHUNK_BYTES = 1 << 20
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system answers when a file does not fit: disk full, quota used up, file size limit."""
 
 
 def json_text(value: object) -> str:
@@ -26,6 +31,16 @@ def json_text(value: object) -> str:
         ValueError: the value holds NaN or an infinity, which JSON cannot say.
     """
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def not_written(path: Path, error: OSError) -> RunError:
+    """The error for a file of a run that could not be written; what it held before is intact."""
+    if error.errno in NO_ROOM:
+        fix = "free some space (or raise the quota or file size limit), then resume the run"
+    else:
+        fix = "check the permissions and the device, then resume the run"
+    what = f"the file cannot be written: {error.strerror or error}; what it held before is intact"
+    return RunError(what, where=str(path), fix=fix)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast, final, get_args
 
 from vitruvius.errors import RunError
 from vitruvius.runs.environment import environment, now_utc
-from vitruvius.runs.files import read_json, sync_directory, write_json
+from vitruvius.runs.files import not_written, read_json, sync_directory, write_json
 from vitruvius.runs.lines import LineLog, read_lines
 from vitruvius.runs.lock import LOCK_NAME, FolderLock
 from vitruvius.runs.manifest import verify_manifest, write_manifest
@@ -226,13 +226,17 @@ class RunFolder:
         """Replace fields of `run.json`, atomically.
 
         Raises:
-            RunError: a field that the record does not have.
+            RunError: a field that the record does not have, or a file that cannot be written.
         """
         record = self.reader.record()
         unknown = sorted(fields.keys() - record.keys())
         if unknown:
             raise RunError(f"run.json has no field {unknown[0]!r}", where=str(self.path), fix=f"use {sorted(record)}")
-        write_json(self.path / "run.json", record | fields)
+        file = self.path / "run.json"
+        try:
+            write_json(file, record | fields)
+        except OSError as error:
+            raise not_written(file, error) from None
 
     def finish(self, status: RunStatus, **result: Any) -> None:
         """Record how the run ended, when, and what came out."""

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, cast, final
 
 from vitruvius.errors import RunError
-from vitruvius.runs.files import CHUNK_BYTES, replacing
+from vitruvius.runs.files import CHUNK_BYTES, not_written, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,15 +32,31 @@ class LineLog:
         os.ftruncate(self._descriptor, _end_of_last_line(self._descriptor))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add one row. NaN and infinities become null and are named under `non_finite`, so each line is JSON."""
+        """Add one row. NaN and infinities become null and are named under `non_finite`, so each line is JSON.
+
+        Raises:
+            RunError: it cannot be written (disk full); no part of it stays, and the rows before it are intact.
+        """
         text = json.dumps(_finite(row), separators=(", ", ": "), ensure_ascii=False, allow_nan=False)
         data = (text + "\n").encode()
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        try:
+            end = os.fstat(self._descriptor).st_size
+            try:
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            except BaseException:
+                # Half a line, once others follow it, is damage.
+                os.ftruncate(self._descriptor, end)
+                raise
+        except OSError as error:
+            raise not_written(self.path, error) from None
 
     def sync(self) -> None:
-        """Wait until every row so far is on the disk."""
-        os.fsync(self._descriptor)
+        """Wait until every row so far is on the disk. Raises RunError when it does not get there."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise not_written(self.path, error) from None
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
         """Drop the rows that are not `wanted`, atomically; returns how many were dropped."""

@@ -10,7 +10,7 @@ import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, final
 
-from vitruvius.errors import RunLockedError
+from vitruvius.errors import RunError, RunLockedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,9 +33,17 @@ class FolderLock:
 
         Raises:
             RunLockedError: another process holds it, or this process holds it already.
+            RunError: nothing can be written there.
         """
         self.path = directory / LOCK_NAME
-        self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunError(
+                f"the folder cannot be written to: {error.strerror}",
+                where=str(directory),
+                fix="check the permissions of the folder and its .lock, or use a copy of it elsewhere",
+            ) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -47,8 +55,9 @@ class FolderLock:
                 fix="wait for it or stop it, or choose another folder",
             ) from None
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, (json.dumps(owner) + "\n").encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, (json.dumps(owner) + "\n").encode(), 0)
 
     def release(self) -> None:
         """Let the next run in; doing so twice is harmless."""

@@ -26,6 +26,7 @@ from vitruvius.spec.node import (
     TensorSpec,
 )
 from vitruvius.spec.norms import RMSNorm
+from vitruvius.spec.schedulable import Schedulable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,8 @@ each (GPT-NeoX), `parallel-one-norm` the same with one norm for both (GPT-J, PaL
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block(Node):
     """One named kind of layer: what mixes positions, then what acts on each of them."""
+
+    schedulable = {"residual_scale": Schedulable(why="layers that join the stream little by little (ReZero, 2020)")}
 
     mixer: Mixer | None = None
     """Moves information between positions."""
@@ -99,6 +102,8 @@ class Encoder(Node):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiToken(Node):
     """Heads for the tokens after the next one, each a block on top of the last (DeepSeek-V3); for training only."""
+
+    schedulable = {"loss_weight": Schedulable(why="0.3 for the first part of a run and 0.1 after it (DeepSeek-V3, 2024)")}
 
     block: str
     """The block of each."""

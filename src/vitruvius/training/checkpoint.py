@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from vitruvius.errors import CorruptCheckpointError, RunError
-from vitruvius.nn.weights import load_weights, read_tensors, weights_of, write_tensors
+from vitruvius.nn.weights import weights_of, write_tensors
 from vitruvius.runs import Checkpoint
-from vitruvius.runs.checkpoints import MODEL_FILE, NO_ROOM, OPTIMIZER_FILE, STATE_FILE, no_room, prune, require_room
-from vitruvius.runs.files import read_json, write_json
+from vitruvius.runs.checkpoints import MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, no_room, prune, require_room
+from vitruvius.runs.files import NO_ROOM, json_text, not_written, read_json, write_json
 from vitruvius.runs.shapes import COUNT, MAPPING, NUMBER, TEXT, Shape, first_misfit
 from vitruvius.training.determinism import random_state, restore_random_state
+from vitruvius.training.engines.local import LocalEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from vitruvius.nn import Model
     from vitruvius.runs import RunFolder
+    from vitruvius.runs.retention import Retention
     from vitruvius.training.companions import Companion
+    from vitruvius.training.engines.base import Engine
     from vitruvius.training.master import MasterOptimizer
 
 STATE_SCHEMA = "vitruvius.checkpoint/3"
-_SLACK = 1 << 20
+SLACK = 1 << 20
 """Room for headers, state and manifest beside the tensors."""
 _ANOTHER = "use another checkpoint, or copy this one again"
 _STATE: Shape = {
@@ -59,41 +66,80 @@ class TrainState:
     """How often the guard has skipped an update, lowered the learning rate or gone back."""
 
 
-def save(
-    run: RunFolder,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a checkpoint will hold, at one moment of a run."""
+
+    step: int
+    files: Mapping[str, Mapping[str, Tensor]]
+    """Name of a safetensors file -> name -> tensor. They are the run's own memory: `copied` makes them a copy."""
+    state: dict[str, Any]
+    """What stands in `state.json`."""
+
+
+def contents_of(
     state: TrainState,
     model: Model,
     optimizer: MasterOptimizer,
     *,
     belongs_to: str,
-    keep: int,
     companions: Sequence[Companion] = (),
-) -> Checkpoint:
+) -> Contents:
+    """All of a run, as it is now. belongs_to: hash of config, spec and data.
+
+    A companion's tensors stand in a file of its name.
+    """
+    kept = {f"{companion.name}.safetensors": tensors for companion in companions if (tensors := companion.tensors())}
+    return Contents(
+        step=state.step,
+        files={MODEL_FILE: weights_of(model), OPTIMIZER_FILE: optimizer.tensors(), **kept},
+        # As text and back: from here on it is nobody else's.
+        state=json.loads(json_text(_state_data(state, belongs_to, companions))),
+    )
+
+
+def size_of(contents: Contents) -> int:
+    """Bytes of its tensors."""
+    return sum(each.numel() * each.element_size() for tensors in contents.files.values() for each in tensors.values())
+
+
+def copied(contents: Contents, into: dict[str, Tensor]) -> Contents:
+    """The same in memory of its own, on the CPU. `into` keeps that memory, for the next copy of the same run."""
+    files: dict[str, dict[str, Tensor]] = {}
+    for file, tensors in contents.files.items():
+        files[file] = {}
+        for name, tensor in tensors.items():
+            key = f"{file}/{name}"
+            memory = into.get(key)
+            if memory is None or memory.shape != tensor.shape or memory.dtype != tensor.dtype:
+                memory = into[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            files[file][name] = memory.copy_(tensor.detach(), non_blocking=True)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return replace(contents, files=files)
+
+
+def write(run: RunFolder, contents: Contents, *, retention: Retention) -> Checkpoint:
     """Write `checkpoints/step-N`, verify it, and only then let older ones go.
 
-    belongs_to: hash of config, spec and data. A companion's tensors stand in a file of its name.
     Raises RunError with bytes needed and free when it does not fit, CorruptCheckpointError when what was read back is
     not what was written; older checkpoints are intact either way.
     """
     folder = run.path / "checkpoints"
-    weights, moments = weights_of(model), optimizer.tensors()
-    kept = {companion.name: tensors for companion in companions if (tensors := companion.tensors())}
-    needed = sum(_bytes(each.values()) for each in (weights, moments, *kept.values())) + _SLACK
+    needed = size_of(contents) + SLACK
     require_room(folder, needed)
     try:
-        with run.checkpoint(state.step) as partial:
-            write_tensors(partial / MODEL_FILE, weights)
-            write_tensors(partial / OPTIMIZER_FILE, moments)
-            for name, tensors in kept.items():
-                write_tensors(partial / f"{name}.safetensors", tensors)
-            write_json(partial / STATE_FILE, _state_data(state, belongs_to, companions))
+        with run.checkpoint(contents.step) as partial:
+            for file, tensors in contents.files.items():
+                write_tensors(partial / file, tensors)
+            write_json(partial / STATE_FILE, contents.state)
     except OSError as error:
         if error.errno in NO_ROOM:
             raise no_room(folder, needed) from None
-        raise
-    checkpoint = Checkpoint(step=state.step, path=folder / f"step-{state.step}")
+        raise not_written(Path(error.filename or folder), error) from None
+    checkpoint = Checkpoint(step=contents.step, path=folder / f"step-{contents.step}")
     checkpoint.verify()
-    prune(run.reader.checkpoints(), keep=keep, verified=checkpoint)
+    prune(run.reader, retention=retention, verified=checkpoint)
     return checkpoint
 
 
@@ -104,6 +150,7 @@ def restore(
     *,
     belongs_to: str,
     companions: Sequence[Companion] = (),
+    engine: Engine | None = None,
 ) -> TrainState:
     """Put a verified checkpoint's state into the model, the optimizer, the companions and torch; how far it is.
 
@@ -117,27 +164,28 @@ def restore(
             where=str(path),
             fix="run.json was changed after it was written: put it back, or train into a new folder",
         )
-    load_weights(model, checkpoint.path)
-    optimizer.load_tensors(read_tensors(checkpoint.path / OPTIMIZER_FILE))
+    engine = engine or LocalEngine()
+    engine.load(model, checkpoint.path)
+    optimizer.load_tensors(engine.read(checkpoint.path / OPTIMIZER_FILE))
     try:
         restore_random_state(data["random"])
     except (ValueError, RuntimeError) as error:
         what = f"the random state is damaged: {error}"
         raise CorruptCheckpointError(what, where=str(path), fix=_ANOTHER) from None
     for companion in companions:
-        _restore_companion(companion, checkpoint, data["companions"].get(companion.name))
+        _restore_companion(companion, checkpoint, data["companions"].get(companion.name), engine)
     kept = ("step", "tokens", "sample_digest", "batches", "lr_factor", "retries")
     return TrainState(**{name: data[name] for name in kept})
 
 
-def _restore_companion(companion: Companion, checkpoint: Checkpoint, state: object) -> None:
+def _restore_companion(companion: Companion, checkpoint: Checkpoint, state: object, engine: Engine) -> None:
     path, file = checkpoint.path / STATE_FILE, checkpoint.path / f"{companion.name}.safetensors"
     if not isinstance(state, dict):
         what = f"the state of {companion.name} is missing"
         raise CorruptCheckpointError(what, where=str(path), fix=_ANOTHER)
     try:
         companion.restore(cast("dict[str, Any]", state))
-        companion.load_tensors(read_tensors(file) if file.exists() else {})
+        companion.load_tensors(engine.read(file) if file.exists() else {})
     except (ValueError, TypeError, KeyError) as error:
         what = f"the state of {companion.name} is damaged: {error}"
         raise CorruptCheckpointError(what, where=str(path), fix=_ANOTHER) from None
@@ -175,7 +223,3 @@ def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
     if misfit is not None:
         raise CorruptCheckpointError(f"the state is damaged: {misfit}", where=str(path), fix=_ANOTHER)
     return data
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from vitruvius.training.settings import EngineSettings, Guard, Loader, Recovery, Samples, Watch
+from vitruvius.training.settings import (
+    EngineSettings,
+    Guard,
+    Loader,
+    Pairs,
+    Recovery,
+    Samples,
+    Scaler,
+    Watch,
+    ZClipSettings,
+)
+from vitruvius.training.settings.recovery import steps_between_checkpoints
 
 if TYPE_CHECKING:
     from vitruvius.data import PackedBatches, TokenShards
@@ -69,15 +80,16 @@ class TrainConfig:
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
     """Draws the first weights and the order of the samples."""
 
-    objective: Literal["causal-lm", "masked-lm", "prefix-lm", "continuation"] | None = None
+    objective: Literal["causal-lm", "masked-lm", "prefix-lm", "continuation", "seq2seq"] | None = None
     """What is learned. When not given: `masked-lm` under an mlm head, `continuation` with an encoder, `causal-lm`
-    elsewhere."""
+    elsewhere. `seq2seq` reads data that `data pairs` wrote."""
     mask_rate: Annotated[float, Gt(0.0), Le(1.0)] = 0.15
     """Share of the tokens that `masked-lm` asks for."""
     mask_token: CountOrNone | None = None
     """Id that hides a token in `masked-lm`; the last of the architecture's vocabulary when not given."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """How weights follow gradients; `muon` is for the matrices inside layers, the rest follows AdamW."""
+    optimizer: Literal["adamw", "adamw-8bit", "adamw-8bit-paged", "muon"] = "adamw"
+    """How weights follow gradients; `muon` is for the matrices inside layers, the rest follows AdamW. `adamw-8bit` keeps
+    AdamW's moments in 8 bits, `adamw-8bit-paged` in pages that leave a full GPU; see [precision](precision.md)."""
     lr: Positive = 3e-3
     """Learning rate at the top of the schedule; right for widths around 128, less for wider models."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
@@ -109,11 +121,20 @@ class TrainConfig:
     """Number format of the Newton-Schulz iterations."""
     decay: Literal["matrices", "matrices-not-embeddings", "everything", "nothing"] = "matrices"
     """Which weights decay; `matrices` is everything but norm gains and biases."""
+    clipping: Literal["norm", "zclip"] = "norm"
+    """What limits the gradients' norm: `norm` is `clip` alone; `zclip` scales outliers among the norms of the run down,
+    and `clip` is a ceiling above it."""
     clip: Positive | None = 1.0
-    """Largest L2 norm over all gradients; larger ones are scaled down to it. null: no clipping."""
+    """Largest L2 norm over all gradients; larger ones are scaled down to it. null: no such limit."""
+    z_loss: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
+    """Coefficient of the mean squared log-sum-exp of the logits, which is added to the loss; 1e-4 keeps logits from
+    drifting (PaLM)."""
+    ema: Annotated[float, Gt(0.0), Lt(1.0)] | None = None
+    """Decay per update of an average of the weights, which is validated and saved besides them; null: there is none."""
 
-    dtype: Literal["bf16", "fp32"] = "bf16"
-    """Number format of weights and activations; the optimizer keeps fp32 masters either way."""
+    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Number format of weights and activations; the optimizer keeps fp32 masters either way. `fp16` scales the loss,
+    and is for devices without bf16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` is a CUDA device when there is one."""
     threads: Annotated[int, Ge(1), Le(4096)] | None = None
@@ -138,10 +159,16 @@ class TrainConfig:
     final_eval_batches: Count | None = None
     """As `eval_batches`, for the validation after the last step; null is all of them."""
 
+    pairs: Pairs = field(default_factory=Pairs)
+    """How `seq2seq` reads pairs, and how it is scored."""
     loader: Loader = field(default_factory=Loader)
     """How batches are read ahead."""
     engine: EngineSettings = field(default_factory=EngineSettings)
     """Which processes and devices share the work."""
+    scaler: Scaler = field(default_factory=Scaler)
+    """What the loss is multiplied by in fp16, so that small gradients do not vanish."""
+    zclip: ZClipSettings = field(default_factory=ZClipSettings)
+    """When the gradients' norm is an outlier."""
     guard: Guard = field(default_factory=Guard)
     """What is looked for in every update, and what happens when it is found."""
     watch: Watch = field(default_factory=Watch)
@@ -171,7 +198,7 @@ def resolved(config: TrainConfig, architecture: Architecture) -> TrainConfig:
         else config.mask_token,
         warmup=warmup,
         curriculum=tuple(replace(stage, until=steps_until(stage, steps)) for stage in config.curriculum),
-        checkpoint_every=config.checkpoint_every or min(1000, max(10, steps // 10)),
+        checkpoint_every=config.checkpoint_every or steps_between_checkpoints(steps),
         eval_every=max(10, steps // 10) if config.eval_every is None else config.eval_every,
     )
 
@@ -199,6 +226,7 @@ def batches_of(shards: TokenShards, config: TrainConfig) -> PackedBatches:
     assert config.context is not None
     return Batches(
         shards,
+        pairs=config.pairs.limits(config.context) if config.objective == "seq2seq" else None,
         batch=config.batch,
         context=config.context,
         seed=config.seed,

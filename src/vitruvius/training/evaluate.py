@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 import torch
 
 from vitruvius.data import PackedBatches
 from vitruvius.training.engines.local import LocalEngine
+from vitruvius.training.scoring_pairs import PairScoring
 
 if TYPE_CHECKING:
-    from vitruvius.data import TokenShards
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from vitruvius.data import Batch, TokenShards
     from vitruvius.nn import Model
     from vitruvius.training.config import TrainConfig
     from vitruvius.training.engines import Engine
@@ -45,6 +48,8 @@ class Score:
     """UTF-8 bytes they stand for."""
     whole: bool
     """Whether every window of the split was scored."""
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What the objective knows besides, by name: `masked_accuracy`, or `exact_match` and `f1` of pairs."""
 
 
 @final
@@ -62,11 +67,20 @@ class Validation:
         """Raise DataError when the split holds fewer than two tokens."""
         assert config.context is not None
         context = max(1, min(config.context, shards.tokens - 1))
+        of_pairs = config.objective == "seq2seq"
         self.engine: Engine = engine or LocalEngine()
         # As many windows at a time as a process has in training, so that validation fits where training does.
-        self.per_batch = config.accumulate * self.engine.ranks
+        self.per_batch = config.accumulate * self.engine.shares
         size = config.batch // self.per_batch
-        self.batches = PackedBatches(shards, batch=size, context=context, seed=SAMPLE_SEED, sources="together")
+        self.batches = PackedBatches(
+            shards,
+            batch=size,
+            context=context,
+            seed=SAMPLE_SEED,
+            sources="together",
+            pairs=config.pairs.limits(config.context) if of_pairs else None,
+        )
+        self.pairs = PairScoring(shards, config) if of_pairs and config.pairs.score else None
         self.objective = objective
         self.device = device
         self.byte_lengths = shards.tokenizer().byte_lengths
@@ -80,28 +94,49 @@ class Validation:
         engine = self.engine
         limit = None if batches is None else batches * self.per_batch
         nats, tokens, text_bytes, windows = 0.0, 0, 0, 0
+        means = {name: [0.0, 0.0] for name in self.objective.judges}
         was_training = model.training
         model.eval()
         try:
-            for number, batch in enumerate(itertools.islice(self.batches.once(), limit)):
-                if number % engine.ranks == 0 and engine.agree_to_stop(stop):
+            for together in rounds(itertools.islice(self.batches.once(), limit), engine.shares):
+                if engine.agree_to_stop(stop):
                     return None
-                if number % engine.ranks != engine.rank:
+                has_own = engine.share_rank < len(together)
+                if not has_own and engine.has_whole_model:
                     continue
-                (piece,) = self.objective.pieces(batch, 1, self.device)
-                nats += float(self.objective.score(model, piece).double().sum())
+                # In the last round some have none left: where weights are shared they compute with the others.
+                (piece,) = self.objective.pieces(together[engine.share_rank if has_own else 0], 1, self.device)
+                judged = self.objective.judge(model, piece)
+                if not has_own:
+                    continue
+                nats += float(judged.nats_BT.double().sum())
+                for name, parts in judged.means.items():
+                    means[name] = [sum(two) for two in zip(means[name], parts, strict=True)]
                 scored = piece.targets[piece.targets >= 0].cpu().numpy()
                 tokens += scored.size
                 text_bytes += int(self.byte_lengths[scored].sum())
-                windows += len(batch.sample_ids)
+                windows += len(together[engine.share_rank].sample_ids)
+            metrics = {} if self.pairs is None else self.pairs.score(model, engine, stop)
+            if metrics is None:
+                return None
         finally:
             model.train(was_training)
-        sums = engine.total([nats, tokens, text_bytes, windows])
-        nats, (tokens, text_bytes, windows) = sums[0], map(int, sums[1:])
+        sums = engine.total([nats, tokens, text_bytes, windows, *itertools.chain(*means.values())])
+        nats, (tokens, text_bytes, windows) = sums[0], map(int, sums[1:4])
+        for name, total, count in zip(means, sums[4::2], sums[5::2], strict=True):
+            metrics[name] = total / count
         return Score(
             loss=nats / tokens,
             bits_per_byte=nats / math.log(2) / text_bytes if text_bytes else None,
             tokens=tokens,
             text_bytes=text_bytes,
             whole=windows == self.batches.windows,
+            metrics=metrics,
         )
+
+
+def rounds(batches: Iterable[Batch], shares: int) -> Iterator[list[Batch]]:
+    """Batches in groups of as many as there are shares; the last group may be smaller."""
+    following = iter(batches)
+    while together := list(itertools.islice(following, shares)):
+        yield together

@@ -37,7 +37,7 @@ def restore_newest(folder: RunFolder, trainer: Trainer, listener: Listener) -> N
     same = "let every machine see the same run folder"
     engine.ensure_alike(lambda: str(trainer.state), what="the contents of the checkpoint", fix=same)
     # What a kill in the middle of pruning left over.
-    engine.on_main(lambda: prune(folder.reader.checkpoints(), keep=trainer.config.keep, verified=checkpoint))
+    engine.on_main(lambda: prune(folder.reader, retention=trainer.saver.retention, verified=checkpoint))
 
 
 def _newest(folder: RunFolder, listener: Listener) -> int | None:

@@ -83,17 +83,19 @@ def agreed_launch(settings: EngineSettings) -> Launch:
 
 def as_launched(settings: EngineSettings) -> EngineSettings:
     """The settings for a run that goes on: its checkpoints fit any number of processes, so the launch decides."""
-    return replace(settings, kind="local" if launched() is None else "ddp")
+    if launched() is None:
+        return replace(settings, kind="local", tensor_parallel=1)
+    return replace(settings, kind="ddp") if settings.kind == "local" else settings
 
 
-def ensure_divides(config: TrainConfig, ranks: int) -> None:
+def ensure_divides(config: TrainConfig, shares: int) -> None:
     """Raise UsageError unless every piece of a batch can be shared evenly."""
-    each = config.accumulate * ranks
+    each = config.accumulate * shares
     if config.batch % each:
         pieces = "" if config.accumulate == 1 else f", each in {config.accumulate} pieces,"
         near = max(each, config.batch // each * each)
         raise UsageError(
-            f"{ranks} processes{pieces} cannot share {config.batch} samples evenly",
+            f"{shares} processes{pieces} cannot share {config.batch} samples evenly",
             where="train.batch",
             fix=f"use a multiple of {each}, such as --batch {near}, or another number of processes",
         )

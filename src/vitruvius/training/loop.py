@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
-from vitruvius.errors import RunError
 from vitruvius.nn.updates import after_step
-from vitruvius.nn.weights import weights_of
 from vitruvius.runs import Checkpoint
-from vitruvius.runs.checkpoints import latest_good_checkpoint
-from vitruvius.training.checkpoint import TrainState, restore, save
+from vitruvius.runs.retention import retention_of
+from vitruvius.training.checkpoint import TrainState, contents_of, restore
+from vitruvius.training.config import to_plain
 from vitruvius.training.determinism import digest_of
 from vitruvius.training.engines.local import LocalEngine
-from vitruvius.training.guarding.first_bad import first_bad
-from vitruvius.training.guarding.judge import Judge
+from vitruvius.training.guarding.guardian import Guardian
+from vitruvius.training.saving import Saver
+from vitruvius.training.scaling import OVERFLOW, bear_overflow
 from vitruvius.training.schedules import learning_rate
 from vitruvius.training.updating import Updater
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vitruvius.training.config import TrainConfig
     from vitruvius.training.engines import Engine
     from vitruvius.training.evaluate import Score, Validation
-    from vitruvius.training.guarding.judge import Judgement, Verdict
+    from vitruvius.training.guarding.judge import Verdict
     from vitruvius.training.master import MasterOptimizer
     from vitruvius.training.objectives import Objective
     from vitruvius.training.observing import Observer
@@ -108,12 +108,20 @@ class Trainer:
         self.belongs_to = belongs_to
         self.engine: Engine = engine or LocalEngine()
         self.updater = Updater(
-            config=config, model=model, optimizer=optimizer, objective=objective, device=device, engine=self.engine
+            config=config,
+            model=model,
+            optimizer=optimizer,
+            objective=objective,
+            device=device,
+            engine=self.engine,
+            companions=companions,
         )
         self.observers = tuple(observers)
         self.companions = tuple(companions)
-        self.judge = Judge(config.guard)
         self.state = TrainState()
+        rules = retention_of(to_plain(config))
+        self.saver = Saver(run, engine=self.engine, retention=rules, how=config.recovery.save)
+        self.guard = Guardian(self)
         self.last_row: dict[str, Any] | None = None
         self.last_loss: float | None = None
         """Of the last update that was applied by this process."""
@@ -123,9 +131,14 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a verified checkpoint."""
         self.state = restore(
-            checkpoint, self.model, self.optimizer, belongs_to=self.belongs_to, companions=self.companions
+            checkpoint,
+            self.model,
+            self.optimizer,
+            belongs_to=self.belongs_to,
+            companions=self.companions,
+            engine=self.engine,
         )
-        self.judge.remember(row for row in self.run.reader.metrics() if row["step"] <= self.state.step)
+        self.guard.remember(row for row in self.run.reader.metrics() if row["step"] <= self.state.step)
 
     def train(self, stop: StopRequest, listener: Listener) -> bool:
         """Train until the last step or until asked to stop; returns whether the last step is done and validated.
@@ -134,6 +147,7 @@ class Trainer:
         not finite: that update is not applied, and its sample ids are in `events.jsonl`.
         """
         listener.started(step=self.state.step, steps=self.config.steps)
+        self.saver.saved, self.saver.note = listener.saved, listener.note
         self.model.train()
         after_step(self.model)
         for one in (*self.companions, *self.observers):
@@ -142,38 +156,44 @@ class Trainer:
             while self.state.step < self.config.steps and not self.engine.agree_to_stop(stop):
                 if not self._step(stop, listener):
                     break
+                self.saver.look()
                 if self.state.step == self.config.steps or self.state.step % self._every == 0:
-                    listener.saved(self.save())
-            if stop.asked and not self._is_saved:
-                listener.saved(self.save())
+                    self._start_saving()
+            self.saver.wait()
+            if stop.asked and not self.is_saved:
+                self.save()
             return self.state.step == self.config.steps and self._finally_scored(stop)
+        except Exception:
+            self.saver.close()
+            raise
         finally:
             for observer in self.observers:
                 observer.ended()
             listener.ended()
 
     def save(self) -> Checkpoint:
-        """Write a checkpoint of the state as it is; of several processes, all of which have it, the main one does."""
+        """Write a checkpoint of the state as it is, and wait until it is on the disk."""
+        self._start_saving()
+        self.saver.wait()
+        return self._checkpoint(self.state.step)
+
+    def _start_saving(self) -> None:
+        """Have the state as it is saved; of several processes, all of which have it, the main one does."""
         same = "train on machines of one kind; a bit that flipped in memory does this too"
-        self.engine.ensure_alike(lambda: digest_of(weights_of(self.model)), what="the weights", fix=same)
-        self.engine.on_main(
-            lambda: save(
-                self.run,
-                self.state,
-                self.model,
-                self.optimizer,
-                belongs_to=self.belongs_to,
-                keep=self.config.keep,
-                companions=self.companions,
+        self.engine.ensure_alike(lambda: digest_of(self.engine.replicated(self.model)), what="the weights", fix=same)
+        self.saver.start(
+            lambda: contents_of(
+                self.state, self.model, self.optimizer, belongs_to=self.belongs_to, companions=self.companions
             )
         )
-        return self._checkpoint(self.state.step)
 
     def _checkpoint(self, step: int) -> Checkpoint:
         return Checkpoint(step=step, path=self.run.path / "checkpoints" / f"step-{step}")
 
     @property
-    def _is_saved(self) -> bool:
+    def is_saved(self) -> bool:
+        """Whether a checkpoint of the state as it is stands in the folder."""
+        self.saver.wait()
         saved = self.run.reader.checkpoints
         return self.engine.from_main(lambda: any(checkpoint.step == self.state.step for checkpoint in saved()))
 
@@ -206,6 +226,8 @@ class Trainer:
         score = self._score(stop)
         if score is not None:
             extra |= {"val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte, "val_tokens": score.tokens}
+            extra |= {f"val_{name}": value for name, value in score.metrics.items()}
+            extra |= self._average_score(stop)
         row = {
             "step": self.state.step,
             "loss": update.loss,
@@ -241,101 +263,50 @@ class Trainer:
             return None
         for observer in self.observers:
             observer.gathered(step, gathered)
-        judgement = self.judge.judge(gathered)
-        verdict = self._allowed(judgement.verdict)
-        if verdict != "apply":
-            self._report(step, judgement, verdict, batch, listener)
+        judgement = OVERFLOW if gathered.overflowed else self.guard.judge(step, batch, gathered, listener)
         lr = learning_rate(self.config, self.state.step) * self.state.lr_factor
-        if verdict in {"apply", "note"}:
-            self.updater.apply(gathered, lr=lr, clip=self.config.clip)
-            self.judge.applied(gathered.loss, gathered.grad_norm)
+        metrics = dict(gathered.metrics)
+        if judgement.applies:
+            metrics |= self.updater.apply(gathered, lr=lr, clip=self.config.clip)
         else:
             self.updater.discard()
-        metrics = dict(gathered.metrics)
         for observer in self.observers:
-            metrics |= observer.after(step, verdict)
-        if verdict not in {"apply", "note"}:
+            metrics |= observer.after(step, judgement.verdict)
+        if not judgement.applies:
             metrics["applied"] = 0
-            self._instead(verdict, judgement, batch, listener)
-        return Update(loss=gathered.loss, grad_norm=gathered.grad_norm, lr=lr, metrics=metrics, verdict=verdict)
-
-    def _allowed(self, verdict: Verdict) -> Verdict:
-        """The verdict, or `stop` where the run has retried often enough."""
-        if verdict in {"skip", "lower-lr", "rewind"} and self.state.retries >= self.config.guard.retries:
-            return "stop"
-        return verdict
-
-    def _report(self, step: int, judgement: Judgement, verdict: Verdict, batch: Batch, listener: Listener) -> None:
-        """An event with everything that is known about an update that was not just applied."""
-        samples: list[int] = batch.sample_ids.tolist()
-        epochs: list[int] = batch.epochs.tolist()
-        seen = [{**asdict(sight), "value": repr(sight.value)} for sight in judgement.sights]
-        kind = "spike" if judgement.sights[0].z is not None else "not-finite"
-        first = None
-        if kind == "not-finite":
-            self.updater.discard()
-            first = first_bad(self.model, self.objective, batch, self.device)
-        self.run.event(kind, step=step, verdict=verdict, seen=seen, first_bad=first, sample_ids=samples, epochs=epochs)
-        what = " and ".join(f"{sight.what} {sight.value:.4g}" for sight in judgement.sights)
-        place = "" if first is None or first["name"] is None else f", first in the {first['where']} of {first['name']}"
-        listener.note(f"step {step:,}: {what}{place}: {verdict}")
-
-    def _instead(self, verdict: Verdict, judgement: Judgement, batch: Batch, listener: Listener) -> None:
-        """What happens in the place of an update that is not applied."""
-        if verdict == "stop":
-            raise self._stopped(judgement, batch, listener)
-        self.state.retries += 1
-        if verdict == "lower-lr":
-            self.state.lr_factor *= self.config.guard.lr_cut
-        if verdict == "rewind":
-            self._rewind(listener)
-
-    def _rewind(self, listener: Listener) -> None:
-        """Back to the newest whole regular checkpoint, and on with the batches after the one at hand."""
-        after, retries = self.state.batches + 1, self.state.retries
-        # One that a stop has left between the regular ones does not count: a run that was never stopped has none.
-        step = self.engine.from_main(self._newest_regular)
-        if step is None:
-            listener.note("there is no checkpoint to go back to yet; the update is skipped")
-            self.state.batches += 1
-            return
-        self.restore(self._checkpoint(step))
-        self.state.batches, self.state.retries = after, retries
-        self.engine.barrier()  # all have read the metrics
-        self.run.truncate_metrics(after_step=self.state.step)
-        self.run.event("rewound", to_step=self.state.step, next_batch=after)
-        listener.note(f"back to step {self.state.step:,}, and on with batch {after:,}")
-
-    def _newest_regular(self) -> int | None:
-        checkpoint = latest_good_checkpoint(self.run.path, every=self._every).checkpoint
-        return None if checkpoint is None else checkpoint.step
-
-    def _stopped(self, judgement: Judgement, batch: Batch, listener: Listener) -> RunError:
-        """The error for an update that nothing else can be done about; the state before it is saved."""
-        if not self._is_saved and self.state.step:
-            listener.saved(self.save())
-        sight, step = judgement.sights[0], self.state.step + 1
-        samples: list[int] = batch.sample_ids.tolist()
-        shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
-        name = {"grad_norm": "gradient norm"}.get(sight.what, sight.what)
-        tried = f" after {self.state.retries} retries" if self.state.retries else ""
-        return RunError(
-            f"the {name} of step {step:,} is {sight.value:.6g}; the update was not applied{tried} (samples {shown})",
-            where=str(self.run.path),
-            fix="train into a new folder with a lower --lr, more warm-up, a smaller clip or another train.guard; "
-            "events.jsonl names every sample of the batch and where the first bad number came from",
+            if gathered.overflowed:
+                metrics |= bear_overflow(self, step, batch, listener)
+            else:
+                self.guard.instead(judgement, batch, listener)
+        return Update(
+            loss=gathered.loss, grad_norm=gathered.grad_norm, lr=lr, metrics=metrics, verdict=judgement.verdict
         )
 
     def _score(self, stop: StopRequest) -> Score | None:
         """Validation after an update, when due. The last step's covers `final_eval_batches`."""
         step, every = self.state.step, self.config.eval_every
-        is_last = step == self.config.steps
-        if self.validation is None or not (is_last or (every and step % every == 0)):
+        if self.validation is None or not (self._is_last or (every and step % every == 0)):
             return None
-        batches = self.config.final_eval_batches if is_last else self.config.eval_batches
-        score = self.validation.score(self.model, batches, stop)
-        self.final_score = score if is_last else None
+        score = self.validation.score(self.model, self._batches_to_score, stop)
+        self.final_score = score if self._is_last else None
         return score
+
+    @property
+    def _is_last(self) -> bool:
+        return self.state.step == self.config.steps
+
+    @property
+    def _batches_to_score(self) -> int | None:
+        return self.config.final_eval_batches if self._is_last else self.config.eval_batches
+
+    def _average_score(self, stop: StopRequest) -> dict[str, float]:
+        """The same validation of the averaged weights, where they are kept; nothing when asked to stop meanwhile."""
+        average = self.updater.average
+        if average is None or self.validation is None:
+            return {}
+        with average.in_place(self.optimizer):
+            other = self.validation.score(self.model, self._batches_to_score, stop)
+        return {} if other is None else {"val_loss_ema": other.loss}
 
     def _finally_scored(self, stop: StopRequest) -> bool:
         """Whether the last validation is done; a run that was stopped during it, and resumed, does it now."""

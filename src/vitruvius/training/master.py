@@ -11,7 +11,7 @@ import torch
 from vitruvius.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -28,18 +28,39 @@ class Slot:
     parameter: nn.Parameter
     master: Tensor
     state: dict[str, Tensor]
-    """What the update rule keeps from step to step, by name, each in the shape of the parameter."""
+    """What the update rule keeps from step to step, by name."""
     group: ParameterGroup
     accumulated: Tensor | None = None
+    shared: SharedMatrix | None = None
+    """Set where processes share the tensor: how a rule that needs whole matrices gets them."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The memory of the parameter: all of it, or this process's part where processes share its state."""
+        return local(self.parameter.detach())
 
     def gradient(self) -> Tensor | None:
         """Of this step: the sum over micro-batches, or what the last backward pass left; None without any."""
-        return self.parameter.grad if self.accumulated is None else self.accumulated
+        if self.accumulated is not None:
+            return self.accumulated
+        return None if self.parameter.grad is None else local(self.parameter.grad)
 
     @property
     def is_own_master(self) -> bool:
         """Whether there is no copy besides the weight itself."""
         return self.master.dtype == self.parameter.dtype
+
+
+class SharedMatrix(Protocol):
+    """A tensor of which every process has a part; its methods are called by all processes."""
+
+    def whole(self, part: Tensor) -> Tensor:
+        """The whole of what this process has `part` of, in every process."""
+        ...
+
+    def mine(self, whole: Tensor) -> Tensor:
+        """This process's part of a whole."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +72,15 @@ class Step:
     lr: float
     """The learning rate of the slot: the step's, times the factor of its group."""
     clip: float
-    """What gradients are multiplied by."""
+    """What gradients are multiplied by: that clips them, and takes the scale of the loss off again."""
 
 
 class UpdateRule(Protocol):
     """How a weight follows its gradient."""
 
-    state_names: ClassVar[tuple[str, ...]]
-    """What a rule keeps for each parameter."""
+    def new_state(self, master: Tensor) -> dict[str, Tensor]:
+        """What it keeps of a parameter before the first update, by name, in whatever shapes and dtypes."""
+        ...
 
     def update(self, slot: Slot, grad: Tensor, step: Step) -> None:
         """Change the master and its state, and round the master into the weight."""
@@ -76,9 +98,13 @@ class AdamWRule:
     eps: float = 1e-8
     """Added to the root of the second moment."""
 
+    def new_state(self, master: Tensor) -> dict[str, Tensor]:
+        """Two moments of zeros."""
+        return zeros_for(self.state_names, master)
+
     def update(self, slot: Slot, grad: Tensor, step: Step) -> None:
         """One step of torch's fused AdamW on master and moments."""
-        master, weight, grad = slot.master.view(-1), slot.parameter.detach().view(-1), grad.reshape(-1)
+        master, weight, grad = slot.master.view(-1), slot.weight.view(-1), grad.reshape(-1)
         exp_avg, exp_avg_sq = slot.state["exp_avg"].view(-1), slot.state["exp_avg_sq"].view(-1)
         number = torch.tensor(float(step.number), device=master.device)
         scratch = torch.empty(min(CHUNK, grad.numel()), device=master.device)
@@ -176,6 +202,10 @@ class MasterOptimizer:
         self.groups = tuple(groups)
         self.lr = lr
         self.steps = 0
+        self.elsewhere: frozenset[str] = frozenset()
+        """Parameters whose gradients another process counts in the norm."""
+        self.combined: Callable[[float], float] | None = None
+        """The norm over all processes from that of one, where they share the gradients."""
         self._slots: dict[str, Slot] = {}
         for group in self.groups:
             for name, parameter in group.parameters.items():
@@ -194,9 +224,9 @@ class MasterOptimizer:
         The caller divides the loss by the number of micro-batches. With a single micro-batch this is not needed.
         """
         for slot in self._slots.values():
-            grad = slot.parameter.grad
-            if grad is None:
+            if slot.parameter.grad is None:
                 continue
+            grad = local(slot.parameter.grad)
             if slot.accumulated is None:
                 slot.accumulated = grad.to(torch.float32, copy=True)
             else:
@@ -206,12 +236,13 @@ class MasterOptimizer:
     @torch.no_grad()
     def grad_norm(self) -> float:
         """L2 norm over all gradients, summed in fp32."""
-        grads = [grad for slot in self._slots.values() if (grad := slot.gradient()) is not None]
-        if not grads:
-            return 0.0
-        # What torch.nn.utils.clip_grad_norm_ itself calls, but with fp32 sums.
-        norms = torch.ops.aten._foreach_norm(grads, 2, torch.float32)  # noqa: SLF001
-        return float(torch.linalg.vector_norm(torch.stack(norms)))
+        grads = [grad for name, grad in self.gradients().items() if name not in self.elsewhere]
+        norm = 0.0
+        if grads:
+            # What torch.nn.utils.clip_grad_norm_ itself calls, but with fp32 sums.
+            norms = torch.ops.aten._foreach_norm(grads, 2, torch.float32)  # noqa: SLF001
+            norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+        return norm if self.combined is None else self.combined(norm)
 
     @torch.no_grad()
     def step(self, *, lr: float | None = None, clip: float | None = None) -> float:
@@ -226,11 +257,16 @@ class MasterOptimizer:
         return norm
 
     @torch.no_grad()
-    def apply(self, norm: float, *, lr: float | None = None, clip: float | None = None) -> None:
-        """As `step`, for gradients whose norm is known and finite."""
+    def apply(
+        self, norm: float, *, lr: float | None = None, clip: float | None = None, loss_scale: float = 1.0
+    ) -> None:
+        """As `step`, for gradients whose norm is known and finite.
+
+        loss_scale: what the loss was multiplied by; the gradients at hand are larger by as much than `norm` says.
+        """
         if lr is not None:
             self.lr = lr
-        factor = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
+        factor = (1.0 if clip is None else min(1.0, clip / (norm + 1e-6))) / loss_scale
         self.steps += 1
         for slot in self._slots.values():
             grad = slot.gradient()
@@ -238,8 +274,12 @@ class MasterOptimizer:
                 group = slot.group
                 group.rule.update(slot, grad, Step(number=self.steps, lr=self.lr * group.lr_factor, clip=factor))
 
+    def named_slots(self) -> Iterable[tuple[str, Slot]]:
+        """As `slots`, each with its parameter's name."""
+        return self._slots.items()
+
     def gradients(self) -> dict[str, Tensor]:
-        """The gradients of this step that there are, by name; the tensors are the optimizer's own."""
+        """The gradients of this step that there are, by name, as large as the loss was; the optimizer's own tensors."""
         return {name: grad for name, slot in self._slots.items() if (grad := slot.gradient()) is not None}
 
     def zero_grad(self) -> None:
@@ -286,7 +326,7 @@ class MasterOptimizer:
             for kind, tensor in _kinds(slot).items():
                 tensor.copy_(state[f"{kind}.{name}"])
             if not slot.is_own_master:
-                slot.parameter.copy_(slot.master)
+                slot.weight.copy_(slot.master)
 
 
 class MasterAdamW(MasterOptimizer):
@@ -305,15 +345,26 @@ class MasterAdamW(MasterOptimizer):
         super().__init__([replace(group, rule=rule) for group in groups], lr=lr)
 
 
+def zeros_for(names: Iterable[str], master: Tensor) -> dict[str, Tensor]:
+    """fp32 zeros in the shape of a parameter, under each of some names."""
+    return {name: torch.zeros_like(master, memory_format=torch.contiguous_format) for name in names}
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that processes share, as a view; another tensor as it is."""
+    # Asked for by name: torch.distributed is not imported for a run of one process.
+    part: Callable[[], Tensor] | None = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
+
+
 def _slot(name: str, parameter: nn.Parameter, group: ParameterGroup) -> Slot:
     if parameter.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise UsageError(
             f"parameter {name} is {parameter.dtype}, which has no fp32 master", fix="train in float32 or bfloat16"
         )
-    weight = parameter.detach()
+    weight = local(parameter.detach())
     master = weight if weight.dtype == torch.float32 else weight.to(torch.float32)
-    state = {kept: torch.zeros_like(master, memory_format=torch.contiguous_format) for kept in group.rule.state_names}
-    return Slot(parameter=parameter, master=master, state=state, group=group)
+    return Slot(parameter=parameter, master=master, state=group.rule.new_state(master), group=group)
 
 
 def _kinds(slot: Slot) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
+from vitruvius.training.master import zeros_for
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -63,17 +65,24 @@ class MuonRule:
     dtype: torch.dtype = torch.bfloat16
     """Number format of the iterations."""
 
+    def new_state(self, master: Tensor) -> dict[str, Tensor]:
+        """A momentum of zeros."""
+        return zeros_for(self.state_names, master)
+
     def update(self, slot: Slot, grad: Tensor, step: Step) -> None:
         """Average the gradient in fp32, orthogonalise each matrix, move the master."""
         wide = grad.to(torch.float32) * step.clip
         average = slot.state["momentum"].lerp_(wide, 1.0 - self.momentum)
         direction = wide.lerp(average, self.momentum) if self.kind == "nesterov" else average
-        rows, columns = direction.shape[-2:]
+        # A part of a matrix has another orthogonal factor: processes that share one gather it.
+        whole = direction if slot.shared is None else slot.shared.whole(direction)
+        rows, columns = whole.shape[-2:]
         scale = SCALES[self.scale](rows, columns)
+        moved = orthogonal(whole, iterations=self.iterations, dtype=self.dtype)
         slot.master.mul_(1.0 - step.lr * slot.group.weight_decay)
-        slot.master.add_(orthogonal(direction, iterations=self.iterations, dtype=self.dtype), alpha=-step.lr * scale)
+        slot.master.add_(moved if slot.shared is None else slot.shared.mine(moved), alpha=-step.lr * scale)
         if not slot.is_own_master:
-            slot.parameter.copy_(slot.master)
+            slot.weight.copy_(slot.master)
 
 
 def orthogonal(matrices: Tensor, *, iterations: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from vitruvius.spec.widen import weights
+from vitruvius.training.eight_bit import EightBitAdamWRule, require_bitsandbytes
 from vitruvius.training.master import DECAYS, AdamWRule, MasterOptimizer, ParameterGroup, UpdateRule
 from vitruvius.training.muon import WIDTH_POWERS, MuonRule
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from vitruvius.spec.node import Init, Scope
     from vitruvius.spec.weight import Weight
     from vitruvius.training.config import TrainConfig
+    from vitruvius.training.eight_bit import Memory
+
+EIGHT_BIT = frozenset({"adamw-8bit", "adamw-8bit-paged"})
+"""Names in `train.optimizer` whose moments take 8 bits."""
 
 MUON_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -61,12 +66,33 @@ def muon(weight: Weight, init: Init, scope: Scope, config: TrainConfig) -> Setti
     )
 
 
-OPTIMIZERS: dict[str, Callable[[Weight, Init, Scope, TrainConfig], Settings]] = {"adamw": adamw, "muon": muon}
+def eight_bit(memory: Memory) -> Callable[[Weight, Init, Scope, TrainConfig], Settings]:
+    """AdamW with moments of 8 bits, which lie on the device or in pages."""
+
+    def settings(weight: Weight, init: Init, scope: Scope, config: TrainConfig) -> Settings:
+        wide = adamw(weight, init, scope, config)
+        eps = config.eps * init.eps_scale(weight, scope)
+        return replace(wide, rule=EightBitAdamWRule(betas=config.betas, eps=eps, memory=memory))
+
+    return settings
+
+
+OPTIMIZERS: dict[str, Callable[[Weight, Init, Scope, TrainConfig], Settings]] = {
+    "adamw": adamw,
+    "adamw-8bit": eight_bit("device"),
+    "adamw-8bit-paged": eight_bit("paged"),
+    "muon": muon,
+}
 """Name in `train.optimizer` -> how a weight is updated."""
 
 
 def make_optimizer(model: Model, config: TrainConfig) -> MasterOptimizer:
-    """The optimizer that a config names, with fp32 masters; which weights decay is `config.decay`."""
+    """The optimizer that a config names, with fp32 masters; which weights decay is `config.decay`.
+
+    Raises UsageError where a package that it needs is not installed.
+    """
+    if config.optimizer in EIGHT_BIT:
+        require_bitsandbytes()
     return MasterOptimizer(groups_of(model, config), lr=config.lr)
 
 

@@ -19,7 +19,10 @@ from vitruvius.training.launch import ensure_divides
 from vitruvius.training.loop import Listener, Trainer
 from vitruvius.training.objectives import make_objective
 from vitruvius.training.optim import make_optimizer
+from vitruvius.training.numerics import numerics_of
 from vitruvius.training.room import ensure_room, room_here
+from vitruvius.training.sampling_text import ensure_prompts
+from vitruvius.training.scoring_pairs import ensure_right_data
 from vitruvius.training.watching import Watcher, require_sinks
 
 if TYPE_CHECKING:
@@ -51,10 +54,12 @@ class Parts:
 
     def trainer(self, run: RunFolder) -> Trainer:
         """The trainer, at step 0."""
+        optimizer = make_optimizer(self.model, self.config)
+        self.engine.own(optimizer)
         return Trainer(
             config=self.config,
             model=self.model,
-            optimizer=make_optimizer(self.model, self.config),
+            optimizer=optimizer,
             objective=self.objective,
             batches=self.batches,
             validation=self.validation,
@@ -72,10 +77,11 @@ def parts_of(
 ) -> Parts:
     """Cut the data and build the model; whatever is wrong with either is found here, before a folder is made."""
     require_sinks(config.watch)
-    ensure_divides(config, engine.ranks)
+    ensure_divides(config, engine.shares)
     belongs_to = config_hash(config, to_data(architecture), shards.fingerprint)
     alike = "give every process the same command, data and version; set train.threads where machines differ"
     engine.ensure_alike(lambda: belongs_to, what="data, spec or settings", fix=alike)
+    ensure_prompts(config, architecture, shards.tokenizer)
     objective = make_objective(config)
     batches = batches_of(shards, config)
     for line in use_of(batches, steps=config.steps).lines():
@@ -85,7 +91,7 @@ def parts_of(
         batches=batches,
         validation=_validation(config, shards, objective, listener, engine),
         objective=objective,
-        model=_model(architecture, config),
+        model=_model(architecture, config, engine),
         belongs_to=belongs_to,
         observers=observers_of(config, listener, engine),
         companions=companions_of(config),
@@ -100,16 +106,15 @@ def observers_of(config: TrainConfig, listener: Listener, engine: Engine) -> tup
 
 def companions_of(config: TrainConfig) -> tuple[Companion, ...]:
     """Those who take part in the run, in the order in which they are asked."""
-    del config
-    return ()
+    return tuple(numerics_of(config))
 
 
-def _model(architecture: Architecture, config: TrainConfig) -> Model:
+def _model(architecture: Architecture, config: TrainConfig, engine: Engine) -> Model:
     model = build(architecture, dtype=config.dtype, seed=config.seed)
     # Growing replaces a parameter, so tables grow before the optimizer takes hold of them.
     for table in tables_that_grow(model).values():
         table.grow(config.context)
-    model = model.to(torch.device(config.device))
+    model = engine.place(model, torch.device(config.device))
     model.checkpointing = config.checkpointing
     if config.compile == "default":
         model.loss = torch.compile(model.loss)  # pyright: ignore[reportAttributeAccessIssue]
@@ -155,6 +160,7 @@ def open_data(data: Path | str, architecture: Architecture, config: TrainConfig,
             where="train.mask_token",
             fix=f"--set vocab_size={shards.vocab_size + 1}, so that one id is free",
         )
+    ensure_right_data(shards, config)
     if shards.vocab_size < architecture.vocab_size:
         listener.note(
             f"the data uses {shards.vocab_size:,} of the architecture's {architecture.vocab_size:,} tokens; "
@@ -182,6 +188,6 @@ def ensure_fits(architecture: Architecture, config: TrainConfig, listener: Liste
     room = room_here(config.device)
     if room is not None:
         room = replace(room, size=room.size // engine.launch.local_ranks)
-    note = ensure_room(architecture, replace(config, batch=max(1, config.batch // engine.ranks)), room)
+    note = ensure_room(architecture, replace(config, batch=max(1, config.batch // engine.shares)), room)
     if note is not None:
         listener.note(note)

@@ -5,6 +5,7 @@
     data: data/books                # a folder that `vitruvius data prepare` wrote
     out: runs/books                 # may be left to --out
     train: {steps: 2000, lr: 2e-3}  # docs/training.md lists every setting
+    sweep: {train.lr: [1e-3, 3e-3]} # for `vitruvius sweep` alone: docs/training/sweeps.md
 
 Paths are relative to the run file. Precedence: --set, then the flags, then the file, then the defaults.
 """
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from vitruvius.spec import Reading
 
-SECTIONS = ("spec", "data", "out", "train")
+SECTIONS = ("spec", "data", "out", "train", "sweep")
 _TRAIN = "train."
 
 
@@ -51,6 +52,8 @@ class Request:
     """Every setting, resolved."""
     section: Node
     """What was written of them, in the file, by flags and by `--set`; every value knows its place."""
+    sweep: Node | None = None
+    """The section of a run file that lists values for a sweep, unread."""
 
 
 def read_request(
@@ -86,11 +89,22 @@ def read_request(
     assert isinstance(tree.value, dict)
     return Request(
         section=tree.value["train"],
+        sweep=tree.value.get("sweep"),
         reading=reading,
         data=_folder(tree, "data", data, beside),
         out=_folder(tree, "out", out, beside),
         config=config,
     )
+
+
+def swept_by(spec: str) -> Node | None:
+    """The `sweep` section of a run file; None where there is none, and for a spec.
+
+    Raises SpecError when the file is no YAML.
+    """
+    tree = load(locate(spec))
+    assert isinstance(tree.value, dict)
+    return tree.value.get("sweep") if {"spec", "train"} & tree.value.keys() else None
 
 
 def _check_sections(tree: Node) -> None:
@@ -102,6 +116,8 @@ def _check_sections(tree: Node) -> None:
             found.append(_at(tree.key_marks[key], path=key, what=f"unknown section {key!r}", fix=fix))
         elif key == "train" and not isinstance(node.value, dict):
             found.append(_at(node.mark, path=key, what="the settings are no mapping", fix="train: {steps: 1000}"))
+        elif key == "sweep":
+            continue  # whoever sweeps reads it
         elif key != "train" and not isinstance(node.value, str):
             found.append(_at(node.mark, path=key, what="a name is due here", fix=_EXAMPLES[key]))
     if "spec" not in tree.value:

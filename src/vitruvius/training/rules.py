@@ -49,7 +49,8 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
 
 def _objective_findings(config: TrainConfig, architecture: Architecture) -> Iterator[Finding]:
     natural, chosen = natural_objective(architecture), config.objective
-    fits = {"causal-lm": {"causal-lm", "prefix-lm"}}.get(natural, {natural})
+    fits = {"causal-lm": {"causal-lm", "prefix-lm"}, "continuation": {"continuation", "seq2seq"}}
+    fits = fits.get(natural, {natural})
     if chosen is not None and chosen not in fits:
         what = f"{chosen} does not fit {architecture.name}, which is made for {natural}"
         yield Finding(path="train.objective", what=what, fix=f"use {' or '.join(sorted(fits))}")
@@ -92,7 +93,10 @@ def _packing_findings(config: TrainConfig, architecture: Architecture) -> Iterat
     objective = config.objective or natural_objective(architecture)
     if config.packing == "stream":
         return
-    if objective in {"prefix-lm", "continuation"}:
+    if objective == "seq2seq":
+        what = f"seq2seq reads pairs, and {config.packing} is a way to pack running text"
+        yield Finding(path="train.packing", what=what, fix="leave packing out; train.pairs says how long texts may be")
+    elif objective in {"prefix-lm", "continuation"}:
         what = f"{objective} reads a sample as one text, and samples of {config.packing} end in padding"
         yield Finding(path="train.packing", what=what, fix="use packing: stream")
     elif objective == "masked-lm" and config.documents == "joined":

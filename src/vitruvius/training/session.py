@@ -27,6 +27,7 @@ from vitruvius.training.going_on import note_changes, restore_newest
 from vitruvius.training.launch import as_launched
 from vitruvius.training.parts import Parts, data_record, ensure_fits, open_data, parts_of, settled
 from vitruvius.training.progress import Silent
+from vitruvius.training.sampling_text import with_samples
 from vitruvius.training.stopping import StopRequest
 from vitruvius.training.watching import with_sinks
 
@@ -221,6 +222,7 @@ def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest
         with_sinks(listener, trainer.config.watch, run, step=trainer.state.step)
         if engine.is_main
         else contextlib.nullcontext(listener) as told,
+        with_samples(told, trainer, stop) as told,
     ):
         finished = trainer.train(stop, told)
     seconds = time.perf_counter() - began
@@ -243,6 +245,7 @@ def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest
     summary = {key: value for key, value in result.to_dict().items() if key not in {"schema", "run", "status"}}
     if score is not None:
         summary |= {"val_tokens": score.tokens, "val_text_bytes": score.text_bytes, "val_whole_split": score.whole}
+        summary |= {f"val_{name}": value for name, value in score.metrics.items()}
     run.event(result.status, step=state.step, signal=None if stop.signal is None else stop.signal.name)
     run.finish("finished" if finished else "stopped", **summary)
     return result
@@ -254,7 +257,7 @@ def _recording_failure(run: RunFolder, trainer: Trainer) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        with contextlib.suppress(OSError):  # the disk may be what failed
+        with contextlib.suppress(OSError, RunError):  # the disk may be what failed
             run.event("failed", step=trainer.state.step, error=f"{type(error).__name__}: {error}")
             run.finish("failed", step=trainer.state.step, error=str(error))
         raise

@@ -46,6 +46,15 @@ class StopRequest:
         return 0 if self.signal is None else EXIT_CODES[self.signal]
 
 
+_LISTENING: list[StopRequest] = []
+"""The requests that signals fill in now."""
+
+
+def signalled() -> bool:
+    """Whether a signal has asked this process to stop, whatever the others that train with it know of it."""
+    return any(request.asked for request in _LISTENING)
+
+
 @contextlib.contextmanager
 def stop_on_signals() -> Generator[StopRequest]:
     """A request that SIGTERM and Ctrl-C fill in; their former handlers come back when the block ends.
@@ -68,8 +77,10 @@ def stop_on_signals() -> Generator[StopRequest]:
                 os.write(2, _ANNOUNCEMENT[signal.Signals(number)])
 
     before = {number: signal.signal(number, handle) for number in EXIT_CODES}
+    _LISTENING.append(request)
     try:
         yield request
     finally:
+        _LISTENING.remove(request)
         for number, handler in before.items():
             signal.signal(number, handler)

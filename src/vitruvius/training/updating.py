@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from vitruvius.nn.updates import Gathering, after_step, gathered_by, put_back
+from vitruvius.training.averaging import WeightAverage
+from vitruvius.training.clipping import ZClip
+from vitruvius.training.companions import Companion
 from vitruvius.training.determinism import random_state, restore_random_state
 from vitruvius.training.engines.local import LocalEngine
+from vitruvius.training.scaling import LossScaler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +40,13 @@ class Gathered:
     """L2 norm over all gradients, before clipping; NaN where the loss was not finite and no gradient was made."""
     metrics: dict[str, float]
     """What objective and modules report, averaged over the pieces, and over the processes that report it."""
+    loss_scale: float | None = None
+    """What the loss was multiplied by in the backward pass; None where it was not scaled. `grad_norm` is without it."""
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether the loss is fine and a gradient is not, where a smaller loss scale may help."""
+        return self.loss_scale is not None and math.isfinite(self.objective) and not math.isfinite(self.grad_norm)
 
     @property
     def finite(self) -> bool:
@@ -45,7 +56,10 @@ class Gathered:
 
 @final
 class Updater:
-    """The model, its optimizer and its objective, and the engine whose processes share each batch."""
+    """The model, its optimizer and its objective, and the engine whose processes share each batch.
+
+    Of the companions of a run it takes those that have a part in an update: the loss scale, ZClip, the average.
+    """
 
     def __init__(
         self,
@@ -56,6 +70,7 @@ class Updater:
         objective: Objective,
         device: torch.device,
         engine: Engine | None = None,
+        companions: Sequence[Companion] = (),
     ) -> None:
         self.config = config
         self.model = model
@@ -63,6 +78,11 @@ class Updater:
         self.objective = objective
         self.device = device
         self.engine: Engine = engine or LocalEngine()
+        self.scaler = _one(LossScaler, companions)
+        self.zclip = _one(ZClip, companions)
+        self.average = _one(WeightAverage, companions)
+        if self.average is not None:
+            self.average.begin(model, optimizer)
         self._before: list[tuple[Gathering, Any]] = []
 
     def gradients(self, batch: Batch, stop: StopRequest) -> Gathered | None:
@@ -79,6 +99,7 @@ class Updater:
         # the piece is computed all the same: routers wait for those of the other processes.
         pieces = [(piece, total) for piece, total in zip(found, totals, strict=True) if total]
         scored = sum(total for _, total in pieces)
+        scale = 1.0 if self.scaler is None else self.scaler.scale
         results: list[_Computed] = []
         for piece, total in pieces:
             if random_before is not None and self.engine.agree_to_stop(stop):
@@ -89,18 +110,30 @@ class Updater:
             results.append(_Computed(piece=piece, result=result, total=total))
             if self.engine.anywhere(here=not math.isfinite(float(result.objective.detach()))):
                 return self._gathered(results, math.nan)
-            (result.objective * (piece.scored / scored)).backward()
+            (result.objective * (piece.scored / scored * scale)).backward()
             if len(pieces) > 1:
                 self.optimizer.accumulate()
         self.engine.reduce(self.optimizer)
-        return self._gathered(results, self.optimizer.grad_norm())
+        return self._gathered(results, self.optimizer.grad_norm() / scale)
 
-    def apply(self, gathered: Gathered, *, lr: float, clip: float | None) -> None:
-        """The optimizer's step, and what modules do after one."""
+    def apply(self, gathered: Gathered, *, lr: float, clip: float | None) -> dict[str, float]:
+        """The optimizer's step, and what modules and companions do after one; numbers for its row of metrics."""
         assert gathered.finite
-        self.optimizer.apply(gathered.grad_norm, lr=lr, clip=clip)
+        norm, found = gathered.grad_norm, dict[str, float]()
+        limits = [clip, None if self.zclip is None else self.zclip.limit(norm)]
+        limit = min((each for each in limits if each is not None), default=None)
+        if limit is not None and norm > limit:
+            found["clipped_to"] = limit
+        self.optimizer.apply(norm, lr=lr, clip=limit, loss_scale=gathered.loss_scale or 1.0)
         self.optimizer.zero_grad()
         after_step(self.model)
+        if self.zclip is not None:
+            self.zclip.applied(norm)
+        if self.scaler is not None:
+            self.scaler.applied()
+        if self.average is not None:
+            self.average.applied(self.optimizer)
+        return found
 
     def discard(self) -> None:
         """Drop the gradients, and what modules have gathered for them."""
@@ -119,7 +152,9 @@ class Updater:
             loss=loss,
             objective=objective,
             grad_norm=norm,
-            metrics=_averaged(self.engine.gather(_averaged([each.result.metrics for each in results]))),
+            loss_scale=None if self.scaler is None else self.scaler.scale,
+            metrics=_averaged(self.engine.gather(_averaged([each.result.metrics for each in results])))
+            | ({} if self.scaler is None else {"loss_scale": self.scaler.scale}),
         )
 
 
@@ -133,8 +168,22 @@ class _Computed:
     """Targets that count in this piece, over all processes."""
 
 
+LARGEST = frozenset({"lse_max"})
+"""Metrics of which the largest counts, and not the mean."""
+
+
 def _averaged(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each metric over those that report it, in the order of the first ones."""
+    """The mean of each metric over those that report it (of `LARGEST`, the most), in the order of the first ones."""
     names = dict.fromkeys(name for each in found for name in each)
     values = {name: [each[name] for each in found if name in each] for name in names}
-    return {name: math.fsum(numbers) / len(numbers) for name, numbers in values.items()}
+    return {
+        name: max(numbers) if name in LARGEST else math.fsum(numbers) / len(numbers) for name, numbers in values.items()
+    }
+
+
+_Kind = TypeVar("_Kind", bound=Companion)
+
+
+def _one(kind: type[_Kind], companions: Sequence[Companion]) -> _Kind | None:
+    """The companion of a kind, if there is one."""
+    return next((each for each in companions if isinstance(each, kind)), None)

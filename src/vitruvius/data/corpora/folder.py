@@ -17,7 +17,7 @@ from vitruvius.errors import DataError
 from vitruvius.runs.files import read_json, sha256_of, sync_directory, write_atomically, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from vitruvius.data.document import Markup
 
@@ -42,6 +42,7 @@ class _Place:
     bytes: int
     markup: Markup
     url: str
+    fields: Mapping[str, str]
 
 
 @final
@@ -63,11 +64,18 @@ class Part:
         self.first_left_out: dict[str, str] = {}
         self.copyright: bytes | None = None
 
-    def add(self, path: str, *, text: str, markup: Markup, url: str) -> None:
-        """Keep a page; one of the same path takes the place of an earlier one, as on an installed system."""
+    def add(
+        self, path: str, *, text: str, markup: Markup, url: str, fields: Mapping[str, str] | None = None
+    ) -> None:
+        """Keep a page; one of the same path takes the place of an earlier one, as on an installed system.
+
+        fields: what its row holds besides.
+        """
         content = text.encode("utf-8")
         self._spool.write(content)
-        self.pages[path] = _Place(offset=self._end, bytes=len(content), markup=markup, url=url)
+        self.pages[path] = _Place(
+            offset=self._end, bytes=len(content), markup=markup, url=url, fields=fields or {}
+        )
         self._end += len(content)
 
     def leave_out(self, path: str, reason: str) -> None:
@@ -198,7 +206,7 @@ def _written(part: Part, work: Path) -> dict[str, Any]:
         with (work / f"{part.name}.jsonl").open("xb") as file:
             for path in part.chosen:
                 place = part.pages[path]
-                row = {"url": place.url, "markup": place.markup, "text": part.text(path)}
+                row = {"url": place.url, "markup": place.markup, "text": part.text(path), **place.fields}
                 file.write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -9,7 +9,7 @@ import re
 import sysconfig
 import tokenize
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from vitruvius.data.corpora.folder import corpus_folder
@@ -78,11 +78,11 @@ def fetch_python_packages(
     with corpus_folder(out) as folder:
         for number, name in enumerate(packages):
             progress("reading sources", number, len(packages))
-            found = _distribution(name)
-            plain = re.sub(r"[-_.]+", "-", found.name).lower()
-            about = {"name": plain, "version": found.version, "from": "this Python's packages"}
-            part = folder.part(plain, about | {"licenses": _licenses(found)})
-            _read_package(part, found, purl=f"pkg:pypi/{plain}@{quote(found.version)}")
+            about, files, licence, purl = licensed_files(name)
+            part = folder.part(about["name"], about)
+            for inside, path in files:
+                _add(part, path, inside, url=f"{purl}#{quote(inside)}")
+            part.copyright = licence
         progress("reading sources", len(packages), len(packages))
         return folder.finish("python-packages", limit_bytes=limit_bytes, settings={"limit_bytes": limit_bytes})
 
@@ -111,7 +111,28 @@ def _distribution(name: str) -> importlib.metadata.Distribution:
     return found
 
 
-def _read_package(part: Part, found: importlib.metadata.Distribution, *, purl: str) -> None:
+def licensed_files(name: str) -> tuple[dict[str, Any], list[tuple[str, Path]], bytes | None, str]:
+    """Of an installed package: what a manifest says of it, its `.py` files, its licence texts, its package URL.
+
+    Raises:
+        UsageError: the name is none.
+        DataError: it is not installed, or keeps no list of its files.
+    """
+    found = _distribution(name)
+    plain = re.sub(r"[-_.]+", "-", found.name).lower()
+    files, licences = _files_of(found)
+    about = {
+        "name": plain,
+        "version": found.version,
+        "from": "this Python's packages",
+        "licenses": _licenses(found),
+    }
+    return about, files, licences, f"pkg:pypi/{plain}@{quote(found.version)}"
+
+
+def _files_of(found: importlib.metadata.Distribution) -> tuple[list[tuple[str, Path]], bytes | None]:
+    """The `.py` files of a package by their name inside it, and the text of its licences."""
+    files: list[tuple[str, Path]] = []
     licences: list[bytes] = []
     for entry in sorted(found.files or (), key=str):
         inside = PurePosixPath(entry)
@@ -119,11 +140,11 @@ def _read_package(part: Part, found: importlib.metadata.Distribution, *, purl: s
             continue
         path = Path(str(found.locate_file(entry)))
         if inside.suffix == ".py" and "__pycache__" not in inside.parts:
-            _add(part, path, inside.as_posix(), url=f"{purl}#{quote(inside.as_posix())}")
+            files.append((inside.as_posix(), path))
         elif inside.parts[0].endswith(".dist-info") and _LICENSE_FILE.fullmatch(inside.name):
             content = _first_bytes(path)
             licences += [] if content is None else [content]
-    part.copyright = b"\n\n".join(licences) or None
+    return files, b"\n\n".join(licences) or None
 
 
 def _licenses(found: importlib.metadata.Distribution) -> list[str]:

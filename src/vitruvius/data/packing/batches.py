@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, final
 
 from vitruvius.data.packing.curriculum import context_at
 from vitruvius.data.packing.drawing import Drawing, Part
 from vitruvius.data.packing.efficiency import Efficiency, together
 from vitruvius.data.packing.index import DEFAULT_SOURCE
-from vitruvius.data.packing.sample import PADDING, Sample
+from vitruvius.data.packing.sample import PADDING, Sample, Stretch
 from vitruvius.data.packing.samples import samples_of
 from vitruvius.data.packing.shuffle import shuffled
 from vitruvius.errors import DataError, UsageError
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vitruvius.data.packing.curriculum import Stage
+    from vitruvius.data.packing.pairs import PairLimits, PairUse
     from vitruvius.data.packing.plans import Packing
     from vitruvius.data.packing.samples import Samples
     from vitruvius.data.packing.shards import TokenShards
+    from vitruvius.data.packing.stream import TokenStream
 
 Order = Literal["shuffled", "in-order"]
 Sources = Literal["apart", "together"]
@@ -53,8 +55,7 @@ class Batch:
     @property
     def sample_digest(self) -> str:
         """16 hexadecimal digits of SHA-256 over epochs and sample ids: equal streams have equal digests."""
-        digest = hashlib.sha256(self.epochs.astype("<i8").tobytes() + self.sample_ids.astype("<i8").tobytes())
-        return digest.hexdigest()[:16]
+        return sample_digest(self.epochs, self.sample_ids)
 
     @property
     def rows_per_sample(self) -> int:
@@ -71,6 +72,50 @@ class Batch:
         """Inputs that are no padding."""
         return self.inputs.size - self.padding
 
+    @property
+    def context(self) -> int:
+        """Tokens per row."""
+        return self.inputs.shape[1]
+
+    def take(self, samples: np.ndarray) -> Batch:
+        """The batch of some of its samples, by their places in it."""
+        import numpy as np
+
+        rows = self.rows_per_sample
+        at = (samples[:, None] * rows + np.arange(rows)).ravel()
+        arrays = {name: getattr(self, name)[at] for name in ROW_ARRAYS}
+        return replace(self, **arrays, sample_ids=self.sample_ids[samples], epochs=self.epochs[samples])
+
+
+ROW_ARRAYS = ("inputs", "targets", "documents", "crosses")
+"""The arrays of a batch with a line for each row; the others have one for each sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """Which samples a step reads, before a token of them is read."""
+
+    parts: np.ndarray
+    """The part of the data that each is of, int64 [S]."""
+    numbers: np.ndarray
+    """Which sample of its part each is, int64 [S]."""
+    sample_ids: np.ndarray
+    """As in the batch, int64 [S]."""
+    epochs: np.ndarray
+    """As in the batch, int64 [S]."""
+    context: int
+    """Tokens per row."""
+
+    @property
+    def sample_digest(self) -> str:
+        """That of the batch."""
+        return sample_digest(self.epochs, self.sample_ids)
+
+
+def sample_digest(epochs: np.ndarray, sample_ids: np.ndarray) -> str:
+    """16 hexadecimal digits of SHA-256 over epochs and sample ids."""
+    return hashlib.sha256(epochs.astype("<i8").tobytes() + sample_ids.astype("<i8").tobytes()).hexdigest()[:16]
+
 
 @final
 class PackedBatches:
@@ -85,11 +130,14 @@ class PackedBatches:
         "context",
         "curriculum",
         "left_out",
+        "mix",
         "order",
         "packing",
+        "pairs",
         "seed",
         "shards",
         "shares",
+        "sources",
         "windows",
     )
 
@@ -105,8 +153,11 @@ class PackedBatches:
         sources: Sources = "apart",
         mix: Mapping[str, float] | None = None,
         curriculum: Sequence[Stage] = (),
+        pairs: PairLimits | None = None,
     ) -> None:
         """Make samples of `context` tokens of `shards`, `batch` of them per step.
+
+        pairs: samples are pairs under these limits, in rows of `pairs.row` tokens, whatever context and packing say.
 
         mix: weight of each source, by name; 0 leaves one out. When not given, those that the data was prepared with,
         or as much of each as there is.
@@ -116,13 +167,18 @@ class PackedBatches:
                 the curriculum does not divide the context, or rows have lengths of their own.
             DataError: a source that is to be drawn from is shorter than one sample.
         """
+        if pairs is not None:
+            context, packing = pairs.row, "pairs"
         _refuse(batch, context, packing, curriculum)
+        self.pairs = pairs
         self.shards = shards
         self.batch = batch
         self.context = context
         self.seed = seed
         self.order: Order = order
         self.packing: Packing = packing
+        self.sources: Sources = sources
+        self.mix = None if mix is None else dict(mix)
         self.curriculum = tuple(curriculum)
         streams = {DEFAULT_SOURCE: shards.stream}
         if sources == "apart":
@@ -130,7 +186,7 @@ class PackedBatches:
         asked = _weights(shards, mix) if sources == "apart" else None
         # A source that is left out needs no plan.
         found = {
-            name: samples_of(stream, context, packing=packing, eos_id=shards.eos_id)
+            name: samples_of(stream, context, packing=packing, eos_id=shards.eos_id, pairs=pairs)
             for name, stream in streams.items()
             if asked is None or asked.get(name, 0) > 0
         }
@@ -148,10 +204,45 @@ class PackedBatches:
 
     def at(self, step: int) -> Batch:
         """The batch of `step`, counted from 0; the same for every call and in any order of calls."""
+        return self._read(self.drawn(step))
+
+    def drawn(self, step: int) -> Drawn:
+        """Which samples the batch of `step` consists of; reads nothing."""
         assert step >= 0
         parts, before = self._drawing.at(step)
         counts = self._counts()[parts]
-        return self._read(parts, before // counts, before % counts, context_at(self.curriculum, step, self.context))
+        return self._drawn(parts, before // counts, before % counts, context_at(self.curriculum, step, self.context))
+
+    def sample(self, drawn: Drawn, place: int) -> Sample:
+        """One of the samples that were drawn, not cut into rows.
+
+        Raises:
+            DataError: a shard is damaged there; names the file and the byte offset.
+        """
+        return self._drawing.parts[int(drawn.parts[place])].samples.read(int(drawn.numbers[place]))
+
+    def source(self, drawn: Drawn, place: int) -> str:
+        """The source that a sample is of."""
+        return self._drawing.parts[int(drawn.parts[place])].source
+
+    def stretches(self, drawn: Drawn, place: int) -> list[Stretch]:
+        """The stretches of its source's stream that a sample is made of."""
+        return self._drawing.parts[int(drawn.parts[place])].samples.stretches(int(drawn.numbers[place]))
+
+    def stream(self, drawn: Drawn, place: int) -> TokenStream:
+        """The stream of the source that a sample is of."""
+        return self._drawing.parts[int(drawn.parts[place])].samples.stream
+
+    def stacked(self, drawn: Drawn, samples: Sequence[Sample], places: Sequence[int]) -> Batch:
+        """The batch of some of the samples that were drawn: those at these places in it."""
+        import numpy as np
+
+        at = np.array(places, dtype=np.int64)
+        return Batch(
+            **{name: _stacked(samples, name, drawn.context) for name in ROW_ARRAYS},
+            sample_ids=drawn.sample_ids[at],
+            epochs=drawn.epochs[at],
+        )
 
     def once(self) -> Iterator[Batch]:
         """Every sample once, as in epoch 0, part after part; the last batch of each may be smaller. For validation."""
@@ -160,7 +251,14 @@ class PackedBatches:
         for number, count in enumerate(self._counts().tolist()):
             for first in range(0, count, self.batch):
                 places = np.arange(first, min(first + self.batch, count), dtype=np.int64)
-                yield self._read(np.full_like(places, number), np.zeros_like(places), places, self.context)
+                yield self._read(self._drawn(np.full_like(places, number), np.zeros_like(places), places, self.context))
+
+    def pair_use(self) -> PairUse | None:
+        """What the limits of pairs make of them; None where samples are no pairs."""
+        from vitruvius.data.packing.pairs import PairSamples
+
+        found = [part.samples for part in self._drawing.parts]
+        return next((samples.use for samples in found if isinstance(samples, PairSamples)), None)
 
     def epochs(self, steps: int) -> dict[str, float]:
         """How often each source is read in so many steps, by name."""
@@ -179,7 +277,7 @@ class PackedBatches:
 
         return np.array([part.samples.count for part in self._drawing.parts], dtype=np.int64)
 
-    def _read(self, parts: np.ndarray, epochs: np.ndarray, positions: np.ndarray, context: int) -> Batch:
+    def _drawn(self, parts: np.ndarray, epochs: np.ndarray, positions: np.ndarray, context: int) -> Drawn:
         import numpy as np
 
         numbers = positions.copy()
@@ -196,15 +294,18 @@ class PackedBatches:
                     of=self._name(self._drawing.parts[part]),
                 )
         held = self._drawing.parts
-        chosen: list[tuple[int, int]] = list(zip(parts.tolist(), numbers.tolist(), strict=True))
-        samples = [held[part].samples.read(number) for part, number in chosen]
         first = np.array([part.first for part in held], dtype=np.int64)
-        context = min(context, held[chosen[0][0]].samples.row)
-        return Batch(
-            **{name: _stacked(samples, name, context) for name in ("inputs", "targets", "documents", "crosses")},
+        return Drawn(
+            parts=parts,
+            numbers=numbers,
             sample_ids=first[parts] + numbers,
             epochs=epochs,
+            context=min(context, held[int(parts[0])].samples.row),
         )
+
+    def _read(self, drawn: Drawn) -> Batch:
+        places = range(len(drawn.numbers))
+        return self.stacked(drawn, [self.sample(drawn, place) for place in places], places)
 
     def _name(self, part: Part) -> str:
         """What tells the order of a part from that of others; nothing where there is one part."""
@@ -245,8 +346,8 @@ def _refuse(batch: int, context: int, packing: Packing, curriculum: Sequence[Sta
         if stage.context < 1 or context % stage.context:
             what = f"samples of {context:,} tokens cannot be cut into equal pieces of {stage.context:,}"
             raise UsageError(what, where="train.curriculum", fix=f"use lengths that divide {context:,}")
-    if curriculum and packing == "by-length":
-        what = "the rows of by-length have lengths of their own, which no stage can cut"
+    if curriculum and packing in {"by-length", "pairs"}:
+        what = f"the rows of {packing} have lengths of their own, which no stage can cut"
         raise UsageError(what, where="train.curriculum", fix="leave the curriculum out, or use packing: best-fit")
 
 
@@ -279,7 +380,7 @@ def _weights(shards: TokenShards, mix: Mapping[str, float] | None) -> dict[str, 
     return dict(mix)
 
 
-def _stacked(samples: list[Sample], name: str, context: int) -> np.ndarray:
+def _stacked(samples: Sequence[Sample], name: str, context: int) -> np.ndarray:
     """One array of the samples, each cut into rows of `context`."""
     import numpy as np
 

@@ -28,16 +28,22 @@ class Efficiency:
     """Documents longer than the context: these no packing keeps whole."""
     attended_pairs: int
     """Pairs of a token and one that it reads, itself included, under causal attention within documents."""
+    places: int | None = None
+    """Places of all samples, where these are not `context` each."""
 
     @property
     def padding(self) -> int:
         """Places of samples without a token."""
-        return self.samples * self.context - self.packed_tokens
+        return self._places - self.packed_tokens
+
+    @property
+    def _places(self) -> int:
+        return self.samples * self.context if self.places is None else self.places
 
     @property
     def padding_share(self) -> float:
         """Part of all places that is padding."""
-        return self.padding / max(1, self.samples * self.context)
+        return self.padding / max(1, self._places)
 
     @property
     def left_out_tokens(self) -> int:
@@ -67,6 +73,7 @@ def together(parts: Sequence[Efficiency]) -> Efficiency:
     return replace(
         first,
         samples=sum(part.samples for part in parts),
+        places=None if first.places is None else sum(part.places or 0 for part in parts),
         packed_tokens=sum(part.packed_tokens for part in parts),
         attended_pairs=sum(part.attended_pairs for part in parts),
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vitruvius.data.packing.stream import TokenStream
 
-Packing = Literal["stream", "best-fit", "one-document", "by-length"]
+Packing = Literal["stream", "best-fit", "one-document", "by-length", "pairs"]
 PACKINGS: tuple[Packing, ...] = ("stream", "best-fit", "one-document", "by-length")
 PlannedPacking: TypeAlias = Literal["best-fit", "one-document"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 from vitruvius.data.packing.efficiency import Efficiency, pairs_within
 from vitruvius.data.packing.growing import Growing
 from vitruvius.data.packing.plans import document_groups
-from vitruvius.data.packing.sample import Blank, Sample
+from vitruvius.data.packing.sample import Blank, Sample, Stretch
 from vitruvius.data.packing.shuffle import shuffled
 
 if TYPE_CHECKING:
@@ -119,12 +119,16 @@ class Rows:
 
     def read(self, number: int) -> Sample:
         """The sample with this number."""
-        rows = self.context // self.row
         sample = self._blank.sample()
-        first = number * rows
-        for place, row in enumerate(range(first, min(first + rows, len(self._plan.starts)))):
-            sample.put(self.stream, place * self.row, int(self._plan.starts[row]), int(self._plan.lengths[row]))
+        for place, stretch in enumerate(self.stretches(number)):
+            sample.put(self.stream, place * self.row, stretch.start, stretch.length)
         return sample
+
+    def stretches(self, number: int) -> list[Stretch]:
+        """Its rows."""
+        rows = self.context // self.row
+        inside = range(number * rows, min((number + 1) * rows, len(self._plan.starts)))
+        return [Stretch(start=int(self._plan.starts[row]), length=int(self._plan.lengths[row])) for row in inside]
 
     def efficiency(self) -> Efficiency:
         """What becomes of the rows of this length; documents are those of all rows."""

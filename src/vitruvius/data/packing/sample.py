@@ -17,6 +17,15 @@ PADDING = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Tokens of a stream that stand in a sample one after another."""
+
+    start: int
+    """The first of them, counted from the stream's first."""
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """Four arrays of T."""
 

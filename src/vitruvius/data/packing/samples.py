@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, final
 
+from vitruvius.data.packing.pairs import pair_samples
 from vitruvius.data.packing.plans import Packing, PlannedPacking, plan_samples, stream_efficiency
 from vitruvius.data.packing.rows import Rows, decompose
-from vitruvius.data.packing.sample import Blank, Sample
+from vitruvius.data.packing.sample import Blank, Sample, Stretch
 
 if TYPE_CHECKING:
     from vitruvius.data.packing.efficiency import Efficiency
+    from vitruvius.data.packing.pairs import PairLimits
     from vitruvius.data.packing.stream import TokenStream
 
 
 class Samples(Protocol):
     """Samples by number, each for itself."""
 
+    stream: TokenStream
+    """What they are made of."""
     count: int
     """Samples per epoch."""
     row: int
@@ -23,6 +27,10 @@ class Samples(Protocol):
 
     def read(self, number: int) -> Sample:
         """The sample with this number, below `count`."""
+        ...
+
+    def stretches(self, number: int) -> list[Stretch]:
+        """What it is made of, without reading it; what they leave of the sample is padding."""
         ...
 
     def efficiency(self) -> Efficiency:
@@ -55,6 +63,10 @@ class Windows:
             documents=documents[:-1],
             crosses=documents[1:] != documents[:-1],
         )
+
+    def stretches(self, number: int) -> list[Stretch]:
+        """The window."""
+        return [Stretch(start=number * self.context, length=self.context)]
 
     def efficiency(self) -> Efficiency:
         """Nothing is padded; documents are cut wherever a window ends."""
@@ -90,13 +102,26 @@ class Packs:
             place += length
         return sample
 
+    def stretches(self, number: int) -> list[Stretch]:
+        """The documents, or pieces of them, in it."""
+        inside = range(int(self.plan.bins[number]), int(self.plan.bins[number + 1]))
+        return [Stretch(start=int(self.plan.starts[one]), length=int(self.plan.lengths[one])) for one in inside]
+
     def efficiency(self) -> Efficiency:
         """What the plan came to."""
         return self.plan.efficiency
 
 
-def samples_of(stream: TokenStream, context: int, *, packing: Packing, eos_id: int) -> list[Samples]:
-    """The samples that a packing makes of a stream: one part, or one for each length of rows."""
+def samples_of(
+    stream: TokenStream, context: int, *, packing: Packing, eos_id: int, pairs: PairLimits | None = None
+) -> list[Samples]:
+    """The samples that a packing makes of a stream: one part, or one for each length of rows.
+
+    pairs: the limits of `packing="pairs"`.
+    """
+    if packing == "pairs":
+        assert pairs is not None
+        return [*pair_samples(stream, pairs, eos_id=eos_id)]
     if packing == "stream":
         return [Windows(stream, context)]
     if packing == "by-length":

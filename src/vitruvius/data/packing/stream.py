@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from typing import TYPE_CHECKING, final
@@ -24,12 +25,16 @@ MOST_MAPS = 256
 
 @final
 class Maps:
-    """Files as arrays, mapped when they are first asked for; of many, those that were asked for last."""
+    """Files as arrays, mapped when they are first asked for; of many, those that were asked for last.
 
-    __slots__ = ("_known",)
+    Several threads may ask at a time.
+    """
+
+    __slots__ = ("_known", "_lock")
 
     def __init__(self) -> None:
         self._known: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, path: Path, dtype: str) -> np.ndarray:
         """The file as an array. An array that is still in use stays valid after its map is given up.
@@ -39,18 +44,19 @@ class Maps:
         """
         import numpy as np
 
-        found = self._known.get(path)
-        if found is not None:
-            self._known.move_to_end(path)
+        with self._lock:
+            found = self._known.get(path)
+            if found is not None:
+                self._known.move_to_end(path)
+                return found
+            try:
+                found = np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+            except (OSError, ValueError) as error:
+                raise DataError(f"the file cannot be read: {error}", where=str(path), fix=AGAIN) from None
+            self._known[path] = found
+            if len(self._known) > MOST_MAPS:
+                self._known.popitem(last=False)
             return found
-        try:
-            found = np.asarray(np.memmap(path, dtype=dtype, mode="r"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"the file cannot be read: {error}", where=str(path), fix=AGAIN) from None
-        self._known[path] = found
-        if len(self._known) > MOST_MAPS:
-            self._known.popitem(last=False)
-        return found
 
 
 @final
@@ -115,6 +121,11 @@ class TokenStream:
             documents = np.arange(low, high + 1, dtype=np.int64) + self._first_documents[number]
             out[place : place + end - begin] = np.repeat(documents, np.diff(edges))
         return out
+
+    def locate(self, place: int) -> tuple[Shard, int]:
+        """The shard that holds a token, and at which byte of its `.bin` file."""
+        ((number, begin, _),) = self._stretches(self._first_tokens, place, place + 1)
+        return self.shards[number], begin * self.item_bytes
 
     def document_of(self, place: int) -> tuple[int, int, int]:
         """The document that a token belongs to: its number, where it starts and where it ends.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from vitruvius.data.packing.batches import PackedBatches
     from vitruvius.data.packing.curriculum import Stage
     from vitruvius.data.packing.efficiency import Efficiency
+    from vitruvius.data.packing.pairs import PairUse
 
 MOST_EPOCHS = 4
 """Text that is read this often counts almost as much as new text, and soon less when it is read more (Muennighoff et
@@ -54,6 +55,8 @@ class DataUse:
     context: int
     """Tokens per sample after the last stage."""
     curriculum: tuple[Stage, ...]
+    pairs: PairUse | None = None
+    """What the limits of pairs make of them, where samples are pairs."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data."""
@@ -63,6 +66,7 @@ class DataUse:
             "sources": [source.to_dict() for source in self.sources],
             "left_out": list(self.left_out),
             "curriculum": [{"until": stage.until, "context": stage.context} for stage in self.curriculum],
+            **({} if self.pairs is None else {"pairs": self.pairs.to_dict()}),
         }
 
     def lines(self) -> list[str]:
@@ -70,7 +74,9 @@ class DataUse:
         found: list[str] = []
         if len(self.sources) > 1 or self.left_out:
             found.append("sources: " + "; ".join([*map(_described, self.sources), *map(_without, self.left_out)]))
-        if self.packing != "stream":
+        if self.pairs is not None:
+            found.append(f"{self.pairs.line()}; {self.padding_share:.2%} padding")
+        elif self.packing != "stream":
             cut = sum(source.packing.cut_documents for source in self.sources)
             documents = sum(source.packing.documents for source in self.sources)
             found.append(
@@ -109,6 +115,7 @@ def use_of(batches: PackedBatches, *, steps: int) -> DataUse:
         left_out=batches.left_out,
         context=batches.context,
         curriculum=batches.curriculum,
+        pairs=batches.pair_use(),
     )
 
 

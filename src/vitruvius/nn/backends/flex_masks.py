@@ -56,6 +56,12 @@ def keys_of(request: Request, length: int, device: torch.device) -> Keys:
     return _plain_keys(request.pattern, length, device)
 
 
+def forget_keys() -> None:
+    """Give back the masks that are kept for the next call."""
+    _plain_keys.cache_clear()
+    _tiles.cache_clear()
+
+
 @lru_cache(maxsize=64)
 def _plain_keys(pattern: Pattern, length: int, device: torch.device) -> Keys:
     apart = Pattern(tuple(clause for clause in pattern.clauses if clause.key_step > 1))

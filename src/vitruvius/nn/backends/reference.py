@@ -50,4 +50,6 @@ def dense(
     signals = request.place.signals
     if signals is not None and signals.attention is not None:
         signals.attention.append(weights_BHTS)
+    if signals is not None and signals.largest_scores is not None:
+        signals.largest_scores.append(scores_BHTS.amax(dim=(-2, -1)))
     return torch.matmul(weights_BHTS.to(q_BHTK.dtype), v_BHSK)

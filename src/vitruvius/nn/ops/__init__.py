@@ -5,7 +5,7 @@ patterns. None is specialised to a shape; block sizes fit a core's cache and are
 """
 
 from vitruvius.nn.ops.attention import blockwise_attention, causal_blocks
-from vitruvius.nn.ops.cross_entropy import linear_cross_entropy
+from vitruvius.nn.ops.cross_entropy import LossParts, linear_cross_entropy
 from vitruvius.nn.ops.gated import gated_activation
 from vitruvius.nn.ops.lookup import embedding
 from vitruvius.nn.ops.memory import keep_freed_memory
@@ -15,6 +15,7 @@ from vitruvius.nn.ops.query_blocks import QueryBlock
 from vitruvius.nn.ops.rotary import apply_rotary
 
 __all__ = [
+    "LossParts",
     "QueryBlock",
     "apply_rotary",
     "blockwise_attention",

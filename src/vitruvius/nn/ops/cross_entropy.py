@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -27,6 +27,25 @@ with more rows than the cache holds lines for, the product takes twice as long o
 FOLD = 4096
 """Rows whose part of the weight's gradient is summed in the weight's dtype before it is added to an fp32 sum."""
 
+FOLD_FP16 = 512
+"""The same for fp16, where a sum over more rows may pass 65,504: no loss scale reaches a sum that is made before it."""
+
+WIDE = 1 << 17
+"""Probabilities at a time that are computed in fp32 before they are rounded, with a z-loss in a narrower dtype."""
+
+
+@dataclass(slots=True, kw_only=True)
+class LossParts:
+    """What a loss with a z-loss is made of, filled in by the call; detached scalars, summed or averaged as the loss."""
+
+    cross_entropy: Tensor | None = None
+    z_loss: Tensor | None = None
+    """The coefficient times the squares of the log-sum-exps of the logits."""
+    lse_mean: Tensor | None = None
+    """Mean log-sum-exp over the targets that count; 0 where none does."""
+    lse_max: Tensor | None = None
+    """The largest."""
+
 
 @uncompiled  # loops over chunks of tokens: nothing to fuse, much to unroll
 def linear_cross_entropy(
@@ -39,6 +58,8 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     reduction: Reduction = "sum",
     chunk: int | None = None,
+    z_loss: float = 0.0,
+    parts: LossParts | None = None,
 ) -> Tensor:
     """Cross-entropy of `softmax(h @ weight.T + bias)` against the targets, in nats, without ever holding all logits.
 
@@ -49,13 +70,21 @@ def linear_cross_entropy(
     `sum` and `mean` compute the gradients of h, weight and bias in the forward pass, when autograd wants them, because
     the softmax is at hand there; `none` computes the logits again in the backward pass, where each token's weight is
     known. Not differentiable twice.
+
+    `z_loss=c` adds c * lse^2 to the loss of each token that counts, lse the log-sum-exp of its logits (soft cap
+    included), which keeps logits from drifting; `parts` is then told both apart. Source: Chowdhery et al., PaLM, 2022.
     """
     tokens = chunk or max(1, CHUNK_LOGITS // weight_VD.shape[0])
-    head = _Head(weight_VD=weight_VD, bias_V=bias_V, softcap=softcap, ignore_index=ignore_index, chunk=tokens)
+    head = _Head(
+        weight_VD=weight_VD, bias_V=bias_V, softcap=softcap, ignore_index=ignore_index, chunk=tokens, z_loss=z_loss
+    )
     if reduction == "none":
         return _PerToken.apply(h_ND, weight_VD, bias_V, targets_N, head)
     total = _Total.apply(h_ND, weight_VD, bias_V, targets_N, head)
-    return total if reduction == "sum" else total / targets_N.ne(ignore_index).sum().clamp(min=1)
+    count = 1 if reduction == "sum" else targets_N.ne(ignore_index).sum().clamp(min=1)
+    if parts is not None:
+        head.tell(parts, targets_N, count)
+    return total if reduction == "sum" else total / count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +94,18 @@ class _Head:
     softcap: float | None
     ignore_index: int
     chunk: int
+    z_loss: float = 0.0
+    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list["tuple[Tensor, Tensor]"])
+    """Cross-entropy and log-sum-exp of each token, of the last sweep; with a z-loss alone."""
+
+    def tell(self, parts: LossParts, targets_N: Tensor, count: Tensor | int) -> None:
+        """Fill in what the loss of the last sweep is made of."""
+        loss_N, lse_N = self.seen[-1]
+        counted_N = targets_N.ne(self.ignore_index)
+        parts.cross_entropy = loss_N.sum() / count
+        parts.z_loss = self.z_loss * lse_N.square().sum() / count
+        parts.lse_mean = lse_N.sum() / counted_N.sum().clamp(min=1)
+        parts.lse_max = lse_N.masked_fill(~counted_N, -torch.inf).max() if bool(counted_N.any()) else lse_N.sum()
 
     def logits(self, h_CD: Tensor, buffer: Tensor) -> Tensor:
         """Logits before the soft cap, in `buffer`'s memory."""
@@ -99,7 +140,7 @@ class _Gradients:
         if self.h_ND is not None:
             torch.mm(d_logits_CV, head.weight_VD, out=self.h_ND[rows])
         if self.weight_VD is not None:
-            if self.rows >= FOLD:
+            if self.rows >= (FOLD_FP16 if self.weight_VD.dtype == torch.float16 else FOLD):
                 self._fold(self.weight_VD)
             for start in range(0, h_CD.shape[0], ROWS):
                 self.weight_VD.addmm_(d_logits_CV[start : start + ROWS].t(), h_CD[start : start + ROWS])
@@ -129,6 +170,7 @@ def _sweep(h_ND: Tensor, targets_N: Tensor, head: _Head, weight_N: Tensor | None
     A weight of None stands for 1.
     """
     loss_N = torch.empty(h_ND.shape[0], dtype=statistics_dtype(h_ND.dtype), device=h_ND.device)
+    lse_N = torch.zeros_like(loss_N) if head.z_loss else None
     buffer = h_ND.new_empty(min(head.chunk, h_ND.shape[0]), head.weight_VD.shape[0])
     for start in range(0, h_ND.shape[0], head.chunk):
         rows = slice(start, start + head.chunk)
@@ -143,17 +185,45 @@ def _sweep(h_ND: Tensor, targets_N: Tensor, head: _Head, weight_N: Tensor | None
         p_CV = torch.softmax(z_CV, dim=-1)
         loss_C, residual_C = _loss_and_residual(z_CV, p_CV, target_C1)
         loss_N[rows] = loss_C * counted_C
+        at_target_C = residual_C.neg()
+        if lse_N is not None:
+            lse_C = z_CV.gather(-1, target_C1).squeeze(-1).to(loss_C.dtype) + loss_C
+            lse_N[rows] = lse_C * counted_C
+            if grads is not None:
+                # Of p * (1 + pull) - 1 at the target, p * (1 + pull) elsewhere.
+                pull_C = 2 * head.z_loss * lse_C
+                at_target_C += pull_C * (1 - residual_C)
+                _pulled(z_CV, p_CV, pull_C)
         if grads is None:
             continue
         every_C = torch.arange(p_CV.shape[0], device=p_CV.device)
-        p_CV[every_C, target_C1.squeeze(-1)] = residual_C.neg().to(p_CV.dtype)  # scatter_ would copy all of p
+        p_CV[every_C, target_C1.squeeze(-1)] = at_target_C.to(p_CV.dtype)  # scatter_ would copy all of p
         if tanh_CV is not None:
             p_CV.mul_(tanh_CV.square_().neg_().add_(1))
         weight_C = counted_C.to(loss_N.dtype) if weight_N is None else weight_N[rows] * counted_C
         if not bool((weight_C == 1).all()):
             p_CV.mul_(weight_C.to(p_CV.dtype).unsqueeze(-1))
         grads.add(rows, h_CD, p_CV, head)
-    return loss_N
+    if lse_N is None:
+        return loss_N
+    head.seen[:] = [(loss_N, lse_N)]
+    return loss_N + head.z_loss * lse_N.square()
+
+
+def _pulled(z_CV: Tensor, p_CV: Tensor, pull_C: Tensor) -> None:
+    """Multiply each row of p by 1 + pull.
+
+    A usual pull (2e-4 times a log-sum-exp of 10) is less than half a digit of bf16, and would be lost between two
+    roundings: in narrow dtypes the softmax is made once more in fp32, a few rows at a time, and rounded once.
+    """
+    if p_CV.dtype == pull_C.dtype:
+        p_CV.mul_(1 + pull_C.unsqueeze(-1))
+        return
+    step = max(1, WIDE // p_CV.shape[1])
+    for start in range(0, p_CV.shape[0], step):
+        part = slice(start, start + step)
+        wide_RV = torch.softmax(z_CV[part], dim=-1, dtype=pull_C.dtype)
+        p_CV[part] = wide_RV.mul_(1 + pull_C[part].unsqueeze(-1))
 
 
 SURE = 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from vitruvius.nn.registry import Factory, implements, make
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 
 @implements(GatedAdditivePosition)
 class GatedAdditivePositionModule(nn.Module):
-    """x + sigmoid(gate(x)) * P(t); reports the mean and the spread of the gate to whoever listens."""
+    """x + strength * sigmoid(gate(x) / temperature) * P(t); reports the mean and the spread of the gate to whoever listens."""
 
     def __init__(self, spec: GatedAdditivePosition, scope: Scope, factory: Factory) -> None:
         super().__init__()
+        self.strength, self.temperature = spec.strength, spec.temperature
         self.gate = nn.Linear(scope.width, scope.width, **factory)
         self.table = make(spec.added, scope, factory)
 
@@ -28,9 +30,15 @@ class GatedAdditivePositionModule(nn.Module):
 
         Raises PositionOverflowError as the table does.
         """
-        gate_BTD = self.gate(x_BTD).sigmoid()
+        logits_BTD = self.gate(x_BTD)
+        if self.temperature != 1.0:
+            logits_BTD = logits_BTD / self.temperature
+        gate_BTD = logits_BTD.sigmoid()
         if place.signals is not None:
             wide = gate_BTD.detach().float()
             place.signals.report("position_gate_mean", wide.mean())
             place.signals.report("position_gate_std", wide.std(correction=0))
-        return x_BTD + gate_BTD * self.table.rows(place.positions, x_BTD)
+        rows = self.table.rows(place.positions, x_BTD)
+        if self.strength != 1.0:
+            return torch.addcmul(x_BTD, gate_BTD, rows, value=self.strength)
+        return x_BTD + gate_BTD * rows

@@ -147,10 +147,13 @@ def _dense(inputs: _Inputs) -> Tensor:
     if inputs.decay_BHT is not None:
         scores_BHTS = scores_BHTS + (inputs.decay_BHT.unsqueeze(-1) - inputs.decay_BHT.unsqueeze(-2))
     mask = Sight.of(request).mask(0, length, slice(0, length))
-    weights_BHTS = scores_BHTS.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+    scores_BHTS = scores_BHTS.masked_fill(~mask, -torch.inf)
+    weights_BHTS = scores_BHTS.softmax(dim=-1)
     signals = request.place.signals
     if signals is not None and signals.attention is not None:
         signals.attention.append(weights_BHTS)
+    if signals is not None and signals.largest_scores is not None:
+        signals.largest_scores.append(scores_BHTS.amax(dim=(-2, -1)))
     return weighted_sum(weights_BHTS, inputs.v_BGTK)
 
 

@@ -10,13 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitruvius.nn.ops.draws import keys_of_places, normal
 from vitruvius.nn.ops.norm import statistics_dtype
+from vitruvius.spec.layer import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vitruvius.nn.place import Signals
+    from vitruvius.nn.place import Place, Signals
     from vitruvius.spec.ffn.moe import Moe
+
+MOST_LAYERS = 1 << 16
+"""Far more than a model has, and all keys of updates times it are below 2^63."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,24 @@ class RouterModule(nn.Module):
         self.experts, self.top_k = moe.experts, moe.top_k
         self.load_E: Tensor | None = None
         """Pairs sent to each expert in this update, int64; None until `after_step` was called for the first time."""
+
+        self.draw_key: Tensor | None = None
+        """Of the update that is computed, int64; see `vitruvius.nn.updates.begin_update`."""
+
+    def begin_update(self, key: int) -> None:
+        """Draw other noise than in the updates before; a tensor, since a compiler would compile anew for a number."""
+        self.draw_key = torch.tensor(key)
+
+    def noisy(self, scores_NE: Tensor, noise: float, place: Place) -> Tensor:
+        """The scores with normal noise while training: a function of the update, the row's tokens, place and layer."""
+        if not noise or not self.training:
+            return scores_NE
+        assert place.tokens is not None, "the model says which tokens these are"
+        layer = place.layer
+        own = 0 if layer is None else len(Stack) * layer.index + tuple(Stack).index(layer.stack)
+        key = own if self.draw_key is None else self.draw_key.to(scores_NE.device) * MOST_LAYERS + own
+        draws_NE = normal(keys_of_places(place.tokens, key), self.experts)
+        return scores_NE + noise * draws_NE.to(scores_NE.dtype)
 
     def after_step(self) -> None:
         """Begin the next update; see `vitruvius.nn.updates`."""

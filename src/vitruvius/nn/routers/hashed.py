@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vitruvius.nn.ops.draws import STEP, mixed
 from vitruvius.nn.ops.norm import statistics_dtype
 from vitruvius.nn.registry import Factory, implements
 from vitruvius.nn.routers.base import RouterModule, Routing
@@ -16,10 +17,6 @@ from vitruvius.spec.routers.hashed import HashRouter
 if TYPE_CHECKING:
     from vitruvius.nn.place import Place
     from vitruvius.spec.ffn.moe import Moe
-
-_WORD = 0xFFFFFFFF
-_STEP = 0x9E3779B9
-"""2^32 over the golden ratio: multiples of it lie far apart."""
 
 
 @implements(HashRouter)
@@ -47,15 +44,7 @@ class HashRouterModule(RouterModule):
 
     def _drawn(self, tokens_N: Tensor) -> Tensor:
         expert_E = torch.arange(self.experts, device=tokens_N.device)
-        token_N1 = _mixed(tokens_N.to(torch.int64) + self.salt * _STEP).unsqueeze(1)
+        token_N1 = mixed(tokens_N.to(torch.int64) + self.salt * STEP).unsqueeze(1)
         # The id of the expert in the last place: equal draws would be told apart differently in another batch.
-        draws_NE = _mixed(token_N1 + (expert_E + 1) * _STEP) * self.experts + expert_E
+        draws_NE = mixed(token_N1 + (expert_E + 1) * STEP) * self.experts + expert_E
         return draws_NE.topk(self.top_k, dim=-1).indices
-
-
-def _mixed(word: Tensor) -> Tensor:
-    """The last 32 bits, mixed so that each depends on all: the finaliser of MurmurHash3 (Appleby, 2011)."""
-    word = word & _WORD
-    word = ((word ^ (word >> 16)) * 0x85EBCA6B) & _WORD
-    word = ((word ^ (word >> 13)) * 0xC2B2AE35) & _WORD
-    return word ^ (word >> 16)

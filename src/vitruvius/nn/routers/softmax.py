@@ -33,7 +33,7 @@ class SoftmaxRouterModule(RouterModule):
     def forward(self, x_BTD: Float[Tensor, "B T D"], place: Place) -> Routing:
         """Weights and ids of each token's experts, both [N, top_k]; weights in at least fp32."""
         signals = place.signals
-        scores_NE = scores_of(x_BTD.flatten(0, -2), self.weight)
+        scores_NE = self.noisy(scores_of(x_BTD.flatten(0, -2), self.weight), self.spec.noise, place)
         chosen_NK = self.pick(lambda: scores_NE.topk(self.top_k, dim=-1).indices, signals)
         if self.spec.order == "top-k-then-softmax":
             weights_NK = scores_NE.gather(1, chosen_NK).softmax(dim=-1)

@@ -6,8 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
-from vitruvius.spec.node import LearnedTable, Position, PositiveFloat, PositiveInt, Scope, TensorSpec, Twin, register
+from vitruvius.spec.node import (
+    LearnedTable,
+    NonNegativeFloat,
+    Position,
+    PositiveFloat,
+    PositiveInt,
+    Scope,
+    TensorSpec,
+    Twin,
+    register,
+)
 from vitruvius.spec.positions.tables import LearnedPosition, SinusoidalPosition
+from vitruvius.spec.schedulable import Schedulable
 from vitruvius.spec.tracing.tape_ops import unary
 
 if TYPE_CHECKING:
@@ -19,9 +30,16 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatedAdditivePosition(Position):
-    """x + sigmoid(W x + b) * P(t): each token decides, channel by channel, how much of its position it takes on."""
+    """x + sigmoid(W x + b) * P(t): each token decides, channel by channel, how much of its position it takes on.
+
+    In full, x + strength * sigmoid((W x + b) / temperature) * P(t).
+    """
 
     acts_on = "embedding"
+    schedulable = {
+        "strength": Schedulable(bears_on="cost", why="positions that come in late, or leave before the end"),
+        "temperature": Schedulable(why="gates that start open halfway and end as decisions"),
+    }
 
     kind: Literal["gated-additive"] = "gated-additive"
     table: Literal["sinusoidal", "learned"] = "sinusoidal"
@@ -32,6 +50,10 @@ class GatedAdditivePosition(Position):
     """Of `learned`: last position it may ever hold, plus one; the context when not given."""
     start: PositiveInt | None = None
     """Of `learned`: rows at first; the table grows on demand up to `size`. All of `size` when not given."""
+    strength: NonNegativeFloat = 1.0
+    """What the gated positions are multiplied by."""
+    temperature: PositiveFloat = 1.0
+    """What the gate's logits are divided by: below one, gates are nearer to open or shut."""
 
     @property
     def added(self) -> LearnedPosition | SinusoidalPosition:
@@ -80,9 +102,17 @@ class GatedAdditivePosition(Position):
             return tape.add(x, product)
 
     def details(self, scope: Scope) -> tuple[str]:
-        """What is gated."""
+        """What is gated, and the numbers that are not one."""
         del scope
-        return (f"gated {self.table}",)
+        numbers = {"strength": self.strength, "temperature": self.temperature}
+        told = (f", {name} {number:g}" for name, number in numbers.items() if number != 1.0)
+        return (f"gated {self.table}{''.join(told)}",)
+
+    def silent(self, scope: Scope, length: int) -> Iterator[str]:
+        """Everything, where nothing of the positions is added."""
+        del length
+        if self.strength == 0:
+            yield from self.tensors(scope)
 
     def shrunk(self, twin: Twin) -> Mapping[str, object]:
         """A table as long as the twin's context."""

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, PositiveFloat, PositiveInt, Scaling, Scope, register
+from vitruvius.spec.schedulable import Schedulable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+FACTOR = Schedulable(why="a context that is extended in steps, each with samples of its length")
 
 
 def _by(kind: str, factor: float | None) -> tuple[str]:
@@ -22,6 +25,8 @@ def _by(kind: str, factor: float | None) -> tuple[str]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearScaling(Scaling):
     """Positions divided by the factor: position interpolation (Chen et al., 2023)."""
+
+    schedulable = {"factor": FACTOR}
 
     kind: Literal["linear"] = "linear"
     factor: PositiveFloat
@@ -47,6 +52,8 @@ class LinearScaling(Scaling):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NtkScaling(Scaling):
     """A larger theta, so that the slowest pair is slowed by the factor and the fastest not at all (bloc97, 2023)."""
+
+    schedulable = {"factor": FACTOR}
 
     kind: Literal["ntk"] = "ntk"
     factor: PositiveFloat
@@ -75,6 +82,8 @@ class NtkScaling(Scaling):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama3Scaling(Scaling):
     """Long wavelengths divided by the factor, short ones kept, a ramp between (Llama 3.1)."""
+
+    schedulable = {"factor": FACTOR}
 
     kind: Literal["llama3"] = "llama3"
     factor: PositiveFloat
@@ -115,6 +124,8 @@ class Llama3Scaling(Scaling):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YarnScaling(Scaling):
     """Each pair interpolated by how often it turns within the original context (Peng et al., 2023)."""
+
+    schedulable = {"factor": FACTOR}
 
     kind: Literal["yarn"] = "yarn"
     factor: PositiveFloat
@@ -166,6 +177,8 @@ class LongRopeScaling(Scaling):
     Which list counts is decided once, by the context of the architecture; the published code decides anew for every
     length it meets, so that keys in its cache may have been turned by the other list.
     """
+
+    schedulable = {"factor": FACTOR}
 
     kind: Literal["longrope"] = "longrope"
     short_factor: tuple[PositiveFloat, ...]

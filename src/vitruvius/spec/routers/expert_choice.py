@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, Router, Scope, TensorSpec, register
+from vitruvius.spec.schedulable import Schedulable
 from vitruvius.spec.tracing.tape_ops import unary
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class ExpertChoiceRouter(Router):
     """Each expert takes the tokens of a sequence that want it most, as many as its share (Zhou et al., 2022)."""
 
     chooses: ClassVar[Literal["experts", "tokens"]] = "tokens"
+
+    schedulable = {"z_loss": Schedulable(bears_on="cost", why="scores held small while they still grow fast")}
 
     kind: Literal["expert-choice"] = "expert-choice"
     z_loss: NonNegativeFloat = 0.0

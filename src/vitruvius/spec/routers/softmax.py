@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, Router, TensorSpec, register
+from vitruvius.spec.schedulable import Schedulable
 from vitruvius.spec.tracing.tape_ops import unary
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 class SoftmaxRouter(Router):
     """A softmax over a linear map of the token, of which the top_k largest are taken (Shazeer et al., 2017)."""
 
+    schedulable = {
+        "balance_loss": Schedulable(bears_on="cost", why="an even load first, then experts that may differ"),
+        "z_loss": Schedulable(bears_on="cost", why="scores held small while they still grow fast"),
+        "noise": Schedulable(bears_on="cost", why="experts tried out at first, and a choice that settles"),
+    }
+
     kind: Literal["softmax"] = "softmax"
     order: Literal["softmax-then-top-k", "top-k-then-softmax"] = "softmax-then-top-k"
     """Whether probabilities are over all experts or over the chosen ones; the second always sums to one."""
@@ -30,6 +37,8 @@ class SoftmaxRouter(Router):
     """Coefficient of the Switch load-balance loss: experts x sum_i share_i x mean probability_i."""
     z_loss: NonNegativeFloat = 0.0
     """Coefficient of the squared log-sum-exp of the router's scores (ST-MoE)."""
+    noise: NonNegativeFloat = 0.0
+    """Standard deviation of the noise that scores get while training, before the choice (Shazeer et al., 2017)."""
 
     def tensors_for(self, experts: int, width: int) -> Mapping[str, TensorSpec]:
         """One row per expert."""
@@ -42,6 +51,8 @@ class SoftmaxRouter(Router):
 
         with tape.call():
             scores = wide_linear(x, experts)
+            if self.noise:
+                routing.noise(tape, scores)
             chosen = routing.largest(tape, scores, top_k)
             tape.hold(scores, chosen)
             if self.order == "top-k-then-softmax":

@@ -19,6 +19,9 @@ ROWS = 32
 ALIGNMENT = 16
 """Bytes that torch's grouped product wants rows to be a multiple of."""
 
+NOISE_COPIES = 3
+"""Of all bits at the highest moment of drawing noise."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routed:
@@ -30,6 +33,11 @@ class Routed:
     """[N, K], in at least fp32."""
     kept: Value | None = None
     """Which of these pairs are computed, a byte each; None is all of them."""
+
+
+def noise(tape: Tape, scores: Value) -> None:
+    """Draws added in place: bits and the numbers made of them, a few copies of int64 [N, E]."""
+    tape.op("noise", reads=[scores], makes=[], forward=NOISE_COPIES * 8 * scores.size // scores.item, gives=[])
 
 
 def largest(tape: Tape, values: Value, top_k: int) -> Value:

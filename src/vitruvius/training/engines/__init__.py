@@ -14,6 +14,7 @@ from vitruvius.training.engines.base import Engine
 from vitruvius.training.engines.ddp import DdpEngine
 from vitruvius.training.engines.following import held
 from vitruvius.training.engines.local import LocalEngine
+from vitruvius.training.engines.sharded import ShardedEngine
 from vitruvius.training.launch import agreed_launch
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ENGINES: dict[str, Callable[..., AbstractContextManager[Any]]] = {
     "local": LocalEngine.joined,
     "ddp": DdpEngine.joined,
+    "fsdp2": ShardedEngine.joined,
 }
 """Kind in `train.engine.kind` -> how to join its processes."""
 
@@ -37,4 +39,4 @@ def joined(settings: EngineSettings, *, device: str) -> AbstractContextManager[E
     return ENGINES[settings.kind](agreed_launch(settings), settings, device)
 
 
-__all__ = ["ENGINES", "DdpEngine", "Engine", "LocalEngine", "held", "joined"]
+__all__ = ["ENGINES", "DdpEngine", "Engine", "LocalEngine", "ShardedEngine", "held", "joined"]

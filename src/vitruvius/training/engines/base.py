@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitruvius.nn.weights import load_weights, read_tensors, weights_of
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
 
     from vitruvius.data import Batch
+    from vitruvius.nn import Model
     from vitruvius.training.launch import Launch
     from vitruvius.training.master import MasterOptimizer
     from vitruvius.training.stopping import StopRequest
+
+    Files = Mapping[str, Mapping[str, Tensor]]
 
 
 class Engine(ABC):
@@ -43,16 +52,31 @@ class Engine(ABC):
         """Whether this process writes the run folder and speaks."""
         return self.launch.is_main
 
+    @property
+    def shares(self) -> int:
+        """In how many shares a batch is computed: as many as there are processes, unless some compute one together."""
+        return self.ranks
+
+    @property
+    def share_rank(self) -> int:
+        """The number of this process's share, from 0."""
+        return self.rank
+
+    @property
+    def has_whole_model(self) -> bool:
+        """Whether a process can compute by itself; where not, every forward pass is one of all processes."""
+        return True
+
     def share(self, batch: Batch, pieces: int) -> Batch:
         """The samples of a batch that this process computes, in `pieces` slices.
 
         Slice k of all processes together is slice k of the batch, so that what is gathered over a piece (the load of
-        experts) is what a single process gathers. `pieces` times the processes divides the samples.
+        experts) is what a single process gathers. `pieces` times the shares divides the samples.
         """
-        if self.ranks == 1:
+        if self.shares == 1:
             return batch
         samples, rows = len(batch.sample_ids), batch.rows_per_sample
-        mine = np.arange(samples).reshape(pieces, self.ranks, -1)[:, self.rank].ravel()
+        mine = np.arange(samples).reshape(pieces, self.shares, -1)[:, self.share_rank].ravel()
         at = (mine[:, None] * rows + np.arange(rows)).ravel()
         return replace(
             batch,
@@ -66,7 +90,7 @@ class Engine(ABC):
 
     @abstractmethod
     def total(self, values: Sequence[float]) -> list[float]:
-        """Sums over all processes, in fp64; the same on each. All give equally many values."""
+        """Sums over all shares, in fp64; the same in each process. All give equally many values."""
 
     @abstractmethod
     def gather(self, value: Any) -> list[Any]:
@@ -94,6 +118,35 @@ class Engine(ABC):
     @abstractmethod
     def reduce(self, optimizer: MasterOptimizer) -> None:
         """Put the sum over all processes, in fp32, in the place of the gradients that the optimizer reads."""
+
+    def place(self, model: Model, device: torch.device) -> Model:
+        """The model where this process computes it; called once, before an optimizer takes hold of its parameters."""
+        return model.to(device)
+
+    def own(self, optimizer: MasterOptimizer) -> None:
+        """Told of the optimizer, whose state lies where `place` has put the parameters."""
+
+    def replicated(self, model: Model) -> Mapping[str, Tensor]:
+        """The weights that every process has, by name; they are the same in each."""
+        return weights_of(model)
+
+    def with_whole(self, files: Files, work: Callable[[Files], object]) -> None:
+        """As `on_main`, of work that reads whole tensors: what processes share is gathered, one at a time, when it asks.
+
+        files: the tensors as this process has them; all processes have the same names.
+        """
+        self.on_main(lambda: work(files))
+
+    def load(self, model: Model, folder: Path) -> None:
+        """Fill the model from the weights of a checkpoint, of which each process reads what it needs.
+
+        Raises RunError, before anything is changed, when a name, shape or dtype does not fit.
+        """
+        load_weights(model, folder)
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a checkpoint's file, or this process's parts of them. Raises RunError as `read_tensors`."""
+        return read_tensors(path)
 
     @abstractmethod
     def barrier(self) -> None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from vitruvius.training.settings import Guard
     from vitruvius.training.updating import Gathered
 
-Verdict = Literal["apply", "note", "skip", "lower-lr", "rewind", "stop"]
+Verdict = Literal["apply", "note", "skip", "lower-lr", "rewind", "stop", "overflow"]
+"""What is made of an update; `overflow` is the loss scaler's: not applied, and tried no further."""
 
 _TO_DEVIATION = 1.4826
 """Median distance from the median -> standard deviation of a normal distribution."""
@@ -28,13 +29,17 @@ class Sight:
     """Something that was seen in an update."""
 
     what: str
-    """`loss`, `grad_norm`."""
+    """`loss`, `grad_norm`, or the name of a detector."""
     value: float
     """As it was."""
     z: float | None
-    """Deviations above the median of the window; None where the value is not finite."""
+    """Deviations above the median of the window; None where the value is not finite, and of alarms."""
     limit: float | None
-    """Deviations from which it is a spike."""
+    """Deviations from which it is a spike, or the value from which it is an alarm."""
+    place: str | None = None
+    """Where in the model, of alarms: `layers.3.mixer head 2`."""
+    rule: str | None = None
+    """What an alarm breaks: `above`, `below`, `growth`, `z`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,25 @@ class Judgement:
 
     verdict: Verdict
     sights: tuple[Sight, ...] = ()
+
+    @property
+    def applies(self) -> bool:
+        """Whether the update is applied."""
+        return self.verdict in {"apply", "note"}
+
+    @property
+    def kind(self) -> Literal["not-finite", "spike", "alarm"]:
+        """What its event is called: by the worst of what was seen."""
+        if any(sight.rule is None and sight.z is None for sight in self.sights):
+            return "not-finite"
+        return "spike" if any(sight.rule is None for sight in self.sights) else "alarm"
+
+    def joined(self, alarms: tuple[Sight, ...], action: Verdict) -> Judgement:
+        """This and what detectors saw, for which `action` is due: the harder of both is done."""
+        if not alarms:
+            return self
+        verdict = max(self.verdict, action, key=HARDNESS.index)
+        return Judgement(verdict=verdict, sights=(*self.sights, *alarms))
 
 
 @final
@@ -93,9 +117,14 @@ class Judge:
         return Judgement(verdict=guard.spike if seen else "apply", sights=tuple(seen))
 
 
-def deviations(value: float, before: Iterable[float]) -> float:
-    """How many robust standard deviations `value` is above the median of `before`."""
+def deviations(value: float, before: Iterable[float], *, least: float = _LEAST_SPREAD) -> float:
+    """How many robust standard deviations, each at least `least`, `value` is above the median of `before`."""
     values = list(before)
-    middle = median(values)
-    spread = _TO_DEVIATION * median(abs(each - middle) for each in values)
-    return (value - middle) / max(spread, _LEAST_SPREAD)
+    return (value - median(values)) / spread_of(values, least=least)
+
+
+def spread_of(values: Iterable[float], *, least: float = _LEAST_SPREAD) -> float:
+    """The robust standard deviation of values, at least `least`."""
+    known = list(values)
+    middle = median(known)
+    return max(_TO_DEVIATION * median(abs(each - middle) for each in known), least)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vitruvius.training.objectives.base import Objective, Piece, Result
+from vitruvius.training.objectives.base import Judged, Objective, Piece, Result, TokenObjective
 from vitruvius.training.objectives.causal_lm import CausalLM
 from vitruvius.training.objectives.masked_lm import MaskedLM
 from vitruvius.training.objectives.prefixes import Continuation, PrefixLM
+from vitruvius.training.objectives.seq2seq import Seq2Seq
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,11 +19,13 @@ __all__ = [
     "OBJECTIVES",
     "CausalLM",
     "Continuation",
+    "Judged",
     "MaskedLM",
     "Objective",
     "Piece",
     "PrefixLM",
     "Result",
+    "Seq2Seq",
     "make_objective",
 ]
 
@@ -31,6 +34,7 @@ OBJECTIVES: dict[str, Callable[[TrainConfig], Objective]] = {
     "masked-lm": MaskedLM,
     "prefix-lm": PrefixLM,
     "continuation": Continuation,
+    "seq2seq": Seq2Seq,
 }
 """Name in `train.objective` -> class, made from the config."""
 
@@ -38,4 +42,8 @@ OBJECTIVES: dict[str, Callable[[TrainConfig], Objective]] = {
 def make_objective(config: TrainConfig) -> Objective:
     """The objective that a config names."""
     assert config.objective is not None
-    return OBJECTIVES[config.objective](config)
+    objective = OBJECTIVES[config.objective](config)
+    if config.z_loss:
+        assert isinstance(objective, TokenObjective)
+        objective.z_loss = config.z_loss
+    return objective

@@ -31,6 +31,8 @@ class Piece:
     """Document of each input, int64 [B, T]; None when samples are one text each."""
     source: Tensor | None = None
     """What an encoder reads, int64 [B, S]."""
+    source_lengths: tuple[int, ...] | None = None
+    """How many tokens of each source are real; None when all are."""
     prefix: tuple[int, ...] | None = None
     """How many of the first tokens of each row are read in both directions."""
     scored: int
@@ -49,8 +51,23 @@ class Result:
     """Further numbers of this pass, by name."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A piece of held-out samples, looked at closely."""
+
+    nats_BT: Tensor
+    """Loss of every target by itself, in at least fp32, without auxiliary losses; 0 where nothing is scored."""
+    means: Mapping[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
+    """Further metrics by name, each a mean: what is added up, and over how many."""
+
+
 class Objective(Protocol):
     """Turns batches into pieces, and pieces into losses."""
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The names of the means in what `judge` gives."""
+        ...
 
     def pieces(self, batch: Batch, count: int, device: torch.device) -> list[Piece]:
         """The batch in `count` slices of equal size."""
@@ -62,6 +79,10 @@ class Objective(Protocol):
 
     def score(self, model: Model, piece: Piece) -> Tensor:
         """Loss of every target by itself, fp32 [B, T], without auxiliary losses; 0 where nothing is scored."""
+        ...
+
+    def judge(self, model: Model, piece: Piece) -> Judged:
+        """As `score`, with whatever else is worth knowing of held-out samples; what validation calls."""
         ...
 
 
@@ -76,20 +97,31 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class TokenObjective:
     """Mean cross-entropy in nats over the targets of a piece, plus what the modules ask for (`aux_loss`)."""
 
+    z_loss: float = 0.0
+    """Coefficient of the mean squared log-sum-exp of the logits, which is part of what is differentiated."""
+
+    judges: tuple[str, ...] = ()
+    """The names of the means in what `judge` gives."""
+
     def train(self, model: Model, piece: Piece) -> Result:
         """Cross-entropy and auxiliary losses; metrics are `aux_loss` and what modules report."""
-        signals = Signals()
-        loss = self._loss(model, piece, signals)
+        signals = Signals(z_loss=self.z_loss)
+        objective = self._loss(model, piece, signals)
+        loss = objective.detach() if signals.cross_entropy is None else signals.cross_entropy
         metrics = {name: _reduced(name, values) for name, values in signals.metrics.items()}
         if not signals.losses:
-            return Result(objective=loss, loss=loss.detach(), metrics=metrics)
+            return Result(objective=objective, loss=loss, metrics=metrics)
         auxiliary = torch.stack([extra.float() for extra in signals.losses]).sum()
         metrics["aux_loss"] = float(auxiliary.detach())
-        return Result(objective=loss + auxiliary.to(loss.dtype), loss=loss.detach(), metrics=metrics)
+        return Result(objective=objective + auxiliary.to(objective.dtype), loss=loss, metrics=metrics)
 
     def score(self, model: Model, piece: Piece) -> Tensor:
         """Nats of each target, [B, T] in at least fp32; 0 where nothing is scored."""
         return self._loss(model, piece, None, per_token=True).float()
+
+    def judge(self, model: Model, piece: Piece) -> Judged:
+        """The score alone."""
+        return Judged(nats_BT=self.score(model, piece))
 
     @staticmethod
     def _loss(model: Model, piece: Piece, signals: Signals | None, *, per_token: bool = False) -> Tensor:
@@ -98,6 +130,7 @@ class TokenObjective:
             piece.targets,
             documents=piece.documents,
             source=piece.source,
+            source_lengths=piece.source_lengths,
             prefix=piece.prefix,
             signals=signals,
             per_token=per_token,

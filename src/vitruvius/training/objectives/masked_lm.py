@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from vitruvius.training.objectives.base import Piece, TokenObjective, on_device
+from vitruvius.training.objectives.base import Judged, Piece, TokenObjective, on_device
 from vitruvius.training.objectives.draws import generators
 
 if TYPE_CHECKING:
     import torch
 
     from vitruvius.data import Batch
+    from vitruvius.nn import Model
     from vitruvius.training.config import TrainConfig
 
 IGNORED = -100
@@ -26,6 +27,8 @@ class MaskedLM(TokenObjective):
     Which tokens are chosen depends on the seed, the epoch and the sample, so each epoch hides others and a resumed run
     hides the same. At least one token of each sample is chosen.
     """
+
+    judges = ("masked_accuracy",)
 
     def __init__(self, config: TrainConfig) -> None:
         assert config.mask_token is not None
@@ -47,6 +50,18 @@ class MaskedLM(TokenObjective):
                 np.split(inputs, count), np.split(targets, count), np.split(batch.documents, count), strict=True
             )
         ]
+
+    def judge(self, model: Model, piece: Piece) -> Judged:
+        """The score, and `masked_accuracy`: how many of the chosen tokens are the likeliest ones."""
+        h_BTD = model.hidden(piece.tokens, documents=piece.documents)
+        table_VD, targets_N = model.embedding.tokens.weight, piece.targets.flatten()
+        nats_N = model.head.loss(h_BTD.flatten(0, 1), targets_N, table_VD, per_token=True)
+        asked = targets_N >= 0
+        found = model.head(h_BTD.flatten(0, 1)[asked].unsqueeze(0), table_VD)[0].argmax(dim=-1)
+        right = int((found == targets_N[asked]).sum())
+        return Judged(
+            nats_BT=nats_N.float().view_as(piece.targets), means={"masked_accuracy": (right, piece.scored)}
+        )
 
     def _hidden(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Inputs with the mask and random tokens in them, and targets that are -100 where nothing was chosen."""

@@ -5,14 +5,20 @@ from __future__ import annotations
 from vitruvius.training.settings.engine import EngineSettings
 from vitruvius.training.settings.guard import Guard
 from vitruvius.training.settings.loader import Loader
+from vitruvius.training.settings.pairs import Pairs
 from vitruvius.training.settings.recovery import Recovery
 from vitruvius.training.settings.samples import Samples
+from vitruvius.training.settings.scaler import Scaler
 from vitruvius.training.settings.section import Section
 from vitruvius.training.settings.watch import Watch
+from vitruvius.training.settings.zclip import ZClipSettings
 
 SECTIONS: dict[str, type[Section]] = {
+    "pairs": Pairs,
     "loader": Loader,
     "engine": EngineSettings,
+    "scaler": Scaler,
+    "zclip": ZClipSettings,
     "guard": Guard,
     "watch": Watch,
     "samples": Samples,
@@ -20,4 +26,16 @@ SECTIONS: dict[str, type[Section]] = {
 }
 """Name in `train.NAME` -> its class."""
 
-__all__ = ["SECTIONS", "EngineSettings", "Guard", "Loader", "Recovery", "Samples", "Section", "Watch"]
+__all__ = [
+    "SECTIONS",
+    "EngineSettings",
+    "Guard",
+    "Loader",
+    "Pairs",
+    "Recovery",
+    "Samples",
+    "Scaler",
+    "Section",
+    "Watch",
+    "ZClipSettings",
+]

@@ -24,9 +24,12 @@ class EngineSettings(Section):
     effect: ClassVar[Literal["bits", "none"]] = "none"
     """A checkpoint is whole whatever wrote it, so that another number of processes may go on from it."""
 
-    kind: Literal["local", "ddp"] = "local"
-    """`local`: one process. `ddp`: several, started by torchrun, each with the whole model and a share of every batch;
-    see docs/distributed.md."""
+    kind: Literal["local", "ddp", "fsdp2"] = "local"
+    """`local`: one process. `ddp`: several, started by torchrun, each with the whole model and a share of every batch.
+    `fsdp2`: the same, each with a part of the weights, gradients and optimizer; see docs/distributed.md."""
+    tensor_parallel: Annotated[int, Ge(1), Le(4096)] = 1
+    """Under `fsdp2`: so many processes compute a share of the batch together, each with a part of every layer's heads
+    and hidden channels."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """How processes talk under `ddp`: `gloo` between CPUs, `nccl` between CUDA devices; `auto` is what fits the
     device."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from vitruvius.errors import Finding
+from vitruvius.training.settings.alarms import DEFAULT_RULES, DETECTORS, Detector, Rule
 from vitruvius.training.settings.section import Section
 
 if TYPE_CHECKING:
@@ -48,6 +49,33 @@ class Guard(Section):
     retries: Annotated[int, Ge(0), Le(1000)] = 8
     """How often one run may skip, lower or rewind before it stops instead."""
 
+    every: Annotated[int, Ge(1), Le(2**31 - 1)] | None = 50
+    """Updates between readings of the [detectors](training/guard.md) inside the model; null: none are taken."""
+    alarm: Action = "note"
+    """What happens when a detector's reading breaks its rule: `note`, `lower-lr`, `rewind` or `stop`."""
+    alarms: dict[Detector, Rule | None] | None = None
+    """Rules in the place of the default ones, by detector: `{attention-logit: {above: 50}}`; null switches one off."""
+    baseline: Annotated[int, Ge(1), Le(1000)] = 8
+    """Readings at the start of a run that `growth` is measured against."""
+    history: Annotated[int, Ge(8), Le(1000)] = 32
+    """Readings that the `z` of an alarm is measured against; while there are fewer than 8, it says nothing."""
+    rows: Annotated[int, Ge(1), Le(1024)] = 1
+    """Samples of the batch that detectors read, of each process."""
+    tokens: Annotated[int, Ge(1), Le(2**20)] = 512
+    """They read at most so many tokens of each; attention maps grow with their square."""
+
+    keep: Literal["nothing", "samples", "checkpoint"] = "checkpoint"
+    """What `anomalies/step-N` of the run holds: the batch as text, and with `checkpoint` the state before an update that
+    was not applied. What is merely noted never leaves a checkpoint."""
+    keep_newest: Annotated[int, Ge(1), Le(1000)] = 3
+    """Folders of anomalies that stay, the newest."""
+
+    def rules(self) -> dict[Detector, Rule]:
+        """What holds: the rules given here, and the default ones of the other detectors."""
+        given = self.alarms or {}
+        chosen = {name: given.get(name, DEFAULT_RULES[name]) for name in DETECTORS}
+        return {name: rule for name, rule in chosen.items() if rule is not None}
+
     def findings(self, config: TrainConfig, architecture: Architecture | None) -> Iterator[Finding]:
         """Lookouts that nothing would come of."""
         del architecture
@@ -57,3 +85,22 @@ class Guard(Section):
         if self.window >= config.steps > 1 and self.spike != "note":
             what = f"spikes are measured against {self.window} updates, and the run has {config.steps}"
             yield Finding(path="train.guard.window", what=what, fix=f"use at most {max(8, config.steps // 2)}")
+        yield from self._alarm_findings(config)
+
+    def _alarm_findings(self, config: TrainConfig) -> Iterator[Finding]:
+        if self.alarm == "skip":
+            what = "an alarm is about the weights, which skipping one update leaves as they are"
+            yield Finding(path="train.guard.alarm", what=what, fix="use lower-lr, rewind or stop")
+        if self.alarm in {"note", "skip"}:
+            pass
+        elif self.every is None:
+            what = f"alarm: {self.alarm} can never happen: every is null, so that nothing is read"
+            yield Finding(path="train.guard.alarm", what=what, fix="set every: 50, or leave alarm out")
+        elif self.every > config.steps:
+            what = f"detectors are read every {self.every:,} updates, and the run has {config.steps:,}"
+            yield Finding(path="train.guard.every", what=what, fix=f"use at most {max(1, config.steps // 4):,}")
+        for name, rule in (self.alarms or {}).items():
+            if rule is not None and not rule.says_something:
+                what = "the rule has no limit that a reading could break"
+                fix = f"write above, below, growth or z; or {name}: null to switch it off"
+                yield Finding(path=f"train.guard.alarms.{name}", what=what, fix=fix)

@@ -55,7 +55,7 @@ def read(
     Modules are as they were afterwards, torch's random state included.
     """
     found = _Found()
-    with _undisturbed(model), torch.no_grad():
+    with undisturbed(model), torch.no_grad():
         for piece in objective.pieces(batch, len(batch.inputs), model.device)[:rows]:
             if piece.scored:
                 _read_piece(model, piece, tokens, measures, found)
@@ -131,7 +131,7 @@ def _mean(values: Tensor, counts: Tensor) -> Tensor:
 
 
 @contextmanager
-def _undisturbed(model: Model) -> Iterator[None]:
+def undisturbed(model: Model) -> Iterator[None]:
     """Inside, modules do as in evaluation; afterwards each is as before, and no generator has moved."""
     before: list[tuple[Any, bool]] = [(module, module.training) for module in model.modules()]
     devices = [model.device] if model.device.type == "cuda" else []

@@ -1,0 +1,263 @@
+"""Training in shards: every process keeps a part of the weights, of their gradients and of the optimizer's state.
+
+The weights of a layer are gathered when it computes, by FSDP2 (`torch.distributed.fsdp.fully_shard`; Zhao et al.,
+"PyTorch FSDP", 2023; Rajbhandari et al., "ZeRO", 2020), and its gradients are summed and scattered behind it. Sums are
+those of the ddp engine: fp32, over targets, without a mean over processes. With `tensor_parallel` some processes compute
+a share of the batch together, each with a part of the heads and hidden channels (`vitruvius.training.engines.tensors`).
+
+All forward passes are passes of all processes. Masters and moments are parts too: the optimizer sees local tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+import torch.distributed as dist
+
+from vitruvius.errors import UsageError
+from vitruvius.nn.weights import ensure_fits, weights_of
+from vitruvius.runs.checkpoints import MODEL_FILE
+from vitruvius.training.engines.processes import ProcessEngine
+from vitruvius.training.engines.shards import Grid, Part, Shard, Shards, Split
+from vitruvius.training.engines.tensors import split_layers
+from vitruvius.training.engines.wrapping import shard_model
+from vitruvius.training.master import local
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from vitruvius.nn import Model
+    from vitruvius.training.engines.base import Files
+    from vitruvius.training.engines.shards import Axis
+    from vitruvius.training.launch import Launch
+    from vitruvius.training.master import MasterOptimizer
+    from vitruvius.training.settings import EngineSettings
+
+_DONE = -1
+"""What the first process says when it wants no more tensors."""
+
+
+@final
+class ShardedEngine(ProcessEngine):
+    """One of several processes with parts of one model."""
+
+    def __init__(self, launch: Launch, settings: EngineSettings) -> None:
+        """Raise UsageError when the processes cannot be divided into groups of `tensor_parallel`."""
+        super().__init__(launch, settings)
+        degree = settings.tensor_parallel
+        if launch.ranks % degree:
+            raise UsageError(
+                f"{launch.ranks} processes cannot stand in groups of {degree}",
+                where="train.engine.tensor_parallel",
+                fix=f"launch a multiple of {degree} processes, or use another degree",
+            )
+        self.grid = Grid(data=launch.ranks // degree, tensor=degree)
+        self.shards = Shards(grid=self.grid, rank=launch.rank, by_name={})
+        self.groups: dict[Axis, dist.ProcessGroup] = {}
+        self._summed_over_tensor: frozenset[str] = frozenset()
+
+    @property
+    def shares(self) -> int:
+        """As many as the grid has rows."""
+        return self.grid.data
+
+    @property
+    def share_rank(self) -> int:
+        """The row of this process."""
+        return self.grid.at(self.rank)["data"]
+
+    @property
+    def has_whole_model(self) -> bool:
+        """Only where there is one process."""
+        return self.ranks == 1
+
+    def met(self, device: str) -> None:
+        """Make the groups of rows and columns, with a timeout of their own: torch's default is half an hour."""
+        self.device_kind = device
+        members: dict[Axis, list[list[int]]] = {
+            "tensor": [[self.grid.rank(data=d, tensor=t) for t in range(self.grid.tensor)] for d in range(self.grid.data)],
+            "data": [[self.grid.rank(data=d, tensor=t) for d in range(self.grid.data)] for t in range(self.grid.tensor)],
+        }
+        for axis, groups in members.items():
+            for ranks in groups:
+                made = dist.new_group(ranks, timeout=timedelta(seconds=self.settings.timeout))
+                if self.rank in ranks:
+                    self.groups[axis] = made
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sums over the shares: of the processes that compute one together, the first counts."""
+        first = self.grid.at(self.rank)["tensor"] == 0
+        return self.summed([value if first else 0.0 for value in values])
+
+    def place(self, model: Model, device: torch.device) -> Model:
+        """Cut the layers among the processes of a row, then all tensors among those of a column."""
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        cuts: Mapping[str, int] = {}
+        if self.grid.tensor > 1:
+            cuts, self._summed_over_tensor = split_layers(model, self.groups["tensor"])
+        if self.grid.data > 1:
+            shard_model(model, self.groups["data"], device)
+        else:
+            model.to(device)
+        by_name: dict[str, Shard] = {}
+        for name, shape in shapes.items():
+            splits = [Split(axis="tensor", dim=cuts[name])] if name in cuts else []
+            if self.grid.data > 1 and shape:
+                splits.append(Split(axis="data", dim=0))
+            by_name[name] = Shard(shape=shape, splits=tuple(splits))
+        self.shards = replace(self.shards, by_name=by_name)
+        return model
+
+    def own(self, optimizer: MasterOptimizer) -> None:
+        """The norm of its gradients is one over all processes, and its matrices are gathered where a rule asks."""
+        optimizer.elsewhere = frozenset(name for name in self.shards.by_name if not self.shards.counted(name))
+        optimizer.combined = self._norm
+        for name, slot in optimizer.named_slots():
+            shard = self.shards.by_name[name]
+            if shard.splits:
+                slot.shared = _SharedMatrix(self, shard)
+
+    def _norm(self, norm: float) -> float:
+        return math.sqrt(self.summed([norm * norm])[0])
+
+    @torch.no_grad()
+    def reduce(self, optimizer: MasterOptimizer) -> None:
+        """The sums that FSDP does not take: of weights that act on every process's own heads, and of scalars."""
+        for name, slot in optimizer.named_slots():
+            axes: list[Axis] = ["tensor"] if name in self._summed_over_tensor else []
+            if self.grid.data > 1 and not self.shards.by_name[name].splits:
+                axes.append("data")
+            gradient = slot.gradient()
+            if not axes or gradient is None:
+                continue
+            total = gradient.to(torch.float32, copy=True)
+            for axis in axes:
+                dist.all_reduce(total, group=self.groups[axis])
+            slot.accumulated, slot.parameter.grad = total, None
+
+    def replicated(self, model: Model) -> Mapping[str, Tensor]:
+        """Buffers, and the few weights that are not cut."""
+        by_name = self.shards.by_name
+        return {
+            name: local(tensor)
+            for name, tensor in weights_of(model).items()
+            if name not in by_name or not by_name[name].splits
+        }
+
+    def with_whole(self, files: Files, work: Callable[[Files], object]) -> None:
+        """The first process asks for one tensor after another, in any order; the others answer until it is done."""
+        parts = {
+            file: {name: self.shards.whole(name, local(tensor)) for name, tensor in tensors.items()}
+            for file, tensors in files.items()
+        }
+        ordered = [part for file in sorted(parts) for _, part in sorted(parts[file].items())]
+        number = {id(part): index for index, part in enumerate(ordered)}
+        wholes: Any = {
+            file: {
+                name: part.local if part.shard is None else replace(part, asked=_Asked(self, number[id(part)], part))
+                for name, part in named.items()
+            }
+            for file, named in parts.items()
+        }
+
+        def asking() -> None:
+            try:
+                work(wholes)
+            finally:
+                self._say(_DONE)
+
+        if not self.is_main:
+            while (index := self._say(_DONE)) != _DONE:
+                self.shards.send(ordered[index])
+        self.on_main(asking)
+
+    def ask(self, index: int, part: Part) -> Tensor:
+        """In the first process: the whole of a tensor."""
+        self._say(index)
+        return self.shards.receive(part)
+
+    def load(self, model: Model, folder: Path) -> None:
+        """Every process reads its parts."""
+        path = folder / MODEL_FILE
+        mine = {name: local(tensor) for name, tensor in weights_of(model).items()}
+        wholes = {name: self.shards.whole(name, tensor) for name, tensor in mine.items()}
+        ensure_fits({n: torch.empty(part.shape, dtype=part.dtype, device="meta") for n, part in wholes.items()}, path)
+        with torch.no_grad():
+            for name, tensor in self.read(path).items():
+                mine[name].copy_(tensor)
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """This process's parts of a file."""
+        return self.shards.read(path)
+
+    def everywhere(self, part: Tensor, shard: Shard) -> Tensor:
+        """The whole of a tensor, in every process; what was cut last is joined first."""
+        shapes: list[tuple[Axis, int, int]] = []
+        sizes = list(shard.shape)
+        for split in shard.splits:
+            shapes.append((split.axis, split.dim, sizes[split.dim]))
+            start, stop = _bounds(sizes[split.dim], self.grid.size(split.axis), self.grid.at(self.rank)[split.axis])
+            sizes[split.dim] = stop - start
+        for axis, dim, size in reversed(shapes):
+            part = _joined(part, dim, size, self.grid.size(axis), self.groups[axis])
+        return part
+
+    def _say(self, index: int) -> int:
+        """What the first process says, in all."""
+        said = torch.tensor([index])
+        dist.broadcast(said, src=0)
+        return int(said)
+
+
+def _bounds(size: int, parts: int, index: int) -> tuple[int, int]:
+    step = -(-size // parts)
+    return min(index * step, size), min((index + 1) * step, size)
+
+
+def _joined(part: Tensor, dim: int, size: int, parts: int, group: dist.ProcessGroup) -> Tensor:
+    """The parts of a group side by side; those that are shorter travel with padding."""
+    step = -(-size // parts)
+    shape = list(part.shape)
+    shape[dim] = step
+    padded = part.new_zeros(shape)
+    padded.narrow(dim, 0, part.shape[dim]).copy_(part)
+    found = [torch.empty_like(padded) for _ in range(parts)]
+    dist.all_gather(found, padded, group=group)
+    return torch.cat(found, dim).narrow(dim, 0, size)
+
+
+class _Asked:
+    """Fetches a whole tensor for the first process."""
+
+    __slots__ = ("engine", "index", "part")
+
+    def __init__(self, engine: ShardedEngine, index: int, part: Part) -> None:
+        self.engine, self.index, self.part = engine, index, part
+
+    def __call__(self, _: Part) -> Tensor:
+        return self.engine.ask(self.index, self.part)
+
+
+class _SharedMatrix:
+    """What a rule asks that needs whole matrices."""
+
+    __slots__ = ("box", "engine", "shard")
+
+    def __init__(self, engine: ShardedEngine, shard: Shard) -> None:
+        self.engine, self.shard = engine, shard
+        self.box = shard.box(engine.grid, engine.rank)
+
+    def whole(self, part: Tensor) -> Tensor:
+        """The whole tensor, in every process."""
+        return self.engine.everywhere(part, self.shard)
+
+    def mine(self, whole: Tensor) -> Tensor:
+        """This process's part of it."""
+        return whole[self.box]

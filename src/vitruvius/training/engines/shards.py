@@ -1,0 +1,197 @@
+"""Where each process's part of a tensor lies in the whole, and how parts become the whole.
+
+A tensor is cut along one dimension for each axis of the grid of processes that shares it: into equal parts, of which
+the last may be shorter or empty, as `torch.chunk` cuts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+import torch.distributed as dist
+
+from vitruvius.errors import RunError
+from vitruvius.nn.weights import read_parts
+from vitruvius.runs.tensorfile import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+Axis = Literal["data", "tensor"]
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """A cut along one dimension, a part for each process of one axis."""
+
+    axis: Axis
+    dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The processes as a table: those of a row compute the same samples, those of a column have the same layers."""
+
+    data: int
+    """Rows: shares of a batch."""
+    tensor: int
+    """Columns: parts of each layer."""
+
+    def at(self, rank: int) -> dict[Axis, int]:
+        """Where a process stands; neighbours share layers, since they talk most."""
+        return {"data": rank // self.tensor, "tensor": rank % self.tensor}
+
+    def rank(self, *, data: int, tensor: int) -> int:
+        """Who stands there."""
+        return data * self.tensor + tensor
+
+    def size(self, axis: Axis) -> int:
+        """How many processes an axis has."""
+        return self.data if axis == "data" else self.tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """How one tensor is shared."""
+
+    shape: tuple[int, ...]
+    """Of the whole."""
+    splits: tuple[Split, ...]
+    """In the order in which it was cut: a later one cuts the parts that an earlier one has left."""
+
+    def box(self, grid: Grid, rank: int) -> Box:
+        """The part of a process, as a slice of each dimension of the whole."""
+        at, bounds = grid.at(rank), [(0, size) for size in self.shape]
+        for split in self.splits:
+            start, stop = bounds[split.dim]
+            low, high = part_of(stop - start, parts=grid.size(split.axis), index=at[split.axis])
+            bounds[split.dim] = (start + low, start + high)
+        return tuple(slice(start, stop) for start, stop in bounds)
+
+    def local_shape(self, grid: Grid, rank: int) -> tuple[int, ...]:
+        """The shape of a process's part."""
+        return tuple(part.stop - part.start for part in self.box(grid, rank))
+
+    def owners(self, grid: Grid) -> Iterator[int]:
+        """Processes whose parts make up the whole; of those with the same part the first."""
+        axes = {split.axis for split in self.splits}
+        for data, tensor in itertools.product(
+            range(grid.data if "data" in axes else 1), range(grid.tensor if "tensor" in axes else 1)
+        ):
+            yield grid.rank(data=data, tensor=tensor)
+
+
+def part_of(size: int, *, parts: int, index: int) -> tuple[int, int]:
+    """Where part `index` of `parts` begins and ends."""
+    step = -(-size // parts)
+    return min(index * step, size), min((index + 1) * step, size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shards:
+    """How the tensors of a model are shared, as one process sees it. Tensors that are not named are whole everywhere."""
+
+    grid: Grid
+    rank: int
+    by_name: Mapping[str, Shard]
+    """Parameter -> how it is cut."""
+
+    def find(self, name: str) -> Shard | None:
+        """That of a parameter, or of what an optimizer keeps for it: `exp_avg.NAME`."""
+        found = self.by_name.get(name)
+        return self.by_name.get(name.partition(".")[2]) if found is None else found
+
+    def whole(self, name: str, local: Tensor) -> Part:
+        """A tensor as it is in the whole model."""
+        shard = self.find(name)
+        if shard is None or not shard.splits:
+            return Part(name=name, local=local, shape=local.shape, dtype=local.dtype)
+        mine = shard.local_shape(self.grid, self.rank)
+        assert tuple(local.shape) == mine, f"{name} is {tuple(local.shape)}, and the part of this process {mine}"
+        return Part(name=name, local=local, shape=torch.Size(shard.shape), dtype=local.dtype, shard=shard)
+
+    def counted(self, name: str) -> bool:
+        """Whether this process is the one that counts its part of a parameter in sums over all."""
+        shard = self.by_name.get(name)
+        if shard is None:
+            return self.rank == 0
+        return self.rank in set(shard.owners(self.grid))
+
+    def send(self, part: Part) -> None:
+        """In every process but the first: give the first one this process's part, when it is one that it needs."""
+        if part.shard is not None and self.rank in set(part.shard.owners(self.grid)) and part.local.numel():
+            dist.send(part.local.detach().cpu().contiguous(), dst=0)
+
+    def receive(self, part: Part) -> Tensor:
+        """In the first process: the whole tensor, on the CPU, while the others `send`."""
+        if part.shard is None:
+            return part.local.detach()
+        whole = torch.empty(part.shape, dtype=part.dtype)
+        for rank in part.shard.owners(self.grid):
+            box = part.shard.box(self.grid, rank)
+            if rank == self.rank:
+                whole[box] = part.local.detach().cpu()
+            elif math.prod(part.shard.local_shape(self.grid, rank)):
+                buffer = torch.empty(part.shard.local_shape(self.grid, rank), dtype=part.dtype)
+                dist.recv(buffer, src=rank)
+                whole[box] = buffer
+        return whole
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """This process's parts of the tensors of a file.
+
+        Raises RunError when the file is not whole, or a tensor of it has another shape than the one that is shared.
+        """
+        header = read_header(path)
+        wrong = [
+            f"{name} is {list(entry.shape)}, expected {list(shard.shape)}"
+            for name, entry in header.items()
+            if (shard := self.find(name)) is not None and entry.shape != shard.shape
+        ]
+        if wrong:
+            raise RunError(
+                "the tensors do not fit the architecture: " + "; ".join(sorted(wrong)[:8]),
+                where=str(path),
+                fix="load them into the architecture they were trained with",
+            )
+        shards = {name: self.find(name) for name in header}
+        boxes = {name: shard and shard.box(self.grid, self.rank) for name, shard in shards.items()}
+        return read_parts(path, boxes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A tensor of which processes have parts, with the shape of the whole; `vitruvius.nn.weights` can write it."""
+
+    name: str
+    local: Tensor
+    shape: torch.Size
+    dtype: torch.dtype
+    shard: Shard | None = None
+    asked: Any = None
+    """Called with this part where somebody wants the whole."""
+
+    @property
+    def is_cuda(self) -> bool:
+        """False: wholes are made on the CPU."""
+        return False
+
+    def numel(self) -> int:
+        """Elements of the whole."""
+        return self.shape.numel()
+
+    def element_size(self) -> int:
+        """Bytes of one."""
+        return self.local.element_size()
+
+    def detach(self) -> Tensor:
+        """The whole tensor: the other processes are asked for it."""
+        return cast("Tensor", self.asked(self))

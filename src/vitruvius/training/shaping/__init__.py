@@ -1,0 +1,1 @@
+"""Architecture schedules: fields that shape no tensor change while a model trains (`train.shape`)."""
