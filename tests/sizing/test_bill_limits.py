@@ -37,7 +37,7 @@ def test_training_has_no_cache_in_any_row() -> None:
         {"context": float("nan")},
         {"head": object()},
     ],
-    ids=str,
+    ids=lambda fields: " ".join(f"{name} {type(value).__name__}" for name, value in fields.items()),
 )
 def test_an_architecture_built_in_python_is_checked_like_a_file(fields) -> None:
     with pytest.raises(SpecError):
