@@ -45,7 +45,7 @@ def test_every_setting_has_a_documented_default():
         ({"betas": [0.9, 1.0]}, "train.betas.1", "use a number below 1"),
         ({"min_lr": 1.5}, "train.min_lr", "use a number at most 1"),
         ({"accumulate": 3, "batch": 8}, "train.accumulate", "use one of 1, 2, 4, 8"),
-        ({"optimizer": "moun"}, "train.optimizer", "use 'adamw' or 'muon'"),
+        ({"optimizer": "moun"}, "train.optimizer", "'adamw-8bit-paged' or 'muon'"),
         ({"muon_lr": 0.02}, "train.muon_lr", "add optimizer: muon"),
         ({"muon_iterations": 0}, "train.muon_iterations", "use a number from 1"),
         ({"muon_momentum": 1.0}, "train.muon_momentum", "use a number below 1"),

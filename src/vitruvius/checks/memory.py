@@ -70,7 +70,7 @@ def measure_decode(
     batch: int = 1,
     tokens: int | None = None,
     new_tokens: int = 4,
-    dtype: Literal["bf16", "fp32"] = "bf16",
+    dtype: Literal["bf16", "fp16", "fp32"] = "bf16",
     device: Device = "cpu",
 ) -> Measured:
     """The memory of decoding: a prompt of `tokens` tokens enters the cache in pieces, then `new_tokens` one by one.

@@ -9,6 +9,7 @@ from vitruvius.cli.verbs import LazyExampleGroup, Verb
 VERBS = (
     Verb(group="data", stage="Make", name="fetch", help="Bring real text that needs no hub: documentation, sources."),
     Verb(group="data", stage="Make", name="prepare", help="Clean, filter, deduplicate, tokenize and pack documents."),
+    Verb(group="data", stage="Make", name="pairs", help="Sources and targets for sequence-to-sequence training."),
     Verb(group="data", stage="Make", name="tokenizer", help="Train a tokenizer, look at one, compare several."),
     Verb(group="data", stage="Make", name="work", help="Do one rank's share of a job: what a scheduler calls."),
     Verb(group="data", stage="See", name="stats", help="Lengths, tokens, sources, what was dropped and why."),

@@ -24,6 +24,7 @@ CORPORA = {
     "debian-docs": "documentation packages of Debian: HTML",
     "python-stdlib": "the source of Python's standard library",
     "python-packages": "the source of installed Python packages",
+    "docstrings": "what functions of Python's standard library and of installed packages say they do, and their names",
 }
 DOCUMENTS = ("html", "text")
 
@@ -36,13 +37,15 @@ DOCUMENTS = ("html", "text")
     debian-docs downloads documentation packages with apt-get (no root, nothing is installed), or reads the
     .deb files of --deb: by default those of Linux, Python and PostgreSQL, 4,884 pages and 199 MB of HTML.
     python-stdlib is the source of Python's standard library, python-packages that of packages installed
-    beside vitruvius; both work offline.""",
+    beside vitruvius; docstrings holds the summary, name and module of every documented function of the
+    standard library and of --package, for `data pairs`. These three work offline.""",
     examples=[
         "vitruvius data fetch debian-docs --out debian-docs",
         "vitruvius data fetch debian-docs --package rust-doc --package sqlite3-doc --out docs --limit-mb 100",
         "vitruvius data fetch debian-docs --deb ./linux-doc-6.1_6.1.176-1_all.deb --out linux-docs",
         "vitruvius data fetch python-stdlib --out stdlib",
         "vitruvius data fetch python-packages --package numpy --out numpy-source",
+        "vitruvius data fetch docstrings --package numpy --package torch --out docstrings",
     ],
 )
 @click.argument("corpus", type=click.Choice(tuple(CORPORA)))
@@ -78,6 +81,7 @@ def command(
 ) -> None:
     """Fetch a corpus and say what came."""
     from vitruvius.data.corpora.debian_docs import PACKAGES, fetch_debian_docs
+    from vitruvius.data.corpora.docstrings import fetch_docstrings
     from vitruvius.data.corpora.python_sources import fetch_python_packages, fetch_standard_library
 
     context = click.get_current_context()
@@ -85,7 +89,7 @@ def command(
     if corpus != "debian-docs" and (debs or documents_given):
         raise click.UsageError(f"--deb and --documents belong to debian-docs, not to {corpus}")
     if corpus == "python-stdlib" and packages:
-        raise click.UsageError("python-stdlib is one corpus; --package belongs to debian-docs and python-packages")
+        raise click.UsageError("python-stdlib is one corpus; --package belongs to the other three")
     if limit_mb is not None and math.isnan(limit_mb):
         raise click.UsageError("--limit-mb: NaN is no size; use a number above 0")
     limit = None if limit_mb is None else int(limit_mb * 1e6)
@@ -102,6 +106,7 @@ def command(
         "python-packages": lambda progress: fetch_python_packages(
             out, packages=packages, limit_bytes=limit, progress=progress
         ),
+        "docstrings": lambda progress: fetch_docstrings(out, packages=packages, limit_bytes=limit, progress=progress),
     }
     with progress_of("quiet" if as_json else "lines") as progress:
         fetched = fetchers[corpus](progress)
@@ -111,6 +116,10 @@ def command(
     _tell(fetched)
     recipe = "--recipe docs" if corpus == "debian-docs" else "--recipe code"
     markup = " --markup html" if corpus == "debian-docs" and documents == "html" else ""
+    if corpus == "docstrings":
+        keys = "--source text --target name --group module"
+        next_step(f"vitruvius data pairs {shlex.quote(clean_line(str(out)))} {keys} --vocab 4096 --out pairs")
+        return
     next_step(f"vitruvius data prepare {shlex.quote(clean_line(str(out)))}{markup} {recipe} --out data")
 
 

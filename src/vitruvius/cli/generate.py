@@ -47,7 +47,7 @@ _MASK = "[MASK]"
 @click.option("--stop", multiple=True, help="End before this text; may be given several times.")
 @click.option("--echo", is_flag=True, help="Print the prompt too.")
 @click.option(
-    "--dtype", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Number format to run in."
+    "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Number format to run in."
 )
 @json_option
 def command(
@@ -85,6 +85,8 @@ def command(
             _write(whole + "\n")
         return
     ids = tokenizer.encode(text) or [tokenizer.eos_id]
+    if _reads_pairs(Path(run)) and ids[-1] != tokenizer.eos_id:
+        ids.append(tokenizer.eos_id)  # what a source ends with, and a target starts from
     generation = Generation(
         model,
         ids,
@@ -142,6 +144,13 @@ def _filled(run: Path, model: Model, tokenizer: Tokenizer, text: str, sampler: S
     for index, piece in enumerate(text.split(_MASK)):
         ids += [mask] * (index > 0) + tokenizer.encode(piece)
     return tokenizer.decode(fill(model, ids, mask=mask, sampler=sampler, seed=seed, vocabulary=tokenizer.vocab_size))
+
+
+def _reads_pairs(run: Path) -> bool:
+    from vitruvius.nn.weights import find_checkpoint
+
+    settings = (find_checkpoint(run)[0].record().get("config") or {}).get("train") or {}
+    return settings.get("objective") == "seq2seq"
 
 
 def _prompt(prompt: str) -> str:

@@ -11,6 +11,7 @@ import click
 from vitruvius.cli.arguments import json_option
 from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, say
 from vitruvius.cli.runs_report import command as report_command
+from vitruvius.cli.runs_samples import command as samples_command
 from vitruvius.cli.runs_watch import command as watch_command
 from vitruvius.cli.verbs import ExampleGroup
 from vitruvius.errors import RunError
@@ -49,6 +50,7 @@ def command() -> None:
 
 command.add_command(watch_command)
 command.add_command(report_command)
+command.add_command(samples_command)
 
 
 @command.command("list", examples=LIST_EXAMPLES, help="List the run folders in DIR and below (default: this folder).")

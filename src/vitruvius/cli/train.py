@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vitruvius.cli.arguments import Tokens, complete_preset, json_option, say_findings
+from vitruvius.cli.arguments import Count, Tokens, complete_preset, json_option, say_findings
 from vitruvius.cli.output import clean, emit, emit_json, next_step, say, wants_color
 from vitruvius.cli.verbs import ExampleCommand
 from vitruvius.errors import UsageError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "vitruvius train tiny-llama --data data/books --out runs/first --steps 500",
     "vitruvius train run.yaml --set train.lr=1e-3 --set width=256 --dry-run",
+    "vitruvius train run.yaml --dry-run --measure",
+    "vitruvius train run.yaml --plan --on h100-80gb --gpus 8",
     "vitruvius train --resume runs/first",
 )
 
@@ -43,7 +45,11 @@ EXAMPLES = (
 @click.option("--lr", type=float, help="Learning rate at the top of the schedule.")
 @click.option("--checkpoint-every", type=int, metavar="K", help="Steps between checkpoints.")
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change the spec, or train.NAME.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved settings and the bill, and train nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved settings, the bill and the time; train nothing.")
+@click.option("--measure", is_flag=True, help="With --dry-run: do a few updates, to say how long it takes here.")
+@click.option("--on", metavar="HARDWARE", help="With --dry-run: bound the time there. With --plan: spread it over those.")
+@click.option("--plan", "placing", is_flag=True, help="Print how sizing spreads the run over devices; train nothing.")
+@click.option("--gpus", type=Count(), metavar="N", help="With --plan: how many devices.")
 @json_option
 def command(
     *,
@@ -53,12 +59,19 @@ def command(
     resume: str | None,
     settings: tuple[str, ...],
     dry_run: bool,
+    measure: bool,
+    on: str | None,
+    placing: bool,
+    gpus: int | None,
     as_json: bool,
     **flags: Any,
 ) -> int:
     """Train, and return the exit code: 0, 75 after SIGTERM, 130 after Ctrl-C."""
+    _ensure_together(
+        dry_run=dry_run, measure=measure, on=on, placing=placing, gpus=gpus, resuming=resume is not None
+    )
     if resume is not None:
-        named = {"SPEC": spec, "--out": out, "--set": settings, **_named(flags)}
+        named = {"SPEC": spec, "--out": out, **_named(flags)}
         given = [name for name, value in named.items() if value]
         if given or dry_run:
             raise UsageError(
@@ -66,16 +79,44 @@ def command(
                 where="--resume",
                 fix=f"vitruvius train --resume {shlex.quote(resume)}, or train into a new folder",
             )
-        return _resume(resume, data, as_json=as_json)
+        return _resume(resume, data, settings, as_json=as_json)
     if spec is None:
         raise UsageError("name a SPEC to train, or a run to go on with", fix=f"for example: {EXAMPLES[0]}")
+    if placing:
+        from vitruvius.cli.train_plan import place_run
+
+        return place_run(
+            spec, data=data, out=out, flags=flags, settings=settings, on=on, count=gpus or 1, as_json=as_json
+        )
     from vitruvius.training.launch import speaks_here
     from vitruvius.training.request import read_request
 
     request = read_request(spec, data=data, out=out, flags=flags, settings=settings)
     if speaks_here():
         say_findings(request.reading.findings)
-    return _plan(request, as_json=as_json) if dry_run else _train(request, as_json=as_json)
+        if request.sweep is not None:
+            say("note: the sweep section is for `vitruvius sweep`; this trains the values outside it")
+    return _plan(request, on, measured=measure, as_json=as_json) if dry_run else _train(request, as_json=as_json)
+
+
+def _ensure_together(
+    *, dry_run: bool, measure: bool, on: str | None, placing: bool, gpus: int | None, resuming: bool
+) -> None:
+    """Refuse options that say nothing beside the others."""
+    wrong = ""
+    if placing and (dry_run or measure or resuming):
+        wrong, fix = "--plan", "give --plan with SPEC, --on and --gpus alone"
+    elif gpus is not None and not placing:
+        wrong, fix = "--gpus", "add --plan; a run of several processes is started by torchrun (docs/distributed.md)"
+    elif on is not None and not (placing or dry_run):
+        wrong, fix = "--on", "add --dry-run or --plan; train.device says where a run computes"
+    elif measure and not dry_run:
+        wrong, fix = "--measure", "add --dry-run"
+    elif measure and on is not None:
+        wrong, fix = "--measure", "measure here, or bound the time on other hardware: leave one out"
+    else:
+        return
+    raise UsageError("this option says nothing beside the others", where=wrong, fix=fix)
 
 
 def _named(flags: dict[str, Any]) -> dict[str, bool]:
@@ -100,22 +141,30 @@ def _train(request: Request, *, as_json: bool) -> int:
     return _report(result, as_json=as_json)
 
 
-def _resume(run: str, data: str | None, *, as_json: bool) -> int:
+def _resume(run: str, data: str | None, settings: tuple[str, ...], *, as_json: bool) -> int:
     from vitruvius.training import resume
+    from vitruvius.training.loading.changing import changed_loader
     from vitruvius.training.stopping import stop_on_signals
 
     with stop_on_signals() as stop:
-        result = resume(run, data=data, listener=_listener(), stop=stop)
+        result = resume(run, data=data, loader=changed_loader(run, settings), listener=_listener(), stop=stop)
     return _report(result, as_json=as_json)
 
 
-def _plan(request: Request, *, as_json: bool) -> int:
+def _plan(request: Request, on: str | None, *, measured: bool, as_json: bool) -> int:
     from vitruvius.training.launch import speaks_here
     from vitruvius.training.plan import plan
 
     if not speaks_here():
         return 0
-    planned = plan(request)
+    device = None
+    if on is not None:
+        from vitruvius.sizing.hardware import device_named
+
+        device = device_named(on)
+    if measured:
+        say("a few updates are done in a folder that is thrown away")
+    planned = plan(request, on=device, measured=measured)
     if as_json:
         emit_json(planned.to_dict())
     else:

@@ -16,7 +16,8 @@ from vitruvius.lab.steps import PHASES
 from vitruvius.nn import build
 from vitruvius.nn.place import BackendName
 from vitruvius.nn.weights import find_checkpoint, load_model
-from vitruvius.spec import from_plain, read_with_findings, resolve
+from vitruvius.runs.shaped import spec_of
+from vitruvius.spec import read_with_findings, resolve
 from vitruvius.spec.reporting import did_you_mean, listed
 from vitruvius.units import parse_tokens
 
@@ -73,12 +74,9 @@ def _contender(spec: str, *, dtype: str, overrides: Sequence[str], seed: int) ->
     if Path(spec).is_dir():
         if overrides:
             raise UsageError("a run's architecture cannot be changed", where="--set", fix="name a SPEC, or drop --set")
-        run, _ = find_checkpoint(spec)
-        plain = run.record()["spec"]["data"]
-        if plain is None:
-            raise UsageError("run.json has no architecture", where=spec, fix="name a folder that `train` wrote")
+        architecture = spec_of(*find_checkpoint(spec))
         name = Path(spec).resolve().name or "run"
-        return Contender(name=name, architecture=from_plain(plain), model=_loaded(spec, dtype)), []
+        return Contender(name=name, architecture=architecture, model=_loaded(spec, dtype)), []
     reading = read_with_findings(spec, overrides=overrides)
     return contender(reading.architecture, dtype=dtype, seed=seed), list(reading.findings)
 

@@ -103,6 +103,6 @@ def _ensure_plain(name: str, module: nn.Module, changed: dict[str, Any]) -> None
 def _ensure_same_tensors(before: Model, after: Model) -> None:
     old, new = ({name: tuple(t.shape) for name, t in model.state_dict().items()} for model in (before, after))
     if old != new:
-        name = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))[0]
+        name = min(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         what = f"{name} is {old.get(name)} before and {new.get(name)} after"
         raise UsageError(what, where="train.shape", fix="only fields that shape no tensor may change in training")

@@ -11,10 +11,10 @@ import torch
 
 from vitruvius.errors import RunError
 from vitruvius.nn.build import build
-from vitruvius.runs.checkpoints import MODEL_FILE, latest_checkpoint
-from vitruvius.runs.folder import RunReader
+from vitruvius.runs.checkpoints import MODEL_FILE
+from vitruvius.runs.models import find_checkpoint
+from vitruvius.runs.shaped import spec_of
 from vitruvius.runs.tensorfile import TensorEntry, read_header
-from vitruvius.spec import from_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,19 +169,17 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     verify: Verify = "hashes",
 ) -> Model:
-    """The trained model of a run folder, or of one of its checkpoints (`RUN/checkpoints/step-N`), in eval mode.
+    """The trained model of a run folder, one of its checkpoints (`RUN/checkpoints/step-N`) or an export, in eval mode.
 
-    The architecture comes from the run's record. `dtype` is the one the weights were written in when not given.
+    The architecture comes from the folder's record. what `train.shape` had made of it by then. `dtype` is the one the
+    weights were written in when not given.
     Raises RunError when the folder has no checkpoint or the weights do not fit, CorruptCheckpointError when a byte
     differs from the manifest, SpecError when the recorded architecture is not one.
     """
     run, checkpoint = find_checkpoint(folder)
     if verify == "hashes":
         checkpoint.verify()
-    spec = run.record()["spec"]["data"]
-    if spec is None:
-        raise RunError("run.json has no architecture", where=str(folder), fix="name a folder that `train` wrote")
-    architecture = from_plain(spec)
+    architecture = spec_of(run, checkpoint)
     if dtype is None:
         dtype = _dtype_of(checkpoint)
     # On the meta device first: a record that does not fit its weights is refused before any memory is taken for it.
@@ -189,22 +187,6 @@ def load_model(
     model = build(architecture, dtype=dtype)
     load_weights(model, checkpoint.path)
     return model.to(device).eval()
-
-
-def find_checkpoint(folder: Path | str) -> tuple[RunReader, Checkpoint]:
-    """The run and the checkpoint that a folder means: a run's newest, or the one that is named.
-
-    Raises RunError when the folder is neither.
-    """
-    path = Path(folder)
-    above = path.resolve().parent
-    if not (path / "run.json").exists() and above.name == "checkpoints" and (above.parent / "run.json").is_file():
-        run = RunReader(above.parent)
-        named = [checkpoint for checkpoint in run.checkpoints() if checkpoint.path.name == path.resolve().name]
-        if not named:
-            raise RunError("this is not a whole checkpoint", where=str(path), fix="name a folder step-N beside it")
-        return run, named[0]
-    return RunReader(path), latest_checkpoint(path)
 
 
 def tables_that_grow(model: nn.Module) -> dict[str, Any]:

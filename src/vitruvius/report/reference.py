@@ -6,6 +6,7 @@ A page of documentation holds marked places, and `refresh` fills them:
     <!-- kinds of position -->          the kinds of a family, with links to their pages
     <!-- costs of position rope -->     what a kind costs, as formulas
     <!-- presets -->                    the presets, with their sizes
+    <!-- schedulable fields -->         the fields that may change in training
     <!-- end -->                        closes each of them
 """
 
@@ -19,11 +20,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, cast, g
 from annotated_types import Ge, Gt
 
 from vitruvius.errors import UsageError
+from vitruvius.patterns import NAMED
 from vitruvius.report.tables import markdown
 from vitruvius.sizing import count_parameters
 from vitruvius.spec import preset, preset_names, resolve
 from vitruvius.spec.model import PARTS, Architecture, Block, Claim
 from vitruvius.spec.node import FAMILIES, Component, Node, kinds
+from vitruvius.spec.schedulable import ARGUMENT, marks_of
 from vitruvius.spec.schema import field_docs, summary
 from vitruvius.spec.writing import to_data
 from vitruvius.units import format_count
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PLACE: Final = re.compile(
-    r"<!-- (?P<what>fields of|kinds of|costs of|presets)(?P<names>[^>]*?) -->\n.*?<!-- end -->", re.DOTALL
+    r"<!-- (?P<what>fields of|kinds of|costs of|presets|schedulable fields)(?P<names>[^>]*?) -->\n.*?<!-- end -->", re.DOTALL
 )
 _PARTS: Final[dict[str, type[Node]]] = {
     "architecture": Architecture,
@@ -60,6 +63,8 @@ def _filled(place: re.Match[str], components: str) -> str:
     match place["what"], names:
         case "presets", []:
             table = _presets()
+        case "schedulable fields", []:
+            table = _schedulable(components)
         case "kinds of", [family] if family in FAMILIES:
             table = _kinds(family, components)
         case "fields of", [part] if part in _PARTS:
@@ -85,6 +90,18 @@ def _presets() -> str:
         row = (f"`{name}`", format_count(counts.total), active, f"{architecture.context:,}", architecture.description)
         rows.append(row)
     return markdown(("preset", "parameters", "active", "context", "what it is"), rows)
+
+
+def _schedulable(components: str) -> str:
+    rows: list[tuple[str, ...]] = []
+    for node in (Block, *PARTS.values(), *(node for family in FAMILIES for node in kinds(family).values())):
+        name = f"{node.family} [`{node.kind}`]({components}{page_of(node.family, node.kind)})" if issubclass(node, Component) else next(n for n, part in _PARTS.items() if part is node)
+        rows += [(name, f"`{field}`", mark.form, mark.why) for field, mark in marks_of(node).items()]
+    for entry in NAMED.values():
+        if entry.parameters:
+            names = ", ".join(f"`sees.{entry.name}.{parameter.name}`" for parameter in entry.parameters)
+            rows.append((f"[pattern]({components}patterns.md) `{entry.name}`", names, "count", ARGUMENT.why))
+    return markdown(("of", "field", "takes", "changed for"), rows)
 
 
 def _kinds(family: str, components: str) -> str:

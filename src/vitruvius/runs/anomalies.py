@@ -41,8 +41,9 @@ class Anomaly:
     """Whether the state before the update is there."""
 
     def __str__(self) -> str:
-        """In a list: `step 120 (spike: skip, with its checkpoint)`."""
-        return f"step {self.step:,} ({self.kind}: {self.verdict}{', with its checkpoint' if self.has_checkpoint else ''})"
+        """In a list: `step 120 (spike: skip, with the state before it)`."""
+        state = ", with the state before it" if self.has_checkpoint else ""
+        return f"step {self.step:,} ({self.kind}: {self.verdict}{state})"
 
 
 def anomalies_of(run: Path | str) -> tuple[Anomaly, ...]:

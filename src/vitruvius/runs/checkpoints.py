@@ -104,6 +104,13 @@ def prune(run: RunReader, *, retention: Retention, verified: Checkpoint) -> list
     return doomed
 
 
+def let_go_after(run: RunReader, step: int) -> None:
+    """The run goes on from `step` another way: checkpoints of the way that it leaves would be taken for newer ones."""
+    for checkpoint in run.checkpoints():
+        if checkpoint.step > step:
+            delete(checkpoint)
+
+
 def delete(checkpoint: Checkpoint) -> None:
     """Delete a checkpoint. Killed half-way it is a leftover, and not a damaged checkpoint."""
     leftover = checkpoint.path.with_name(f".{checkpoint.path.name}.pruned")
@@ -112,22 +119,22 @@ def delete(checkpoint: Checkpoint) -> None:
     shutil.rmtree(leftover, ignore_errors=True)
 
 
-def require_room(folder: Path, needed: int) -> None:
-    """Check that `needed` bytes fit on the disk of `folder` before any of them is written.
+def require_room(folder: Path, needed: int, *, what: str = "a checkpoint") -> None:
+    """Check that `needed` bytes for `what` fit on the disk of `folder` before any of them is written.
 
     Raises RunError with bytes needed and free.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise no_room(folder, needed, free)
+        raise no_room(folder, needed, free, what=what)
 
 
-def no_room(folder: Path, needed: int, free: int | None = None) -> RunError:
+def no_room(folder: Path, needed: int, free: int | None = None, *, what: str = "a checkpoint") -> RunError:
     """The error for a checkpoint that does not fit; earlier checkpoints are as they were."""
     if free is None:
         free = shutil.disk_usage(folder).free
     return RunError(
-        f"no room for a checkpoint: it needs {needed:,} bytes, {free:,} are free; earlier checkpoints are intact",
+        f"no room for {what}: it needs {needed:,} bytes, {free:,} are free; earlier checkpoints are intact",
         where=str(folder),
         fix="free some space (or raise the quota or file size limit), then resume",
     )

@@ -21,7 +21,7 @@ from vitruvius.runs.environment import environment, now_utc
 from vitruvius.runs.files import not_written, read_json, sync_directory, write_json
 from vitruvius.runs.lines import LineLog, read_lines
 from vitruvius.runs.lock import LOCK_NAME, FolderLock
-from vitruvius.runs.manifest import verify_manifest, write_manifest
+from vitruvius.runs.manifest import Beside, verify_manifest, write_manifest
 from vitruvius.runs.shapes import MAPPING, MAPPING_OR_NULL, TEXT, TEXT_OR_NULL, Shape, first_misfit, one_of
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class Checkpoint:
     """Steps done when it was written."""
     path: Path
     """Its folder, `checkpoints/step-N`."""
+    beside: Beside = "nothing"
+    """What may stand in the folder that its manifest does not list."""
 
     def verify(self) -> None:
         """Compare every file with the manifest.
@@ -64,7 +66,7 @@ class Checkpoint:
         Raises:
             CorruptCheckpointError: names the file and what differs.
         """
-        verify_manifest(self.path)
+        verify_manifest(self.path, beside=self.beside)
 
 
 @final

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from vitruvius.errors import CorruptCheckpointError
 from vitruvius.runs.files import json_text, read_json, sha256_of, sync_directory, sync_file, write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA = "vitruvius.manifest/1"
 
 
-def write_manifest(directory: Path) -> dict[str, Any]:
+Beside = Literal["nothing", "anything"]
+"""Which files a folder may hold that its manifest does not list."""
+
+
+def write_manifest(directory: Path, *, but: Collection[str] = ()) -> dict[str, Any]:
     """List size and SHA-256 of every file below `directory` in its `manifest.json`; returns what was written.
+
+    but: names of files that are not listed, because they may change.
 
     Call it after the last file is closed. Every listed file is on the disk before the manifest is, so
     a folder with a manifest is a whole folder.
@@ -24,6 +31,8 @@ def write_manifest(directory: Path) -> dict[str, Any]:
     files: dict[str, dict[str, Any]] = {}
     for path in _files_below(directory):
         sync_file(path)
+        if path.name in but:
+            continue
         files[path.relative_to(directory).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     for folder in (directory, *(path for path in sorted(directory.rglob("*")) if path.is_dir())):
         sync_directory(folder)
@@ -32,8 +41,10 @@ def write_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify_manifest(directory: Path) -> dict[str, Any]:
+def verify_manifest(directory: Path, *, beside: Beside = "nothing") -> dict[str, Any]:
     """Compare every file below `directory` with its manifest; returns the manifest.
+
+    beside: `anything` passes over files that the manifest does not list.
 
     Raises:
         CorruptCheckpointError: names the file and what differs: no manifest, a damaged manifest, a missing
@@ -45,6 +56,8 @@ def verify_manifest(directory: Path) -> dict[str, Any]:
     for name in sorted(listed.keys() | found.keys()):
         if name not in found:
             raise _corrupt(directory / name, "the manifest lists this file, but it is missing")
+        if name not in listed and beside == "anything":
+            continue
         if name not in listed:
             raise _corrupt(found[name], "the manifest does not list this file")
         _verify_file(found[name], listed[name])

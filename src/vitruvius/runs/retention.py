@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,7 +42,7 @@ def retention_of(train: Mapping[str, Any], *, keep: int | None = None, finished:
     keep: instead of the run's own number. A finished run is not gone back in.
     """
     recovery, guard = _mapping(train.get("recovery")), _mapping(train.get("guard"))
-    rewinds = "rewind" in {guard.get("not_finite"), guard.get("spike")} and not finished
+    rewinds = not finished and any(isinstance(what, str) and what.startswith("rewind") for what in guard.values())
     return Retention(
         keep=keep if keep is not None else _count(train.get("keep")) or 1,
         every=_count(recovery.get("keep_every")),
@@ -92,7 +93,7 @@ def validation_losses(run: Path) -> dict[int, float]:
                 continue
             row = _mapping(row)
             step, loss = row.get("step"), row.get("val_loss")
-            if type(step) is int and type(loss) in {int, float} and loss == loss:
+            if type(step) is int and type(loss) in {int, float} and math.isfinite(cast("float", loss)):
                 found[step] = float(cast("float", loss))
     return found
 

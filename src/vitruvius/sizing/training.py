@@ -66,7 +66,7 @@ class TrainingMemory:
     masters: int
     """fp32 copies of weights in a narrower format."""
     states: int
-    """Moments of the optimizer."""
+    """Moments of the optimizer, and the average of the weights where one is kept."""
     gradients: int
     """Of all weights in their format, and the fp32 sums over micro-batches where there are several."""
     saved: int
@@ -128,10 +128,13 @@ def training_memory(
         threads=threads,
         documents=documents,
         weights="trained" if trains else "frozen",
+        half="fp16" if form.rest == "fp16" else "bf16",
     )
     levels = levels_of(steps(graph, work, loss=workload.loss), checkpointing=workload.checkpointing)
     summed = workload.accumulate > 1
     optimizer = optimizer_memory(graph, workload.optimizer, value, is_summed=summed) if trains else _NONE
+    if trains and workload.average == "fp32":
+        optimizer = optimizer.with_average(sum(tensor.count for tensor in graph.tensors().values()))
     return _Step(graph, workload, work, levels, optimizer).memory()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 CHUNK = 1 << 18
 """Numbers that AdamW updates at a time; `vitruvius.training.master` says why."""
 _BLOCK_8BIT, _LEAST_8BIT = 256, 4096
+_STEP_8BIT = 22
+"""Bytes for each number of a chunk in a step of 8-bit AdamW on a CPU: its gradient, both moments and two temporaries in
+fp32, and two bytes of packing, by measurement of bitsandbytes 0.50. Its kernel for CUDA takes the gradient alone."""
 _FP32 = 4
 
 
@@ -31,6 +34,10 @@ class OptimizerMemory:
     """The most that a step takes besides, at any moment."""
     formula: str
     """Of masters and states."""
+
+    def with_average(self, count: int) -> OptimizerMemory:
+        """The same, and an fp32 average of so many weights."""
+        return replace(self, states=self.states + _FP32 * count, formula=f"{self.formula}; 4 N (fp32 average)")
 
     @property
     def total(self) -> int:
@@ -71,7 +78,8 @@ def optimizer_memory(
                 f"{with_masters}2 N (two 8-bit moments) + 8 N / 256 (their absmax), fp32 below 4,096 numbers, "
                 f"N = {count:,}"
             )
-            return OptimizerMemory(masters=masters, states=states, scratch=0, formula=formula)
+            scratch = max(in_chunks, _STEP_8BIT * min(CHUNK, largest))
+            return OptimizerMemory(masters=masters, states=states, scratch=scratch, formula=formula)
         case "adamw-bf16":
             formula = f"{2 * value_bytes} N (two moments in the weights' format), N = {count:,}"
             return OptimizerMemory(masters=0, states=2 * value_bytes * count, scratch=0, formula=formula)
@@ -81,7 +89,7 @@ def _in_8_bits(tensor: TensorSpec) -> int:
     """Two moments of a tensor in bitsandbytes' blockwise 8 bits (Dettmers et al., 2022).
 
     A byte per number, and for each block of 256 its largest absolute value in fp32; tensors of fewer than 4,096
-    numbers stay in fp32 (`min_8bit_size`). We do not run it: this follows bitsandbytes/optim/optimizer.py.
+    numbers stay in fp32 (`min_8bit_size`).
     """
     if tensor.count < _LEAST_8BIT:
         return 2 * _FP32 * tensor.count

@@ -46,5 +46,7 @@ class Workload:
     """`auto`: kernels that are linear in memory; `full`: the matrix of scores is held."""
     accumulate: int = 1
     """Micro-batches of one update; above 1, fp32 sums of gradients are kept."""
+    average: Literal["none", "fp32"] = "none"
+    """`fp32`: a moving average of the weights is kept beside them."""
     adapters: Adapters = Adapters()
     """Of the modes lora and qlora."""

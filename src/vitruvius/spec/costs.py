@@ -141,6 +141,8 @@ class Work:
     documents: Documents = "joined"
     weights: Literal["trained", "frozen"] = "trained"
     """`frozen` weights get no gradients; adapters beside them keep what their maps would."""
+    half: Literal["bf16", "fp16"] = "bf16"
+    """Which of the formats of two bytes it is, where it is one."""
 
     @property
     def positions(self) -> int:

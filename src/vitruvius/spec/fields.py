@@ -93,9 +93,7 @@ def _walk(node: Any, keys: Sequence[str], at: int) -> Iterator[Field]:
             raise UsageError(f"{quoted(above)} has no {quoted(key)}", fix=fix)
         for name in names:
             below = [*keys[:at], name, *keys[at + 1 :]]
-            if "*" not in key:
-                yield from _inside(mapping[name], below, at)
-            elif _has(mapping[name], below[at + 1 :]):
+            if "*" not in key or _has(mapping[name], below[at + 1 :]):
                 yield from _inside(mapping[name], below, at)
         return
     if not isinstance(node, Node):

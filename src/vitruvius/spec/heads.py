@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.spec.node import Flops, Head, PositiveFloat, Scope, TensorSpec, register
 from vitruvius.spec.norms import LayerNorm
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 from vitruvius.spec.tracing.losing import cross_entropy
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class LanguageModelHead(Head):
     """Logits over the vocabulary for the next token."""
 
     causal = True
-    schedulable = {"softcap": Schedulable(bears_on="cost", why="a cap on the logits for the steps that need one")}
+    schedulable = marks(softcap=Schedulable(bears_on="cost", why="a cap on the logits for the steps that need one"))
 
     kind: Literal["lm"] = "lm"
     tied: bool = False

@@ -26,7 +26,7 @@ from vitruvius.spec.node import (
     TensorSpec,
 )
 from vitruvius.spec.norms import RMSNorm
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,7 @@ each (GPT-NeoX), `parallel-one-norm` the same with one norm for both (GPT-J, PaL
 class Block(Node):
     """One named kind of layer: what mixes positions, then what acts on each of them."""
 
-    schedulable = {"residual_scale": Schedulable(why="layers that join the stream little by little (ReZero, 2020)")}
+    schedulable = marks(residual_scale=Schedulable(why="layers that join the stream little by little (ReZero, 2020)"))
 
     mixer: Mixer | None = None
     """Moves information between positions."""
@@ -103,7 +103,7 @@ class Encoder(Node):
 class MultiToken(Node):
     """Heads for the tokens after the next one, each a block on top of the last (DeepSeek-V3); for training only."""
 
-    schedulable = {"loss_weight": Schedulable(why="0.3 for the first part of a run and 0.1 after it (DeepSeek-V3, 2024)")}
+    schedulable = marks(loss_weight=Schedulable(why="0.3 at first, 0.1 for the rest of a run (DeepSeek-V3, 2024)"))
 
     block: str
     """The block of each."""

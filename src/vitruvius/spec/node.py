@@ -21,7 +21,7 @@ from vitruvius.spec.costing import Costing
 from vitruvius.spec.costs import LINEAR_ROLES, Activations, Flops, LearnedTable, Role, StateSpec, TensorSpec, Work
 from vitruvius.spec.mixing import Mixing
 from vitruvius.spec.placing import Norming, Placing
-from vitruvius.spec.schedulable import Marks
+from vitruvius.spec.schedulable import marks
 from vitruvius.spec.scope import Heads, Scope, Twin
 from vitruvius.spec.tracing.losing import Losing
 
@@ -84,7 +84,7 @@ class Node:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
-    schedulable: ClassVar[Marks] = {}
+    schedulable = marks()
     """The fields that may change while a model trains, with why; they decide no tensor's shape."""
 
 

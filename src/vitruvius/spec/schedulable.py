@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 
@@ -21,6 +22,11 @@ class Schedulable:
 
 Marks = Mapping[str, Schedulable]
 """Field -> its mark."""
+
+
+def marks(**fields: Schedulable) -> Marks:
+    """The class attribute `schedulable` of a node."""
+    return MappingProxyType(fields)
 
 
 def marks_of(node: type) -> dict[str, Schedulable]:

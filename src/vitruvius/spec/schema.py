@@ -124,6 +124,8 @@ def _field(name: str, field: _Schema, node: type[Node] | None) -> _Schema:
     text = field_docs(node).get(name) if node is not None else None
     if text:
         described["description"] = text
+    if node is not None and name in (marks := marks_of(node)):
+        described["description"] = f"{text or ''} May change in training: {marks[name].why}.".strip()
     if name in _EXAMPLES:
         described["examples"] = _EXAMPLES[name]
     return described

@@ -12,6 +12,7 @@ from vitruvius.training.config import TrainConfig, resolved, to_plain
 from vitruvius.training.explaining import explain
 from vitruvius.training.rules import findings
 from vitruvius.training.settings import SECTIONS
+from vitruvius.training.settings.preprocess import without_places
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -59,12 +60,13 @@ def config_hash(config: TrainConfig, spec: dict[str, Any], fingerprint: str) -> 
     # What is computed twice comes out the same, so that it has no part in it.
     without = _WITHOUT_EFFECT | {name for name, section in SECTIONS.items() if section.effect == "none"}
     settings = {name: value for name, value in to_plain(config).items() if name not in without}
+    settings["preprocess"] = without_places(settings["preprocess"])
     text = json.dumps([settings, spec, fingerprint], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-_WITHOUT_EFFECT = {"checkpointing", "memory_check", "data_check"}
-"""Settings that change how much memory a run takes or what it looks at first, and nothing that it computes."""
+_WITHOUT_EFFECT = {"checkpointing", "memory_check", "data_check", "keep"}
+"""Settings that change how much memory or disk a run takes or what it looks at first, and nothing that it computes."""
 
 
 @cache

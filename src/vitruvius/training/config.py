@@ -18,7 +18,9 @@ from vitruvius.training.settings import (
     Watch,
     ZClipSettings,
 )
+from vitruvius.training.settings.preprocess import HookUse
 from vitruvius.training.settings.recovery import steps_between_checkpoints
+from vitruvius.training.settings.shape import ShapeSchedule, settled
 
 if TYPE_CHECKING:
     from vitruvius.data import PackedBatches, TokenShards
@@ -75,6 +77,12 @@ class TrainConfig:
     curriculum: tuple[CurriculumStage, ...] = ()
     """Shorter samples first: `[{until: 0.3, context: 512}]`. Until that share of the steps, or that many, each sample
     is cut into equal pieces; a step has the same tokens all along."""
+    preprocess: tuple[HookUse, ...] = ()
+    """Functions that change each sample before it is learned from, one after another:
+    `[{hook: fim, options: {rate: 0.9}}, {hook: "hooks.py:mask_digits"}]`; see [loader](training/loader.md)."""
+    shape: tuple[ShapeSchedule, ...] = ()
+    """Fields of the architecture that change in training, by step or by a signal: `[{field:
+    blocks.local.mixer.sees.sliding, steps: {0: 64, 500: 128}}]`; see [schedules](training/architecture-schedules.md)."""
     data_check: Literal["hashes", "sizes"] = "hashes"
     """What opening the data compares with its index: every byte, or only the lengths of the files."""
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
@@ -198,6 +206,7 @@ def resolved(config: TrainConfig, architecture: Architecture) -> TrainConfig:
         else config.mask_token,
         warmup=warmup,
         curriculum=tuple(replace(stage, until=steps_until(stage, steps)) for stage in config.curriculum),
+        shape=tuple(settled(schedule, steps) for schedule in config.shape),
         checkpoint_every=config.checkpoint_every or steps_between_checkpoints(steps),
         eval_every=max(10, steps // 10) if config.eval_every is None else config.eval_every,
     )

@@ -10,6 +10,9 @@ from vitruvius.errors import Finding
 from vitruvius.spec.reporting import did_you_mean, listed
 from vitruvius.training.config import CurriculumStage, TrainConfig
 from vitruvius.training.settings import SECTIONS
+from vitruvius.training.settings.alarms import Rule as AlarmRule
+from vitruvius.training.settings.preprocess import HookUse
+from vitruvius.training.settings.shape import Plateau, ShapeSchedule, Signal
 
 _TAGS = {"function-after", "constrained-int", "constrained-float", "int", "float"}
 """What pydantic puts into the path of a value that may be of several types."""
@@ -27,6 +30,19 @@ def explain(entry: Any) -> Finding:
     kind, context = entry["type"], entry.get("ctx", {})
     in_stage = keys[0] == "curriculum"
     owner = CurriculumStage if in_stage else SECTIONS.get(keys[0], TrainConfig) if len(keys) > 1 else TrainConfig
+    if keys[0] == "shape" and len(keys) > 2:
+        owner = {"when": Signal, "plateau": Plateau}.get(keys[-2], ShapeSchedule)
+        if kind == "missing":
+            path = ".".join(["train", *keys])
+            return Finding(path=path, what=f"{keys[-1]} is missing", fix="see docs/training/architecture-schedules.md")
+    if keys[0] == "preprocess":
+        owner = HookUse if len(keys) > 2 else owner
+        if kind == "missing":
+            path = ".".join(["train", *keys])
+            return Finding(path=path, what=f"{keys[-1]} is missing", fix="write {hook: fim}, or {hook: file.py:function}")
+    if keys[:2] == ["guard", "alarms"]:
+        keys = [key for key in keys if key != "[key]"]
+        owner = AlarmRule if len(keys) > 3 else owner
     if kind == "missing" and in_stage:
         path = ".".join(["train", *keys])
         return Finding(path=path, what=f"{keys[-1]} is missing", fix="write both: {until: 0.3, context: 512}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+from vitruvius.data.packing.batches import chained
 from vitruvius.nn.updates import after_step
 from vitruvius.runs import Checkpoint
 from vitruvius.runs.retention import retention_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from vitruvius.data import Batch, PackedBatches
+    from vitruvius.data import Batch
     from vitruvius.nn import Model
     from vitruvius.runs import RunFolder
     from vitruvius.training.companions import Companion
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from vitruvius.training.engines import Engine
     from vitruvius.training.evaluate import Score, Validation
     from vitruvius.training.guarding.judge import Verdict
+    from vitruvius.training.loading import BatchLoader
     from vitruvius.training.master import MasterOptimizer
     from vitruvius.training.objectives import Objective
     from vitruvius.training.observing import Observer
@@ -88,7 +89,7 @@ class Trainer:
         model: Model,
         optimizer: MasterOptimizer,
         objective: Objective,
-        batches: PackedBatches,
+        batches: BatchLoader,
         validation: Validation | None,
         run: RunFolder,
         device: torch.device,
@@ -117,11 +118,11 @@ class Trainer:
             companions=companions,
         )
         self.observers = tuple(observers)
-        self.companions = tuple(companions)
         self.state = TrainState()
         rules = retention_of(to_plain(config))
         self.saver = Saver(run, engine=self.engine, retention=rules, how=config.recovery.save)
         self.guard = Guardian(self)
+        self.companions = (*companions, *self.guard.companions)
         self.last_row: dict[str, Any] | None = None
         self.last_loss: float | None = None
         """Of the last update that was applied by this process."""
@@ -222,7 +223,7 @@ class Trainer:
         if self.config.packing != "stream":
             extra["padding"] = batch.padding
         if self.config.curriculum:
-            extra["context"] = batch.inputs.shape[1]
+            extra["context"] = batch.context
         score = self._score(stop)
         if score is not None:
             extra |= {"val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte, "val_tokens": score.tokens}
@@ -256,6 +257,7 @@ class Trainer:
             companion.before(step)
         for observer in self.observers:
             observer.before(step, batch)
+        self.guard.before(step, batch)
         gathered = self.updater.gradients(batch, stop)
         if gathered is None:
             for observer in self.observers:
@@ -270,6 +272,7 @@ class Trainer:
             metrics |= self.updater.apply(gathered, lr=lr, clip=self.config.clip)
         else:
             self.updater.discard()
+        metrics |= self.guard.after(step, judgement)
         for observer in self.observers:
             metrics |= observer.after(step, judgement.verdict)
         if not judgement.applies:
@@ -313,8 +316,3 @@ class Trainer:
         if self.validation is None:
             return True
         return (self.final_score or self._score(stop)) is not None
-
-
-def chained(digest: str, batch_digest: str) -> str:
-    """The digest of a stream that goes on with one more batch: 16 hexadecimal digits."""
-    return hashlib.sha256((digest + batch_digest).encode()).hexdigest()[:16]

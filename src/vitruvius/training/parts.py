@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vitruvius.data import TokenShards, read_index, use_of
-from vitruvius.errors import DataError, UsageError
+from vitruvius.errors import UsageError
 from vitruvius.nn import build
 from vitruvius.nn.weights import tables_that_grow
 from vitruvius.spec import to_data
@@ -16,13 +16,17 @@ from vitruvius.training.checking import config_hash
 from vitruvius.training.config import TrainConfig, batches_of
 from vitruvius.training.evaluate import Validation
 from vitruvius.training.launch import ensure_divides
+from vitruvius.training.loading.wiring import LoaderKeeper, loader_of
 from vitruvius.training.loop import Listener, Trainer
 from vitruvius.training.objectives import make_objective
 from vitruvius.training.optim import make_optimizer
-from vitruvius.training.numerics import numerics_of
+from vitruvius.training.numerics import notes_on, numerics_of
+from vitruvius.training.preprocessing import pinned
 from vitruvius.training.room import ensure_room, room_here
 from vitruvius.training.sampling_text import ensure_prompts
+from vitruvius.training.shaping.companion import shaping_companions
 from vitruvius.training.scoring_pairs import ensure_right_data
+from vitruvius.training.vocabulary import ensure_vocabulary
 from vitruvius.training.watching import Watcher, require_sinks
 
 if TYPE_CHECKING:
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from vitruvius.spec import Architecture
     from vitruvius.training.companions import Companion
     from vitruvius.training.engines import Engine
+    from vitruvius.training.loading import BatchLoader
     from vitruvius.training.objectives import Objective
     from vitruvius.training.observing import Observer
 
@@ -46,6 +51,7 @@ class Parts:
     model: Model
     objective: Objective
     batches: PackedBatches
+    loader: BatchLoader
     validation: Validation | None
     belongs_to: str
     observers: tuple[Observer, ...]
@@ -61,7 +67,7 @@ class Parts:
             model=self.model,
             optimizer=optimizer,
             objective=self.objective,
-            batches=self.batches,
+            batches=self.loader,
             validation=self.validation,
             run=run,
             device=torch.device(self.config.device),
@@ -82,13 +88,17 @@ def parts_of(
     alike = "give every process the same command, data and version; set train.threads where machines differ"
     engine.ensure_alike(lambda: belongs_to, what="data, spec or settings", fix=alike)
     ensure_prompts(config, architecture, shards.tokenizer)
+    for note in (*notes_on(config), *engine.notes(config, architecture)):
+        listener.note(note)
     objective = make_objective(config)
     batches = batches_of(shards, config)
+    loader = loader_of(batches, config, architecture, listener, engine)
     for line in use_of(batches, steps=config.steps).lines():
         listener.note(line)
     return Parts(
         config=config,
         batches=batches,
+        loader=loader,
         validation=_validation(config, shards, objective, listener, engine),
         objective=objective,
         model=_model(architecture, config, engine),
@@ -100,13 +110,14 @@ def parts_of(
 
 
 def observers_of(config: TrainConfig, listener: Listener, engine: Engine) -> tuple[Observer, ...]:
-    """Those who look at the run, in the process that speaks."""
-    return (Watcher(config.watch, listener.note),) if engine.is_main else ()
+    """Those who look at the run; most of them in the process that speaks."""
+    watches = engine.is_main and engine.has_whole_model
+    return (LoaderKeeper(), *((Watcher(config.watch, listener.note),) if watches else ()))
 
 
 def companions_of(config: TrainConfig) -> tuple[Companion, ...]:
     """Those who take part in the run, in the order in which they are asked."""
-    return tuple(numerics_of(config))
+    return (*shaping_companions(config), *numerics_of(config))
 
 
 def _model(architecture: Architecture, config: TrainConfig, engine: Engine) -> Model:
@@ -140,27 +151,14 @@ def settled(config: TrainConfig) -> TrainConfig:
             "this torch sees no CUDA device", where="train.device", fix="use device: cpu, or install torch for CUDA"
         )
     device = ("cuda" if has_cuda else "cpu") if config.device == "auto" else config.device
-    return replace(config, device=device, threads=config.threads or torch.get_num_threads())
+    threads = config.threads or torch.get_num_threads()
+    return replace(config, device=device, threads=threads, preprocess=pinned(config.preprocess))
 
 
 def open_data(data: Path | str, architecture: Architecture, config: TrainConfig, listener: Listener) -> TokenShards:
     """The prepared data. Raises DataError or UsageError where its vocabulary and the architecture's do not fit."""
     shards = TokenShards.open(data, "train", verify=config.data_check)
-    if shards.vocab_size > architecture.vocab_size:
-        raise DataError(
-            f"the data's vocabulary has {shards.vocab_size:,} tokens, the architecture's vocab_size is "
-            f"{architecture.vocab_size:,}",
-            where=str(data),
-            fix=f"--set vocab_size={shards.vocab_size}, or prepare the data with --vocab {architecture.vocab_size}",
-        )
-    mask = config.mask_token
-    if config.objective == "masked-lm" and mask is not None and mask < shards.vocab_size:
-        raise UsageError(
-            f"id {mask:,} is to hide tokens, and stands for one in the data (ids 0 to {shards.vocab_size - 1:,})",
-            where="train.mask_token",
-            fix=f"--set vocab_size={shards.vocab_size + 1}, so that one id is free",
-        )
-    ensure_right_data(shards, config)
+    ensure_vocabulary(shards, architecture, config)
     if shards.vocab_size < architecture.vocab_size:
         listener.note(
             f"the data uses {shards.vocab_size:,} of the architecture's {architecture.vocab_size:,} tokens; "

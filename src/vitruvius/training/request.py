@@ -26,6 +26,7 @@ from vitruvius.spec.source import load, parse_text
 from vitruvius.spec.tree import Mark, Node, node_at, to_plain, tree_of, with_value
 from vitruvius.training.checking import from_plain
 from vitruvius.training.config import TrainConfig, resolved
+from vitruvius.training.preprocessing.places import beside_their_file
 from vitruvius.training.rules import findings
 from vitruvius.training.settings import SECTIONS as SECTION_NAMES
 
@@ -72,17 +73,17 @@ def read_request(
     """
     path = locate(spec)
     tree = load(path)
-    is_run_file = isinstance(tree.value, dict) and bool({"spec", "train"} & tree.value.keys())
-    if is_run_file:
+    is_run = is_run_file(spec)
+    if is_run:
         _check_sections(tree)
     else:
         tree = parse_text("train: {}\n", file="train")
     tree = _with_flags(tree, {name: value for name, value in (flags or {}).items() if value is not None})
     of_train = [text for text in settings if text.startswith(_TRAIN)]
     tree = apply_overrides(_with_sections(_with_train(tree), of_train), of_train)
-    beside = path.parent if is_run_file else None
+    beside = path.parent if is_run else None
     reading = read_with_findings(
-        _spec_of(tree, path) if is_run_file else spec,
+        _spec_of(tree, path) if is_run else spec,
         overrides=[text for text in settings if not text.startswith(_TRAIN)],
     )
     config = _config(tree, reading)
@@ -97,6 +98,12 @@ def read_request(
     )
 
 
+def is_run_file(spec: str) -> bool:
+    """Whether a file is one with `spec` and `train` sections. Raises SpecError when it is no YAML."""
+    tree = load(locate(spec))
+    return isinstance(tree.value, dict) and bool({"spec", "train"} & tree.value.keys())
+
+
 def swept_by(spec: str) -> Node | None:
     """The `sweep` section of a run file; None where there is none, and for a spec.
 
@@ -104,7 +111,7 @@ def swept_by(spec: str) -> Node | None:
     """
     tree = load(locate(spec))
     assert isinstance(tree.value, dict)
-    return tree.value.get("sweep") if {"spec", "train"} & tree.value.keys() else None
+    return tree.value.get("sweep") if is_run_file(spec) else None
 
 
 def _check_sections(tree: Node) -> None:
@@ -201,7 +208,7 @@ def _config(tree: Node, reading: Reading) -> TrainConfig:
     found = findings(config, reading.architecture)
     if found:
         raise SpecError([_placed(finding, section) for finding in found])
-    return resolved(config, reading.architecture)
+    return resolved(beside_their_file(config, section), reading.architecture)
 
 
 def _placed(finding: Finding, section: Node) -> Finding:
@@ -212,6 +219,24 @@ def _placed(finding: Finding, section: Node) -> Finding:
     if node is None:
         return finding
     mark = section.key_marks.get(name, node.mark) if "there is no setting" in finding.what else node.mark
+    if name in _LISTS:
+        mark = _deepest(node, finding.path.removeprefix(f"{_TRAIN}{name}.").split("."))
     if mark.file.startswith("--") and "=" not in mark.file:
         return replace(finding, file=mark.file)
     return replace(finding, file=mark.file, line=mark.line, column=mark.column)
+
+
+_LISTS = ("shape", "curriculum")
+"""Settings with a path of their own inside."""
+
+
+def _deepest(node: Node, keys: Sequence[str]) -> Mark:
+    """Where the last part of a path that was written stands; a key may have dots in it (a share of the steps)."""
+    for number in range(1, len(keys) + 1):
+        key, rest = ".".join(keys[:number]), keys[number:]
+        if isinstance(node.value, dict) and key in node.value:
+            below = node.value[key]
+            return _deepest(below, rest) if rest else node.key_marks.get(key, below.mark)
+        if isinstance(node.value, list) and key.isdigit() and int(key) < len(node.value):
+            return _deepest(node.value[int(key)], rest)
+    return node.mark

@@ -10,6 +10,7 @@ from vitruvius.runs.available import Available, available_memory
 from vitruvius.sizing.training import TrainingMemory, training_memory
 from vitruvius.sizing.workload import Workload
 from vitruvius.spec import resolve
+from vitruvius.training.shaping.costs import costly_shapes
 from vitruvius.units import format_bytes
 
 if TYPE_CHECKING:
@@ -32,15 +33,22 @@ class Change:
 
 
 def memory_of_run(architecture: Architecture, config: TrainConfig) -> TrainingMemory:
-    """What a step of a run takes; `config` is resolved."""
+    """What a step of a run takes, the largest one where its architecture changes; `config` is resolved."""
+    steps = [_memory_of_step(shape, config) for shape in costly_shapes(architecture, config)]
+    return max(steps, key=lambda memory: memory.peak)
+
+
+def _memory_of_step(architecture: Architecture, config: TrainConfig) -> TrainingMemory:
     workload = Workload(
         mode="train",
         context=config.context,
         batch=config.batch // config.accumulate,
         weights=config.dtype,
-        optimizer=config.optimizer,
+        # Pages can leave a GPU that is full; until then they lie there.
+        optimizer="adamw-8bit" if config.optimizer == "adamw-8bit-paged" else config.optimizer,
         checkpointing=config.checkpointing,
         accumulate=config.accumulate,
+        average="none" if config.ema is None else "fp32",
     )
     return training_memory(resolve(architecture), workload, threads=config.threads or 1, documents=config.documents)
 

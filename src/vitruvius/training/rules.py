@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from vitruvius.errors import Finding
 from vitruvius.spec.reporting import listed
 from vitruvius.training.config import natural_objective, steps_until
-from vitruvius.training.settings import SECTIONS
+from vitruvius.training.settings import SECTIONS, preprocess
+from vitruvius.training.shaping.checking import shape_findings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,10 +35,17 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
     if config.muon_lr is not None and config.optimizer != "muon":
         what = f"a learning rate for Muon, and the optimizer is {config.optimizer}"
         found.append(Finding(path="train.muon_lr", what=what, fix="add optimizer: muon, or leave muon_lr out"))
+    if config.optimizer in {"adamw-8bit", "adamw-8bit-paged"} and config.engine.kind not in {"local", "ddp"}:
+        what = f"blocks of 256 numbers share a scale in {config.optimizer}, and {config.engine.kind} would cut them"
+        fix = "use optimizer: adamw, whose state is shared among the processes, or engine.kind: ddp"
+        found.append(Finding(path="train.optimizer", what=what, fix=fix))
     found += _data_findings(config, config.context or (None if architecture is None else architecture.context))
     if architecture is not None:
         found += _objective_findings(config, architecture)
         found += _packing_findings(config, architecture)
+    found += shape_findings(config, architecture)
+    natural = None if architecture is None else natural_objective(architecture)
+    found += preprocess.findings(config, config.objective or natural)
     for name in SECTIONS:
         found += getattr(config, name).findings(config, architecture)
     if architecture is not None and config.context is not None and config.context > architecture.context:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
+from vitruvius.data.tokenization.of_run import tokenizer_of_run
 from vitruvius.errors import UsageError
 from vitruvius.inference import Generation, Sampler, fill
 from vitruvius.nn.backends import flex_masks
@@ -100,7 +101,7 @@ class Writing:
         self._log = LineLog(trainer.run.path / SAMPLES_FILE)
         self._last = -1
         self._works = True
-        self._tokenizer: Tokenizer = trainer.batches.shards.tokenizer()
+        self._tokenizer: Tokenizer = tokenizer_of_run(trainer.run.path)
 
     def close(self) -> None:
         """Close the file."""

@@ -37,9 +37,9 @@ class Saver:
         self.engine = engine
         self.retention = retention
         self.how = how
-        self.saved: Callable[[Checkpoint], None] = lambda checkpoint: None
+        self.saved: Callable[[Checkpoint], None] = lambda _checkpoint: None
         """Told, in the thread of the run, about each checkpoint that was written and verified."""
-        self.note: Callable[[str], None] = lambda text: None
+        self.note: Callable[[str], None] = lambda _text: None
         """Told what is worth knowing."""
         self._is_pending = False
         self._thread: _Writing | None = None

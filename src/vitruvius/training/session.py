@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from vitruvius.training.determinism import deterministic
 from vitruvius.training.engines import held, joined
 from vitruvius.training.going_on import note_changes, restore_newest
 from vitruvius.training.launch import as_launched
+from vitruvius.training.loading.wiring import keep_sources
 from vitruvius.training.parts import Parts, data_record, ensure_fits, open_data, parts_of, settled
 from vitruvius.training.progress import Silent
 from vitruvius.training.sampling_text import with_samples
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from vitruvius.runs import Checkpoint
     from vitruvius.spec import Architecture
     from vitruvius.training.engines import Engine
+    from vitruvius.training.settings import Loader
     from vitruvius.training.loop import Listener, Trainer
 
 RESULT_SCHEMA = "vitruvius.train/1"
@@ -159,6 +161,7 @@ def _new_run(
                 ),
             ) as run:
                 engine.on_main(lambda: _copy_tokenizer(shards, run.path))
+                engine.on_main(lambda: keep_sources(parts.loader, run.path))
                 yield run, parts
 
 
@@ -166,12 +169,14 @@ def resume(
     run: Path | str,
     *,
     data: Path | str | None = None,
+    loader: Loader | None = None,
     listener: Listener | None = None,
     stop: StopRequest | None = None,
 ) -> TrainResult:
     """Go on with a run from its newest whole checkpoint, to the same bits as if it had never stopped.
 
-    `data` is where the data lies now, when it was moved; it must be the same data. A damaged checkpoint is set aside
+    `data` is where the data lies now, when it was moved; it must be the same data. `loader` replaces the one that the
+    run was started with, which changes no bits. A damaged checkpoint is set aside
     with a warning and the one before it is taken. Raises RunError when the folder is no run, its record was changed or
     the data differs, CorruptCheckpointError when no checkpoint is whole, RunLockedError when someone is writing to it.
     """
@@ -179,6 +184,7 @@ def resume(
     record = reader.record()
     architecture = from_plain(_recorded(reader, record, "spec", "data"))
     config = config_from_plain(_recorded(reader, record, "config", "train"))
+    config = config if loader is None else replace(config, loader=loader)
     if config.context is None or config.device == "auto":
         raise RunError(
             "run.json's config.train lacks its context or device, so this run cannot be resumed",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from vitruvius.data.corpora.folder import corpus_folder
-from vitruvius.data.corpora.python_sources import SOURCE_LIMIT, licensed_files
+from vitruvius.data.corpora.python_sources import SOURCE_LIMIT, first_bytes, licensed_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,6 +70,7 @@ def fetch_docstrings(
                 version = platform.python_version()
                 about = {"name": "docstrings-python", "version": version, "from": "this Python"}
                 part = folder.part("docstrings-python", about | {"licenses": ["PSF-2.0"]})
+                part.copyright = first_bytes(Path(sysconfig.get_path("stdlib"), "LICENSE.txt"))
                 files, purl = _standard_library(), f"pkg:generic/python@{version}"
             for inside, path in files:
                 if not _LEFT_OUT_FOLDERS & set(inside.split("/")[:-1]):

@@ -56,7 +56,7 @@ def fetch_standard_library(
             name = path.relative_to(library).as_posix()
             _add(part, path, name, url=f"pkg:generic/python@{platform.python_version()}#Lib/{quote(name)}")
         progress("reading sources", len(files), len(files))
-        part.copyright = _first_bytes(library / "LICENSE.txt")
+        part.copyright = first_bytes(library / "LICENSE.txt")
         return folder.finish("python-stdlib", limit_bytes=limit_bytes, settings={"limit_bytes": limit_bytes})
 
 
@@ -142,7 +142,7 @@ def _files_of(found: importlib.metadata.Distribution) -> tuple[list[tuple[str, P
         if inside.suffix == ".py" and "__pycache__" not in inside.parts:
             files.append((inside.as_posix(), path))
         elif inside.parts[0].endswith(".dist-info") and _LICENSE_FILE.fullmatch(inside.name):
-            content = _first_bytes(path)
+            content = first_bytes(path)
             licences += [] if content is None else [content]
     return files, b"\n\n".join(licences) or None
 
@@ -175,7 +175,8 @@ def _add(part: Part, path: Path, name: str, *, url: str) -> None:
         part.add(name, text=text, markup="plain", url=url)
 
 
-def _first_bytes(path: Path, limit: int = 1 << 20) -> bytes | None:
+def first_bytes(path: Path, limit: int = 1 << 20) -> bytes | None:
+    """The beginning of a file; None where it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(limit)

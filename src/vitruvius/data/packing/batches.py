@@ -117,6 +117,11 @@ def sample_digest(epochs: np.ndarray, sample_ids: np.ndarray) -> str:
     return hashlib.sha256(epochs.astype("<i8").tobytes() + sample_ids.astype("<i8").tobytes()).hexdigest()[:16]
 
 
+def chained(digest: str, batch_digest: str) -> str:
+    """The digest of a stream that goes on with one more batch: 16 hexadecimal digits."""
+    return hashlib.sha256((digest + batch_digest).encode()).hexdigest()[:16]
+
+
 @final
 class PackedBatches:
     """Samples of one length, each once per epoch of its source; sources take turns by weight.

@@ -127,6 +127,11 @@ class TokenStream:
         ((number, begin, _),) = self._stretches(self._first_tokens, place, place + 1)
         return self.shards[number], begin * self.item_bytes
 
+    def place_of(self, document: int) -> tuple[Shard, int]:
+        """The shard that holds a document, and which of the shard's documents it is, from 0."""
+        number = bisect_right(self._first_documents, document) - 1
+        return self.shards[number], document - self._first_documents[number]
+
     def document_of(self, place: int) -> tuple[int, int, int]:
         """The document that a token belongs to: its number, where it starts and where it ends.
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vitruvius.data import Tokenizer
     from vitruvius.nn import Model
     from vitruvius.runs.folder import Checkpoint
+    from vitruvius.runs.models import ModelReader
     from vitruvius.spec import Architecture
 
 LARGEST_BYTES = 2**30
@@ -88,7 +89,7 @@ def _of_run(folder: Path, step: int | None) -> Inspected:
     )
 
 
-def _chosen(folder: Path, step: int | None) -> tuple[RunReader, Checkpoint, list[str]]:
+def _chosen(folder: Path, step: int | None) -> tuple[ModelReader, Checkpoint, list[str]]:
     """The run, and the checkpoint that was asked for or the newest whole one, verified."""
     if not (folder / "run.json").is_file():
         run, checkpoint = find_checkpoint(folder)  # a folder step-N, or the error that says what a run is

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @implements(GatedAdditivePosition)
 class GatedAdditivePositionModule(nn.Module):
-    """x + strength * sigmoid(gate(x) / temperature) * P(t); reports the mean and the spread of the gate to whoever listens."""
+    """x + strength * sigmoid(gate(x) / temperature) * P(t); reports mean and spread of the gate to whoever listens."""
 
     def __init__(self, spec: GatedAdditivePosition, scope: Scope, factory: Factory) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from vitruvius.spec.node import (
     under,
 )
 from vitruvius.spec.routers.softmax import SoftmaxRouter
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,12 +37,12 @@ STACKABLE = (Mlp, Gated)
 class Moe(FeedForward):
     """Many feed-forward experts of which a router picks `top_k` per token."""
 
-    schedulable = {
-        "top_k": Schedulable(
+    schedulable = marks(
+        top_k=Schedulable(
             form="count", bears_on="cost", why="from many experts to few: dense to sparse (Nie et al., 2021)"
         ),
-        "capacity": Schedulable(bears_on="cost", why="room for an uneven load until routing has settled"),
-    }
+        capacity=Schedulable(bears_on="cost", why="room for an uneven load until routing has settled"),
+    )
 
     kind: Literal["moe"] = "moe"
     experts: PositiveInt

@@ -11,7 +11,7 @@ from vitruvius.patterns.stores import StorePlan, plan
 from vitruvius.spec.expressions import evaluate
 from vitruvius.spec.node import Flops, Heads, Mixer, Position, Scope, StateSpec, under
 from vitruvius.spec.reporting import printable
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,15 +24,15 @@ class Seeing(Mixer):
 
     __slots__ = ()
 
-    schedulable = {
-        "sees": Schedulable(
+    schedulable = marks(
+        sees=Schedulable(
             form="text",
             bears_on="cost",
             why="a layer that opens from a window to all keys; its numbers may be named by themselves",
         ),
-        "score_scale": Schedulable(why="the temperature of attention, to hold its entropy where it should be"),
-        "logit_cap": Schedulable(bears_on="cost", why="a cap on the scores for the steps that need one (Gemma 2 has it throughout)"),
-    }
+        score_scale=Schedulable(why="the temperature of attention, to hold its entropy where it should be"),
+        logit_cap=Schedulable(bears_on="cost", why="a cap on the scores, for the steps that need one"),
+    )
 
     sees: str
     position: Position | None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import Heads, Position, PositiveFloat, Scope, StateSpec, TensorSpec, register
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 from vitruvius.spec.tracing.linear_parts import wide_linear
 from vitruvius.spec.tracing.running import rotated
 from vitruvius.spec.tracing.tape_ops import converted, unary
@@ -29,7 +29,7 @@ class CumulativeRotaryPosition(Position):
     """
 
     acts_on = "rotation"
-    schedulable = {"theta": Schedulable(why="a larger base for longer samples, as of rope")}
+    schedulable = marks(theta=Schedulable(why="a larger base for longer samples, as of rope"))
 
     kind: Literal["cumulative-rope"] = "cumulative-rope"
     theta: PositiveFloat = 10_000.0

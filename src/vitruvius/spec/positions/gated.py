@@ -18,7 +18,7 @@ from vitruvius.spec.node import (
     register,
 )
 from vitruvius.spec.positions.tables import LearnedPosition, SinusoidalPosition
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 from vitruvius.spec.tracing.tape_ops import unary
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ class GatedAdditivePosition(Position):
     """
 
     acts_on = "embedding"
-    schedulable = {
-        "strength": Schedulable(bears_on="cost", why="positions that come in late, or leave before the end"),
-        "temperature": Schedulable(why="gates that start open halfway and end as decisions"),
-    }
+    schedulable = marks(
+        strength=Schedulable(bears_on="cost", why="positions that come in late, or leave before the end"),
+        temperature=Schedulable(why="gates that start open halfway and end as decisions"),
+    )
 
     kind: Literal["gated-additive"] = "gated-additive"
     table: Literal["sinusoidal", "learned"] = "sinusoidal"

@@ -12,7 +12,7 @@ from annotated_types import Gt, Le
 
 from vitruvius.errors import Finding, Severity
 from vitruvius.spec.node import LARGEST, Position, PositiveFloat, Scaling, Scope, register, under
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +36,9 @@ class RotaryPosition(Position):
     """Queries and keys rotated by angles proportional to position (Su et al., 2021)."""
 
     acts_on = "rotation"
-    schedulable = {
-        "theta": Schedulable(why="a larger base for longer samples: adjusted base frequency (Xiong et al., 2023)"),
-    }
+    schedulable = marks(
+        theta=Schedulable(why="a larger base for longer samples: adjusted base frequency (Xiong et al., 2023)"),
+    )
 
     kind: Literal["rope"] = "rope"
     theta: PositiveFloat = 10_000.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, PositiveFloat, PositiveInt, Scaling, Scope, register
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ def _by(kind: str, factor: float | None) -> tuple[str]:
 class LinearScaling(Scaling):
     """Positions divided by the factor: position interpolation (Chen et al., 2023)."""
 
-    schedulable = {"factor": FACTOR}
+    schedulable = marks(factor=FACTOR)
 
     kind: Literal["linear"] = "linear"
     factor: PositiveFloat
@@ -53,7 +53,7 @@ class LinearScaling(Scaling):
 class NtkScaling(Scaling):
     """A larger theta, so that the slowest pair is slowed by the factor and the fastest not at all (bloc97, 2023)."""
 
-    schedulable = {"factor": FACTOR}
+    schedulable = marks(factor=FACTOR)
 
     kind: Literal["ntk"] = "ntk"
     factor: PositiveFloat
@@ -83,7 +83,7 @@ class NtkScaling(Scaling):
 class Llama3Scaling(Scaling):
     """Long wavelengths divided by the factor, short ones kept, a ramp between (Llama 3.1)."""
 
-    schedulable = {"factor": FACTOR}
+    schedulable = marks(factor=FACTOR)
 
     kind: Literal["llama3"] = "llama3"
     factor: PositiveFloat
@@ -125,7 +125,7 @@ class Llama3Scaling(Scaling):
 class YarnScaling(Scaling):
     """Each pair interpolated by how often it turns within the original context (Peng et al., 2023)."""
 
-    schedulable = {"factor": FACTOR}
+    schedulable = marks(factor=FACTOR)
 
     kind: Literal["yarn"] = "yarn"
     factor: PositiveFloat
@@ -178,7 +178,7 @@ class LongRopeScaling(Scaling):
     length it meets, so that keys in its cache may have been turned by the other list.
     """
 
-    schedulable = {"factor": FACTOR}
+    schedulable = marks(factor=FACTOR)
 
     kind: Literal["longrope"] = "longrope"
     short_factor: tuple[PositiveFloat, ...]

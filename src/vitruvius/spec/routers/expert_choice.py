@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, Router, Scope, TensorSpec, register
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 from vitruvius.spec.tracing.tape_ops import unary
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class ExpertChoiceRouter(Router):
 
     chooses: ClassVar[Literal["experts", "tokens"]] = "tokens"
 
-    schedulable = {"z_loss": Schedulable(bears_on="cost", why="scores held small while they still grow fast")}
+    schedulable = marks(z_loss=Schedulable(bears_on="cost", why="scores held small while they still grow fast"))
 
     kind: Literal["expert-choice"] = "expert-choice"
     z_loss: NonNegativeFloat = 0.0

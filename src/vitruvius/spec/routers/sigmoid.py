@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, PositiveFloat, PositiveInt, Router, TensorSpec, register
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 from vitruvius.spec.tracing.tape_ops import unary
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class SigmoidRouter(Router):
     """Each expert scored by itself; a bias that follows the load decides who works (DeepSeek-V3, 2024)."""
 
-    schedulable = {
-        "scale": Schedulable(why="experts that count for more as they learn"),
-        "bias_step": Schedulable(why="a bias that stands still for the last part of a run (DeepSeek-V3, 2024)"),
-        "balance_loss": Schedulable(bears_on="cost", why="an even load first, then experts that may differ"),
-    }
+    schedulable = marks(
+        scale=Schedulable(why="experts that count for more as they learn"),
+        bias_step=Schedulable(why="a bias that stands still for the last part of a run (DeepSeek-V3, 2024)"),
+        balance_loss=Schedulable(bears_on="cost", why="an even load first, then experts that may differ"),
+    )
 
     kind: Literal["sigmoid"] = "sigmoid"
     renormalise: bool = True

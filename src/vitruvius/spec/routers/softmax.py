@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vitruvius.errors import Finding
 from vitruvius.spec.node import NonNegativeFloat, Router, TensorSpec, register
-from vitruvius.spec.schedulable import Schedulable
+from vitruvius.spec.schedulable import Schedulable, marks
 from vitruvius.spec.tracing.tape_ops import unary
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class SoftmaxRouter(Router):
     """A softmax over a linear map of the token, of which the top_k largest are taken (Shazeer et al., 2017)."""
 
-    schedulable = {
-        "balance_loss": Schedulable(bears_on="cost", why="an even load first, then experts that may differ"),
-        "z_loss": Schedulable(bears_on="cost", why="scores held small while they still grow fast"),
-        "noise": Schedulable(bears_on="cost", why="experts tried out at first, and a choice that settles"),
-    }
+    schedulable = marks(
+        balance_loss=Schedulable(bears_on="cost", why="an even load first, then experts that may differ"),
+        z_loss=Schedulable(bears_on="cost", why="scores held small while they still grow fast"),
+        noise=Schedulable(bears_on="cost", why="experts tried out at first, and a choice that settles"),
+    )
 
     kind: Literal["softmax"] = "softmax"
     order: Literal["softmax-then-top-k", "top-k-then-softmax"] = "softmax-then-top-k"

@@ -5,19 +5,19 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from vitruvius.spec.tracing.tape import REPACKED
+from vitruvius.spec.tracing.tape import repacked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vitruvius.spec.costs import TensorSpec
+    from vitruvius.spec.costs import TensorSpec, Work
     from vitruvius.spec.scope import Scope
     from vitruvius.spec.tracing.tape import Tape, Value
 
 CHUNK_LOGITS = 1 << 24
 """Logits held at a time; `vitruvius.nn.ops.cross_entropy` says why."""
-FOLD = 4096
-"""Rows whose part of the weight's gradient is summed before it is added to an fp32 sum."""
+FOLD = {"bf16": 4096, "fp16": 512}
+"""Rows whose part of the weight's gradient is summed before it is added to an fp32 sum, by narrow format."""
 
 Loss = Literal["chunked", "whole"]
 
@@ -61,7 +61,7 @@ def _chunked(tape: Tape, h: Value, vocabulary: int, *, softcap: bool, weights: i
     """`linear_cross_entropy`: makes the gradients of vectors and map in the forward pass, and keeps them."""
     rows, width = prod(h.shape[:-1]), h.shape[-1]
     wide = max(4, h.item)
-    sweep = _sweep(rows, vocabulary, width, h.item, wide, is_capped=softcap)
+    sweep = _sweep(rows, vocabulary, width, h.item, tape.work, is_capped=softcap)
     of_map = vocabulary * width * h.item
     d_h, d_map = tape.fresh(h.shape, gradient=False), tape.fresh((of_map,), item=1, gradient=False)
     made = [d_h] if tape.work.weights == "frozen" else [d_h, d_map]
@@ -80,23 +80,23 @@ def _chunked(tape: Tape, h: Value, vocabulary: int, *, softcap: bool, weights: i
     return mean
 
 
-def _sweep(rows: int, vocabulary: int, width: int, item: int, wide: int, *, is_capped: bool) -> int:
+def _sweep(rows: int, vocabulary: int, width: int, item: int, work: Work, *, is_capped: bool) -> int:
     """The most that a sweep over chunks holds besides the gradients it returns."""
+    wide, fold = max(4, item), FOLD[work.half]
     chunk = max(1, CHUNK_LOGITS // vocabulary)
     of_map, folded = vocabulary * width * item, vocabulary * width * wide
     cast = folded if item < wide else 0
-    # What oneDNN's products in bf16 repack, as much as a cache holds.
-    packed = min(of_map, REPACKED) if item < wide else 0
+    packed = repacked(of_map, work) if item < wide else 0
     buffer = min(chunk, rows) * vocabulary * item
     high, before, summed, sums = 0, 0, 0, 0
     # After three sums nothing new happens.
-    for start in range(0, min(rows, chunk * (3 * -(-FOLD // chunk) + 2)), chunk):
+    for start in range(0, min(rows, chunk * (3 * -(-fold // chunk) + 2)), chunk):
         size = min(chunk, rows - start)
         chances = size * vocabulary * item
         capped = chances if is_capped else 0
         # The buffer of logits, the probabilities, and those of the chunk before while a name holds them.
         high = max(high, sums + buffer + capped + before + chances)
-        if summed >= FOLD:
+        if summed >= fold:
             high = max(high, buffer + capped + chances + folded + (cast if sums else 0))
             sums, summed = folded, 0
         high = max(high, sums + buffer + capped + chances + packed)

@@ -32,6 +32,8 @@ AT_MOST = "at most"
 """How the names of constants begin of which only a bound is known."""
 REPACKED = 2 << 20
 """Bytes that products of matrices in bf16 repack at most, by measurement of oneDNN on AMX and AVX-512."""
+_REPACKED_FP16 = 640 << 10
+"""What those in fp16 take besides twice as much, by the same measurement."""
 _FP32 = 4
 _FEW = 16
 _BLOCK = 1 << 17
@@ -39,6 +41,11 @@ _BLOCK = 1 << 17
 
 Give = int | Literal["same"]
 """The gradient that an operation makes of an input: so many new bytes, or the very tensor that reached its output."""
+
+
+def repacked(size: int, work: Work) -> int:
+    """Bytes that a product with a matrix of `size` bytes takes besides, in a format of two bytes on a CPU."""
+    return min(2 * size + _REPACKED_FP16 if work.half == "fp16" else size, REPACKED)
 
 
 @dataclass(slots=True, eq=False)
@@ -294,7 +301,7 @@ class Tape:
         made = [self.fresh((*x.shape[:-1], out)) for out in outs]
         weights = (sum(outs) * x.shape[-1] + biases) * self.work.value_bytes
         kept = x if viewed(x.shape, x.strides, (rows, x.shape[-1])) is not None else self.copy(x)
-        packed = min(max(outs) * x.shape[-1] * x.item, REPACKED) if x.item < _FP32 else 0
+        packed = repacked(max(outs) * x.shape[-1] * x.item, self.work) if x.item < _FP32 else 0
         if self.stored is not None:
             packed = packed * min(rows, _FEW) // _FEW  # a product of few rows is computed in another way
         back = backward + packed

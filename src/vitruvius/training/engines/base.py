@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from vitruvius.nn.weights import load_weights, read_tensors, weights_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
     from vitruvius.data import Batch
     from vitruvius.nn import Model
+    from vitruvius.spec import Architecture
+    from vitruvius.training.config import TrainConfig
     from vitruvius.training.launch import Launch
     from vitruvius.training.master import MasterOptimizer
     from vitruvius.training.stopping import StopRequest
@@ -67,6 +68,11 @@ class Engine(ABC):
         """Whether a process can compute by itself; where not, every forward pass is one of all processes."""
         return True
 
+    def notes(self, config: TrainConfig, architecture: Architecture) -> Iterator[str]:
+        """What is worth knowing about a run under this engine."""
+        del config, architecture
+        yield from ()
+
     def share(self, batch: Batch, pieces: int) -> Batch:
         """The samples of a batch that this process computes, in `pieces` slices.
 
@@ -75,18 +81,11 @@ class Engine(ABC):
         """
         if self.shares == 1:
             return batch
-        samples, rows = len(batch.sample_ids), batch.rows_per_sample
-        mine = np.arange(samples).reshape(pieces, self.shares, -1)[:, self.share_rank].ravel()
-        at = (mine[:, None] * rows + np.arange(rows)).ravel()
-        return replace(
-            batch,
-            inputs=batch.inputs[at],
-            targets=batch.targets[at],
-            documents=batch.documents[at],
-            crosses=batch.crosses[at],
-            sample_ids=batch.sample_ids[mine],
-            epochs=batch.epochs[mine],
-        )
+        return batch.take(self.places(len(batch.sample_ids), pieces))
+
+    def places(self, samples: int, pieces: int) -> np.ndarray:
+        """Which of so many samples this process computes, by their places in the batch, in `pieces` slices."""
+        return np.arange(samples).reshape(pieces, self.shares, -1)[:, self.share_rank].ravel()
 
     @abstractmethod
     def total(self, values: Sequence[float]) -> list[float]:

@@ -26,14 +26,17 @@ from vitruvius.training.engines.shards import Grid, Part, Shard, Shards, Split
 from vitruvius.training.engines.tensors import split_layers
 from vitruvius.training.engines.wrapping import shard_model
 from vitruvius.training.master import local
+from vitruvius.training.splitting import whole_kinds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
     from vitruvius.nn import Model
+    from vitruvius.spec import Architecture
+    from vitruvius.training.config import TrainConfig
     from vitruvius.training.engines.base import Files
     from vitruvius.training.engines.shards import Axis
     from vitruvius.training.launch import Launch
@@ -77,6 +80,20 @@ class ShardedEngine(ProcessEngine):
     def has_whole_model(self) -> bool:
         """Only where there is one process."""
         return self.ranks == 1
+
+    def notes(self, config: TrainConfig, architecture: Architecture) -> Iterator[str]:
+        """What is not measured, and what is not cut."""
+        if not self.has_whole_model and config.watch.every is not None and config.watch.every <= config.steps:
+            yield (
+                "a process has parts of the weights, so train.watch measures nothing, the guard leaves out update-ratio "
+                "and embedding-norm, and where a number that is none came from is not looked for"
+            )
+        if self.grid.tensor > 1:
+            whole = whole_kinds(architecture)
+            if architecture.vocab_size % self.grid.tensor:
+                whole.append(f"embedding and head ({architecture.vocab_size:,} tokens)")
+            if whole:
+                yield f"tensor_parallel leaves whole in every process: {', '.join(whole)}"
 
     def met(self, device: str) -> None:
         """Make the groups of rows and columns, with a timeout of their own: torch's default is half an hour."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, final
 
 from vitruvius.training.companions import Companion
 from vitruvius.training.guarding.judge import Sight, deviations, spread_of
+from vitruvius.training.settings.alarms import DETECTORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -135,8 +136,8 @@ class Alarms(Companion):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave. Raises ValueError when that is not what it can have given."""
         past, pending = state.get("past"), state.get("pending")
-        if not isinstance(past, dict) or not isinstance(pending, list):
-            raise ValueError("past and pending are missing")
+        if not (isinstance(past, dict) and isinstance(pending, list)):
+            raise ValueError("past and pending are missing")  # noqa: TRY004 (what a companion promises)
         restored = {str(key): _past_of(key, each) for key, each in cast("dict[str, Any]", past).items()}
         self.pending = [_pending_of(each) for each in cast("list[Any]", pending)]
         self._past = restored
@@ -164,7 +165,8 @@ def _pending_of(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or cast("dict[str, Any]", value).keys() != {"detector", "key", "value", "place"}:
         raise ValueError("a pending reading is none")
     known = cast("dict[str, Any]", value)
-    if not _is_number(known["value"]) or not all(isinstance(known[name], str) for name in ("detector", "key", "place")):
+    is_text = all(isinstance(known[name], str) for name in ("key", "place"))
+    if not _is_number(known["value"]) or not is_text or known["detector"] not in DETECTORS:
         raise ValueError("a pending reading is none")
     return known
 

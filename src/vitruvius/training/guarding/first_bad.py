@@ -12,22 +12,24 @@ from vitruvius.training.determinism import random_state, restore_random_state
 if TYPE_CHECKING:
     from vitruvius.data import Batch
     from vitruvius.nn import Model
-    from vitruvius.training.objectives import Objective
+    from vitruvius.training.objectives import Objective, Piece
 
 
-def first_bad(model: Model, objective: Objective, batch: Batch, device: torch.device) -> dict[str, Any]:
+def first_bad(
+    model: Model, objective: Objective, batch: Batch, device: torch.device, *, pieces: int = 1
+) -> dict[str, Any]:
     """Which weight or module first holds or gives an infinity or NaN on this batch.
 
     Returns `where` (`weights`, `output` of a module, `loss`, `gradient` of a parameter, or `nowhere` when the same
-    batch is finite this time), and its `name`. Computes the batch once more, sample by sample where that is needed to
-    name the samples; weights, gradients and random state are as they were before.
+    batch is finite this time), and its `name`. Computes the batch once more, in `pieces` as the update was, and sample
+    by sample to name the samples; weights, gradients and random state are as they were before.
     """
     for name, parameter in model.named_parameters():
         if not _finite(parameter.detach()):
             return {"where": "weights", "name": name, "samples": []}
     random_before, gathered_before = random_state(), gathered_by(model)
     try:
-        found = _first_output(model, objective, batch, device) or _last_gradient(model, objective, batch, device)
+        found = _first_of(pieces, model, objective, batch, device)
         if found is None:
             return {"where": "nowhere", "name": None, "samples": []}
         return found | {"samples": _bad_samples(model, objective, batch, device)}
@@ -36,8 +38,21 @@ def first_bad(model: Model, objective: Objective, batch: Batch, device: torch.de
         put_back(gathered_before)
 
 
+def _first_of(
+    pieces: int, model: Model, objective: Objective, batch: Batch, device: torch.device
+) -> dict[str, Any] | None:
+    """The first bad output of any piece; where there is none, the last bad gradient."""
+    known = [piece for piece in objective.pieces(batch, pieces, device) if piece.scored]
+    for look in (_first_output, _last_gradient):
+        for piece in known:
+            found = look(model, objective, piece)
+            if found is not None:
+                return found
+    return None
+
+
 @torch.no_grad()
-def _first_output(model: Model, objective: Objective, batch: Batch, device: torch.device) -> dict[str, Any] | None:
+def _first_output(model: Model, objective: Objective, piece: Piece) -> dict[str, Any] | None:
     bad: list[str] = []
 
     def look(name: str) -> Any:
@@ -50,7 +65,6 @@ def _first_output(model: Model, objective: Objective, batch: Batch, device: torc
 
     hooks = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
     try:
-        (piece,) = objective.pieces(batch, 1, device)
         result = objective.train(model, piece)
     finally:
         for hook in hooks:
@@ -62,10 +76,9 @@ def _first_output(model: Model, objective: Objective, batch: Batch, device: torc
     return None
 
 
-def _last_gradient(model: Model, objective: Objective, batch: Batch, device: torch.device) -> dict[str, Any] | None:
+def _last_gradient(model: Model, objective: Objective, piece: Piece) -> dict[str, Any] | None:
     """The parameter nearest to the loss whose gradient is not finite."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    (piece,) = objective.pieces(batch, 1, device)
     result = objective.train(model, piece)
     gradients = torch.autograd.grad(result.objective, [parameter for _, parameter in named], allow_unused=True)
     bad = [name for (name, _), grad in zip(named, gradients, strict=True) if grad is not None and not _finite(grad)]
@@ -75,12 +88,13 @@ def _last_gradient(model: Model, objective: Objective, batch: Batch, device: tor
 @torch.no_grad()
 def _bad_samples(model: Model, objective: Objective, batch: Batch, device: torch.device) -> list[int]:
     """Which samples of a batch give a loss that is not finite by themselves."""
-    (piece,) = objective.pieces(batch, 1, device)
-    losses_BT = objective.score(model, piece)
-    rows = (~torch.isfinite(losses_BT)).any(dim=-1).nonzero().squeeze(-1).tolist()
+    rows = [
+        row
+        for row, piece in enumerate(objective.pieces(batch, len(batch.inputs), device))
+        if piece.scored and not _finite(objective.score(model, piece))
+    ]
     # A curriculum cuts a sample into several rows.
-    cut = len(losses_BT) // len(batch.sample_ids)
-    return sorted({int(batch.sample_ids[row // cut]) for row in rows})
+    return sorted({int(batch.sample_ids[row // batch.rows_per_sample]) for row in rows})
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Verdict = Literal["apply", "note", "skip", "lower-lr", "rewind", "stop", "overflow"]
 """What is made of an update; `overflow` is the loss scaler's: not applied, and tried no further."""
 
+HARDNESS: tuple[Verdict, ...] = ("apply", "note", "skip", "lower-lr", "rewind", "stop")
+"""From the mildest to the hardest."""
+
 _TO_DEVIATION = 1.4826
 """Median distance from the median -> standard deviation of a normal distribution."""
 _LEAST_SPREAD = 1e-3

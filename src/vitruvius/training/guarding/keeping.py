@@ -160,5 +160,5 @@ def _decoder(run: Path) -> Any:
     try:
         tokenizer: Any = Tokenizer.from_file(str(run / TOKENIZER_FILE))
     except Exception:  # noqa: BLE001 (the package raises bare ones)
-        return lambda tokens: None
+        return lambda _tokens: None
     return lambda tokens: tokenizer.decode(tokens, skip_special_tokens=False)

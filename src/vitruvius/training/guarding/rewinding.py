@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vitruvius.runs import Checkpoint
-from vitruvius.runs.checkpoints import latest_good_checkpoint
+from vitruvius.runs.checkpoints import latest_good_checkpoint, let_go_after
 
 if TYPE_CHECKING:
     from vitruvius.training.loop import Listener, Trainer
@@ -30,6 +30,7 @@ def rewind(trainer: Trainer, listener: Listener, *, lr_cut: float = 1.0) -> None
     state = trainer.state
     state.batches, state.retries, state.lr_factor = after, retries, lr_factor
     trainer.engine.barrier()  # all have read the metrics
+    trainer.engine.on_main(lambda: let_go_after(run.reader, step))
     run.truncate_metrics(after_step=state.step)
     run.event("rewound", to_step=state.step, next_batch=after)
     listener.note(f"back to step {state.step:,}, and on with batch {after:,}")

@@ -4,8 +4,8 @@
         hidden = draw.random(len(sample.inputs)) < rate
         return {"inputs": np.where(hidden, sample.vocab_size - 1, sample.inputs)}
 
-A hook is a pure function of the sample, its options and `draw`, a generator that is seeded by the run's seed, the epoch,
-the sample and the hook's name: what it gives depends on no worker, no order and no resume.
+A hook is a pure function of the sample, its options and `draw`, a generator that is seeded by the run's seed, the
+epoch, the sample and the hook's name: what it gives depends on no worker, no order and no resume.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The hooks that come with Vitruvius. What one of them gives for a sample never changes: a better one has a new name."""
+"""The hooks that come with Vitruvius. What one gives for a sample never changes: a better one has a new name."""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from vitruvius.training.preprocessing.base import IGNORED
@@ -28,8 +29,8 @@ def fim(
 ) -> Mapping[str, np.ndarray]:
     """Fill in the middle (Bavarian et al., "Efficient Training of Language Models to Fill in the Middle", 2022).
 
-    Each document's stretch of the sample is, with probability `rate`, cut at two places drawn evenly between tokens, and
-    put together as `PRE prefix SUF suffix MID middle` (PSM) or, with probability `spm`, as `PRE SUF suffix MID prefix
+    Each document's stretch of the sample is, with probability `rate`, cut at two places drawn evenly between tokens,
+    and put together as `PRE prefix SUF suffix MID middle` (PSM) or, with probability `spm`, as `PRE SUF suffix MID prefix
     middle` (SPM, variant 2 of the paper). Its separator stays at its end. The three sentinels take the place of the
     stretch's first three tokens, or of its last three where the sample ends within the document; nothing is asked for
     after such an end, because the text after it does not follow the middle.
@@ -68,8 +69,8 @@ def fim(
         targets[start : stop - 1] = inputs[start + 1 : stop]
         if not ended:
             targets[stop - 1] = IGNORED
-        if start and targets[start - 1] != IGNORED:
-            targets[start - 1] = inputs[start]  # the document before it ends where this one begins
+        if start and sample.crosses[start - 1]:
+            targets[start - 1] = inputs[start]  # what comes after the document before it
     return {"inputs": inputs, "targets": targets}
 
 
@@ -94,7 +95,7 @@ def span_mask(
     import numpy as np
 
     _ensure_share("rate", rate)
-    if not 1 <= mean <= len(sample.inputs) + 1e9:
+    if not 1 <= mean <= 1e9:
         raise ValueError(f"mean is {mean}, and a span has at least 1 token")
     if ask not in {"everything", "hidden"}:
         raise ValueError(f"ask is {ask!r}: use everything or hidden")
@@ -102,7 +103,7 @@ def span_mask(
     size = len(sample.inputs)
     # A place is in no span when no span began there or reaches so far: spans of mean length m that begin with
     # probability p cover p m / (1 - p + p m) of the places, where the next one begins after the one before has ended.
-    begins = draw.random(size) < (rate / (rate + mean * (1 - rate)) if rate < 1 else 1.0)
+    begins = draw.random(size) < rate / (rate + mean * (1 - rate))
     lengths = draw.geometric(1 / mean, size=size)
     hidden = np.zeros(size, dtype=bool)
     place = 0
@@ -111,12 +112,15 @@ def span_mask(
             place = start + int(lengths[start])
             hidden[start:place] = True
     hidden &= (sample.documents >= 0) & (sample.inputs != sample.eos_id)
-    given = {"inputs": np.where(hidden, mask, sample.inputs)}
-    if ask == "hidden":
-        # The target of a place is the token after it.
-        follows = np.append(hidden[1:], False)
-        given["targets"] = np.where(follows, sample.targets, IGNORED)
-    return given
+    if ask == "everything":
+        return {"inputs": np.where(hidden, mask, sample.inputs)}
+    # The target of a place is the token after it. A sample asks for one at least.
+    could = (sample.targets[:-1] != IGNORED) & (sample.inputs[1:] != sample.eos_id) & (sample.documents[1:] >= 0)
+    if could.any() and not (could & hidden[1:]).any():
+        hidden[1 + draw.choice(np.flatnonzero(could))] = True
+    targets = np.full_like(sample.targets, IGNORED)
+    targets[:-1][hidden[1:]] = sample.targets[:-1][hidden[1:]]
+    return {"inputs": np.where(hidden, mask, sample.inputs), "targets": targets}
 
 
 def token_drop(
@@ -161,7 +165,7 @@ def _stretches(sample: HookSample) -> Iterator[tuple[int, int]]:
     documents = sample.documents
     edges = np.flatnonzero(documents[1:] != documents[:-1]) + 1
     bounds = [0, *edges.tolist(), len(documents)]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         if documents[start] >= 0:
             yield start, stop
 

@@ -48,7 +48,7 @@ def find_hooks(uses: Sequence[HookUse]) -> tuple[Hook, ...]:
         sha256 = None if source is None else hashlib.sha256(source).hexdigest()
         if use.sha256 is not None and use.sha256 != sha256:
             raise RunError(
-                f"the source of the hook has changed: it has SHA-256 {sha256}, and the run has learned from {use.sha256}",
+                f"the source of the hook has changed: its SHA-256 is {sha256}, and {use.sha256} is due",
                 where=where,
                 fix="put the file back (the folder of the run keeps a copy under hooks/), or train into a new folder",
             )
@@ -95,7 +95,7 @@ def _found(hook: str, where: str) -> tuple[str, Callable[..., Any], bytes | None
     try:
         loaded = installed[hook].load()
         source = Path(inspect.getsourcefile(loaded) or sys.modules[loaded.__module__].__file__ or "").read_bytes()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever the package raises)
         what = f"the installed hook cannot be loaded: {type(error).__name__}: {error}"
         raise UsageError(what, where=where, fix=f"mend or reinstall {installed[hook].value}") from None
     return hook, loaded, source
@@ -134,7 +134,7 @@ def _module(path: Path, source: bytes, where: str) -> ModuleType:
     sys.modules[name] = module
     try:
         exec(compile(source, str(path), "exec"), vars(module))  # noqa: S102 (the user's own file, named by the user)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever the file raises)
         del sys.modules[name]
         line = _line_in(error, str(path))
         what = f"the hook's file cannot be run: {type(error).__name__}: {error}{line}"

@@ -34,9 +34,7 @@ class Pipeline:
 
     __slots__ = ("data_vocab_size", "eos_id", "hooks", "seed", "vocab_size")
 
-    def __init__(
-        self, hooks: Sequence[Hook], *, seed: int, vocab_size: int, data_vocab_size: int, eos_id: int
-    ) -> None:
+    def __init__(self, hooks: Sequence[Hook], *, seed: int, vocab_size: int, data_vocab_size: int, eos_id: int) -> None:
         self.hooks = tuple(hooks)
         self.seed = seed
         self.vocab_size = vocab_size
@@ -70,12 +68,15 @@ class Pipeline:
         )
         try:
             given: object = hook.function(seen, self.draw(hook, origin), **hook.options)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever the hook raises)
             raise _raised(hook, origin, error) from None
         if not isinstance(given, Mapping):
             what = f"it gave {type(given).__name__} where a mapping is due"
             raise _refused(hook, origin, what, 'return {"inputs": ...}, {"targets": ...} or both')
-        arrays = {name: self._checked(hook, origin, name, value, sample) for name, value in _items(given)}
+        arrays = {
+            str(name): self._checked(hook, origin, name, value, sample)
+            for name, value in cast("Mapping[object, object]", given).items()
+        }
         return replace(sample, **arrays)
 
     def draw(self, hook: Hook, origin: Origin) -> np.random.Generator:
@@ -97,7 +98,9 @@ class Pipeline:
         array = cast("np.ndarray[Any, Any]", value)
         if array.shape != sample.inputs.shape:
             fix = "a sample keeps its length; a target of -100 is not asked for"
-            raise _refused(hook, origin, f"{name} have the shape {array.shape}, and the sample has {sample.inputs.shape}", fix)
+            raise _refused(
+                hook, origin, f"{name} have the shape {array.shape}, and the sample has {sample.inputs.shape}", fix
+            )
         if array.dtype.kind not in "iu":
             raise _refused(hook, origin, f"{name} are {array.dtype}", "give whole numbers, best int64")
         least = IGNORED if name == "targets" else 0
@@ -110,10 +113,6 @@ class Pipeline:
             raise _refused(hook, origin, what, "targets may be -100 too; --set vocab_size=N makes room for further ids")
         # A copy: what a hook gave may be an array that it keeps.
         return array.astype(np.int64)
-
-
-def _items(given: Mapping[Any, Any]) -> list[tuple[object, object]]:
-    return list(given.items())
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

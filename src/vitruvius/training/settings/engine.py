@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 
 from vitruvius.errors import Finding
 from vitruvius.training.settings.section import Section
+from vitruvius.training.splitting import undivided
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,11 +39,30 @@ class EngineSettings(Section):
     written and a validation done within them."""
 
     def findings(self, config: TrainConfig, architecture: Architecture | None) -> Iterator[Finding]:
-        """A way of talking that the device does not have."""
-        del architecture
+        """A way of talking that the device does not have, and what parts of a model cannot do."""
         if self.backend == "nccl" and config.device == "cpu":
             what = "nccl connects CUDA devices, and the device is cpu"
             yield Finding(path="train.engine.backend", what=what, fix="use backend: gloo, or leave it out")
         if self.backend == "gloo" and config.device == "cuda":
             what = "gloo connects CPUs, and the device is cuda"
             yield Finding(path="train.engine.backend", what=what, fix="use backend: nccl, or leave it out")
+        if self.kind == "fsdp2":
+            yield from self._of_parts(config)
+            if architecture is not None and self.tensor_parallel > 1:
+                yield from undivided(architecture, self.tensor_parallel)
+        elif self.tensor_parallel > 1:
+            what = f"{self.tensor_parallel} processes are to share a layer, and kind: {self.kind} shares none"
+            yield Finding(path="train.engine.tensor_parallel", what=what, fix="add kind: fsdp2, or leave it out")
+
+    def _of_parts(self, config: TrainConfig) -> Iterator[Finding]:
+        """What needs the whole of a tensor in one process."""
+        if config.optimizer.startswith("adamw-8bit"):
+            what = "blocks of 8-bit state reach over the parts of a tensor, and kind: fsdp2 cuts them"
+            yield Finding(path="train.optimizer", what=what, fix="use adamw: its state is cut too; or kind: ddp")
+        if config.compile != "none":
+            what = "the compiled loss does not pass the hooks that gather the weights under kind: fsdp2"
+            yield Finding(path="train.compile", what=what, fix="use compile: none, or kind: ddp")
+        if config.samples.every is not None:
+            what = "one process writes the samples, and under kind: fsdp2 none has the whole model"
+            fix = "leave train.samples out and read checkpoints with vitruvius generate, or use kind: ddp"
+            yield Finding(path="train.samples.every", what=what, fix=fix)

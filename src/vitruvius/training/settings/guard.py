@@ -65,8 +65,8 @@ class Guard(Section):
     """They read at most so many tokens of each; attention maps grow with their square."""
 
     keep: Literal["nothing", "samples", "checkpoint"] = "checkpoint"
-    """What `anomalies/step-N` of the run holds: the batch as text, and with `checkpoint` the state before an update that
-    was not applied. What is merely noted never leaves a checkpoint."""
+    """What `anomalies/step-N` of the run holds: the batch as text, and with `checkpoint` the state before it too, where
+    the update was not applied."""
     keep_newest: Annotated[int, Ge(1), Le(1000)] = 3
     """Folders of anomalies that stay, the newest."""
 

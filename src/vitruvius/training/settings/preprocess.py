@@ -46,6 +46,12 @@ def findings(config: TrainConfig, objective: str | None) -> Iterator[Finding]:
             what = f"{use.hook} changes what is predicted next, and the objective is {objective}"
             fix = f"use objective: {' or '.join(sorted(_OBJECTIVES[use.hook]))}, or leave it out"
             yield Finding(path=f"{path}.hook", what=what, fix=fix)
+        if use.hook == "fim" and (config.packing == "by-length" or config.curriculum):
+            what = (
+                f"fim puts a document together anew, and {'a stage' if config.curriculum else 'by-length'} would cut it"
+            )
+            fix = f"leave {'the curriculum' if config.curriculum else 'packing: by-length'} out, or fim"
+            yield Finding(path=f"{path}.hook", what=what, fix=fix)
 
 
 _NEXT_TOKEN = {"causal-lm"}

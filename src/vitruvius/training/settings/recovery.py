@@ -27,8 +27,8 @@ class Recovery(Section):
     effect: ClassVar[Literal["bits", "none"]] = "none"
 
     save: Literal["wait", "behind"] = "wait"
-    """`wait`: training stands still until a checkpoint is on the disk and verified. `behind`: it is copied in memory and
-    written while the next updates run; the same bytes, for the memory of one copy."""
+    """`wait`: training stands still until a checkpoint is on the disk and verified. `behind`: it is copied in memory
+    and written while the next updates run; the same bytes, for the memory of one copy."""
     keep_every: Count | None = None
     """Checkpoints whose step this divides stay for good."""
     keep_best: CountOrNone = 0

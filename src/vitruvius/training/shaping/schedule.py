@@ -1,4 +1,4 @@
-"""`train.shape` of a run as a whole: which fields have which values when, and which architectures that makes. No torch."""
+"""`train.shape` of a run as a whole: which fields have which values when, and the architectures of that. No torch."""
 
 from __future__ import annotations
 
@@ -61,13 +61,6 @@ class Shaping:
         """For each schedule with a signal, what it has to remember."""
         return {each.number: Waiting(signal=each.signal, changes=len(each.then)) for each in self.awaited}
 
-    @property
-    def bears_on_cost(self) -> bool:
-        """Whether any of it changes what a step costs."""
-        paths = [timeline.path for timeline in self.timelines]
-        paths += [field.path for each in self.awaited for field in each.fields]
-        return any(fields_at(self.architecture, path)[0].mark.bears_on == "cost" for path in paths)
-
     def segments(self) -> list[tuple[int, dict[str, Value]]]:
         """(updates, values) of the stretches of the run, as schedules by step make them; at most MOST_SHAPES.
 
@@ -86,7 +79,12 @@ class Shaping:
         ]
 
     def shapes(self) -> Iterator[Architecture]:
-        """The architectures that the run may have, at the given values of each schedule; at most about MOST_SHAPES.
+        """The architectures of `meetings`."""
+        for values in self.meetings():
+            yield self.shape(values)
+
+    def meetings(self) -> Iterator[dict[str, Value]]:
+        """The values that the fields may have at one time, at the given values of each schedule; about MOST_SHAPES.
 
         Where signals and steps can meet in more ways than that, each schedule is looked at with the others at rest.
         """
@@ -97,11 +95,10 @@ class Shaping:
             ways *= len(choices)
         if ways <= MOST_SHAPES:
             for choice in product(by_step, *by_signal):
-                yield self.shape({path: value for part in choice for path, value in part.items()})
+                yield {path: value for part in choice for path, value in part.items()}
             return
         for choices in (by_step[:MOST_SHAPES], *by_signal):
-            for values in choices:
-                yield self.shape(values)
+            yield from choices
 
     def _given(self) -> list[int]:
         """Updates done at which some schedule has a value that is given and not on the way to one."""
@@ -125,9 +122,7 @@ def shaping_of(config: TrainConfig, architecture: Architecture) -> Shaping | Non
         else:
             then = tuple(as_value(value, field=fields[0]) for value in schedule.then)
             awaited.append(Awaited(number=number, signal=schedule.when, fields=fields, then=then))
-    return Shaping(
-        architecture=architecture, steps=config.steps, timelines=tuple(timelines), awaited=tuple(awaited)
-    )
+    return Shaping(architecture=architecture, steps=config.steps, timelines=tuple(timelines), awaited=tuple(awaited))
 
 
 def timeline_of(schedule: ShapeSchedule, field: Field) -> Timeline:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 UNSTEADY = ("tokens_per_second", "forward_seconds")
 """What the machine decides: a run that waits for it would not repeat."""
 OF_VALIDATION = ("val_loss", "val_bits_per_byte", "val_tokens")
-OF_WATCH = ("attention_entropy", "attention_distance", "attention_first_key", "stream_rms", "output_lse")
-OF_WATCH += ("gate_mean", "gate_std", "update_ratio", "position_variance")
+OF_WATCH = ("attention_entropy", "attention_distance", "sink_mass", "stream_rms", "output_lse")
+OF_WATCH += ("gate_mean", "gate_std", "update_ratio")
 OF_EVERY_ROW = ("loss", "grad_norm", "lr", "tokens", "aux_loss", "router_entropy", "router_logit_norm")
 OF_EVERY_ROW += ("router_bias_max", "expert_load_max_over_mean", "expert_load_cv", "dead_experts")
 OF_EVERY_ROW += ("dropped_fraction", "unrouted_fraction", "mtp_loss")

@@ -81,7 +81,9 @@ class Watcher(Observer):
             self._found |= self._components.numbers()
             hooks, self._components = self._components.own_seconds, None
         if "gradients" in self.measures:
-            self._found |= gradient_norms(trainer.optimizer.gradients())
+            scale = gathered.loss_scale or 1.0  # gradients are still as large as the loss was made
+            norms = gradient_norms(trainer.optimizer.gradients())
+            self._found |= {name: norm / scale for name, norm in norms.items()}
         if "updates" in self.measures and gathered.finite:
             self._masters = Masters(trainer.model, trainer.optimizer)
         inside = time.perf_counter() - began
