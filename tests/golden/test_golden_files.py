@@ -85,6 +85,11 @@ def test_the_configuration_reference_is_current(kept):
     kept("docs/spec.md", refresh((ROOT / "docs" / "spec.md").read_text(encoding="utf-8")))
 
 
+def test_the_table_of_schedulable_fields_is_current(kept):
+    path = "docs/training/architecture-schedules.md"
+    kept(path, refresh((ROOT / path).read_text(encoding="utf-8"), components="../components/"))
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_the_tables_of_a_component_page_are_current(path, kept):
     page = path.read_text(encoding="utf-8")

@@ -43,15 +43,17 @@ def test_the_parts_of_a_peak_add_up_to_it(name, checkpointing):
 
 
 @pytest.mark.parametrize("name", ["tiny-llama-moe", "seq2seq-small", "mamba2", "deepseek-v3"])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit", "muon"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_masters_and_moments_are_those_of_the_real_optimizer(name, optimizer, dtype):
+    if optimizer == "adamw-8bit":
+        pytest.importorskip("bitsandbytes")
     design = shrink(preset(name))
     model = build(design, dtype=dtype)
     config = TrainConfig(dtype=dtype, optimizer=optimizer)
     kept = make_optimizer(model, config).tensors()
     real = sum(t.numel() * t.element_size() for key, t in kept.items() if key != "step")
-    said = optimizer_memory(resolve(design), optimizer, 2 if dtype == "bf16" else 4)
+    said = optimizer_memory(resolve(design), optimizer, 4 if dtype == "fp32" else 2)
     assert said.total == real
 
 
@@ -69,6 +71,14 @@ def test_eight_bit_moments_are_a_byte_each_with_a_scale_per_block_but_in_small_t
 def test_moments_in_the_weights_format_have_no_masters():
     said = optimizer_memory(GRAPH, "adamw-bf16", 2)
     assert (said.masters, said.states) == (0, 4 * sum(t.count for t in GRAPH.tensors().values()))
+
+
+def test_an_average_of_the_weights_takes_four_bytes_of_each_all_along():
+    alone, with_average = (training_memory(GRAPH, replace(TRAIN, average=kind)) for kind in ("none", "fp32"))
+    count = sum(t.count for t in GRAPH.tensors().values())
+    assert with_average.peak - alone.peak == with_average.states - alone.states == 4 * count
+    assert "fp32 average" in next(part.formula for part in with_average.parts.parts if part.name == "optimizer")
+    adds_up(with_average.parts)
 
 
 def test_less_is_needed_with_checkpointing_and_with_smaller_pieces_and_more_with_all_logits_or_scores():

@@ -54,6 +54,24 @@ def error_of(architecture, *, documents="joined", context=None, **way):
     return (said.peak - measured.peak) / measured.peak, said, measured
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit"])
+@pytest.mark.parametrize("name", ["dense", "mixture", "large vocabulary"])
+def test_the_peak_is_known_in_fp16_and_with_moments_of_8_bits(name, optimizer):
+    if optimizer == "adamw-8bit":
+        pytest.importorskip("bitsandbytes")
+    error, said, measured = error_of(design(name), batch=2, dtype="fp16", optimizer=optimizer)
+    assert -0.02 <= error <= 0.05, (said.highest, measured)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_update_itself_is_known_with_moments_of_8_bits(dtype):
+    """Small batches: the optimizer's step is what takes most."""
+    pytest.importorskip("bitsandbytes")
+    _, said, measured = error_of(design("untied"), batch=1, context=16, dtype=dtype, optimizer="adamw-8bit")
+    update = next(moment.total for moment in said.moments if moment.name == "update")
+    assert -0.02 <= (update - measured.phases["update"]) / measured.phases["update"] <= 0.05
+
+
 @pytest.mark.parametrize("name", ["dense", "mixture", "encoder-decoder", "large vocabulary"])
 def test_the_peak_of_a_step_is_what_the_allocator_says(name):
     error, said, measured = error_of(design(name), batch=2, dtype="bf16")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -177,3 +179,74 @@ def test_an_encoder_reads_the_prompt_and_the_decoder_continues_it():
             logits = model(torch.tensor([tokens]), source=torch.tensor([prompt]))
             tokens.append(int(logits[0, -1].argmax()))
     assert made == tokens[1:]
+
+
+def test_a_prefix_is_never_empty_and_never_the_whole_and_every_length_is_drawn():
+    prefixed, _ = objective(PREFIXED, objective="prefix-lm")
+    for context in (1, 2, 3, 16):
+        (piece,) = prefixed.pieces(batch(size=600, context=context), 1, CPU)
+        # Of a sample of one token there is no other prefix than that token; its target is still outside.
+        assert set(piece.prefix) == set(range(1, max(2, context)))
+        assert piece.scored == sum(context - prefix + 1 for prefix in piece.prefix)
+        assert ((piece.targets >= 0).sum(dim=1) >= 1).all()
+
+
+def test_what_a_prefix_cannot_see_does_not_reach_its_targets():
+    """A token after the prefix changes no loss before it; a token in the prefix may change all of them."""
+    model = build(read_text(PREFIXED).architecture, dtype="fp64")
+    prefixed, _ = objective(PREFIXED, objective="prefix-lm")
+    (piece,) = prefixed.pieces(batch(size=1), 1, CPU)
+    (prefix,) = piece.prefix
+    assert prefix < 15
+    last = piece.tokens.clone()
+    last[0, 15] = (last[0, 15] + 1) % 30
+    with torch.no_grad():
+        first = model.loss(piece.tokens, piece.targets, prefix=piece.prefix, per_token=True)
+        other = model.loss(last, piece.targets, prefix=piece.prefix, per_token=True)
+    assert torch.equal(first[0, :15], other[0, :15])
+    assert first[0, 15] != other[0, 15]
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 16, 17])
+def test_a_continuation_asks_for_every_token_after_its_source_whatever_the_length(context):
+    continued, _ = objective(SEQUENCE)
+    data = batch(context=context)
+    (piece,) = continued.pieces(data, 1, CPU)
+    half = max(1, context // 2)
+    assert piece.source.shape[1] == half
+    assert piece.scored == int((piece.targets >= 0).sum()) == 4 * (context - half + 1)
+    # The first target is the first token that the source does not hold, the last one the window's last.
+    assert torch.equal(piece.targets[:, 0], torch.from_numpy(data.targets[:, half - 1]))
+    assert torch.equal(piece.targets[:, -1], torch.from_numpy(data.targets[:, -1]))
+
+
+def test_of_what_is_hidden_eight_in_ten_become_the_mask_one_another_token_and_one_stays():
+    masked, config = objective(MASKED, mask_rate=0.3)
+    data = batch(size=6000)
+    # Every token of a row is another, so that what was drawn from the row is told from what stayed.
+    data = replace(data, inputs=np.argsort(np.random.default_rng(1).random((6000, 30)), axis=1)[:, :16])
+    (piece,) = masked.pieces(data, 1, CPU)
+    asked = piece.targets != -100
+    became = (piece.tokens[asked] == config.mask_token).double().mean().item()
+    stayed = (piece.tokens[asked] == piece.targets[asked]).double().mean().item()
+    number = int(asked.sum())
+    # A replacement is drawn from the row itself, 1 in 16 of which is the token that stood there.
+    for share, due in ((became, 0.8), (stayed, 0.1 + 0.1 / 16), (1 - became - stayed, 0.1 * 15 / 16)):
+        deviation = (due * (1 - due) / number) ** 0.5
+        assert abs(share - due) < 4 * deviation
+    rate = number / asked.numel()
+    assert abs(rate - 0.3) < 4 * (0.3 * 0.7 / asked.numel()) ** 0.5 + 0.7**16
+
+
+def test_masked_accuracy_is_the_share_of_hidden_tokens_that_are_likeliest():
+    masked, _ = objective(MASKED)
+    model = build(read_text(MASKED).architecture, seed=3)
+    (piece,) = masked.pieces(batch(size=64), 1, CPU)
+    with torch.no_grad():
+        judged = masked.judge(model, piece)
+        logits = model(piece.tokens, documents=piece.documents)
+        scores = masked.score(model, piece)
+    asked = piece.targets != -100
+    right = int((logits.argmax(dim=-1)[asked] == piece.targets[asked]).sum())
+    assert judged.means == {"masked_accuracy": (right, int(asked.sum()))}
+    assert torch.equal(judged.nats_BT, scores)

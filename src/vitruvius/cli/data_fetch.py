@@ -117,8 +117,8 @@ def command(
     recipe = "--recipe docs" if corpus == "debian-docs" else "--recipe code"
     markup = " --markup html" if corpus == "debian-docs" and documents == "html" else ""
     if corpus == "docstrings":
-        keys = "--source text --target name --group module"
-        next_step(f"vitruvius data pairs {shlex.quote(clean_line(str(out)))} {keys} --vocab 4096 --out pairs")
+        keys = "--source text --target words --group module"
+        next_step(f"vitruvius data pairs {shlex.quote(clean_line(str(out)))} {keys} --vocab 2048 --out pairs")
         return
     next_step(f"vitruvius data prepare {shlex.quote(clean_line(str(out)))}{markup} {recipe} --out data")
 

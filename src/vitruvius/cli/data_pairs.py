@@ -29,7 +29,7 @@ SCHEMA = "vitruvius.data-pairs/1"
     and a held-out pair whose source stands in training is dropped. Of equal pairs one stays. Every pair that does not
     come out is listed in OUT/quarantine.jsonl.""",
     examples=[
-        "vitruvius data pairs docstrings --source text --target name --group module --out pairs",
+        "vitruvius data pairs docstrings --source text --target words --group module --out pairs",
         "vitruvius data pairs questions.jsonl.gz --source question --target answer --vocab 4096 --out qa",
         "vitruvius data pairs en-de/ --source en --target de --group document --held-out 0.05 --out en-de-pairs",
         "vitruvius data pairs tasks.jsonl --source input --target output --tokenizer tokenizer.json --out tasks",
@@ -63,7 +63,9 @@ def command(inputs: tuple[str, ...], *, out: Path, as_json: bool, **given: Any) 
     emit("\n".join(_lines(document)))
     setting = "--set train.objective=seq2seq"
     vocabulary = f"--set vocab_size={document['vocab_size']}"
-    next_step(f"vitruvius train seq2seq-small --data {shlex.quote(clean_line(str(out)))} --out run {setting} {vocabulary}")
+    next_step(
+        f"vitruvius train seq2seq-small --data {shlex.quote(clean_line(str(out)))} --out run {setting} {vocabulary}"
+    )
 
 
 def _document(made: PreparedPairs) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
@@ -47,7 +47,18 @@ _MASK = "[MASK]"
 @click.option("--stop", multiple=True, help="End before this text; may be given several times.")
 @click.option("--echo", is_flag=True, help="Print the prompt too.")
 @click.option(
-    "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Number format to run in."
+    "--dtype",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Number format to run in.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["last", "ema"]),
+    default="last",
+    show_default=True,
+    help="ema: the averages of a run with train.ema.",
 )
 @json_option
 def command(
@@ -63,6 +74,7 @@ def command(
     stop: tuple[str, ...],
     echo: bool,
     dtype: str,
+    weights: Literal["last", "ema"],
     as_json: bool,
 ) -> None:
     """Load the run, stream its continuation, say on stderr why it ended."""
@@ -75,7 +87,7 @@ def command(
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     StopText(stop)  # raises, before a model is loaded, where a stop text is empty
     text = _prompt(prompt)
-    model = load_model(Path(run), dtype=dtype)
+    model = load_model(Path(run), dtype=dtype, weights=weights)
     tokenizer = tokenizer_of_run(run)
     if not model.architecture.head.causal:
         whole = _filled(Path(run), model, tokenizer, text, sampler, _seed(seed))

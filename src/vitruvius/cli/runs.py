@@ -10,6 +10,7 @@ import click
 
 from vitruvius.cli.arguments import json_option
 from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.runs_export import command as export_command
 from vitruvius.cli.runs_report import command as report_command
 from vitruvius.cli.runs_samples import command as samples_command
 from vitruvius.cli.runs_watch import command as watch_command
@@ -18,6 +19,7 @@ from vitruvius.errors import RunError
 
 if TYPE_CHECKING:
     from vitruvius.runs import Checkpoint
+    from vitruvius.runs.pruning import Kept
     from vitruvius.runs.summary import RunSummary
 
 LIST_EXAMPLES = ("vitruvius runs list", "vitruvius runs list experiments", "vitruvius runs list runs --json")
@@ -33,7 +35,7 @@ COMPARE_EXAMPLES = (
 )
 PRUNE_EXAMPLES = (
     "vitruvius runs prune runs/* --dry-run",
-    "vitruvius runs prune runs/first --keep 1",
+    "vitruvius runs prune runs/first --keep 1 --keep-best 1",
     "vitruvius runs prune runs/first --json",
 )
 
@@ -50,6 +52,7 @@ def command() -> None:
 
 command.add_command(watch_command)
 command.add_command(report_command)
+command.add_command(export_command)
 command.add_command(samples_command)
 
 
@@ -85,22 +88,27 @@ def list_command(*, folder: str, as_json: bool) -> None:
 @json_option
 def show_command(*, run: str, verify: bool, as_json: bool) -> int:
     """Print what a run folder says."""
+    from vitruvius.report.run_samples import samples_text
     from vitruvius.report.runs_text import show_text
     from vitruvius.runs import RunReader
+    from vitruvius.runs.pruning import kept_by, rules_of
+    from vitruvius.runs.samples import newest, samples_of
     from vitruvius.runs.summary import summary_of
 
     summary, reader = summary_of(run), RunReader(run)
     record = reader.record()
+    kept = kept_by(reader, rules_of(reader))
     damage: dict[int, str | None] | None = None
     if verify:
         damage = {checkpoint.step: _damage(checkpoint) for checkpoint in reader.checkpoints()}
     changed = changed_settings(record["config"].get("train") or {})
+    written = newest(samples_of(reader.path))
     if as_json:
         verified = None if damage is None else {str(step): what for step, what in damage.items()}
-        told = {"schema": "vitruvius.runs-show/1", **summary.to_dict(), "settings_changed": changed}
-        emit_json({**told, "record": record, "checkpoint_damage": verified})
+        told = {"schema": "vitruvius.runs-show/1", **summary.to_dict(), "settings_changed": changed, "samples": written}
+        emit_json({**told, "record": record, "checkpoint_damage": verified, "kept": [_kept(each) for each in kept]})
     else:
-        emit(clean(show_text(summary, record, changed)))
+        emit(clean("\n\n".join(filter(None, (show_text(summary, record, changed, kept), samples_text(written))))))
         for step, what in (damage or {}).items():
             emit(f"step {step:,}: {'whole' if what is None else clean_line(what)}")
         run_name = shlex.quote(clean_line(run))
@@ -131,25 +139,55 @@ def compare_command(*, runs: tuple[str, ...], as_json: bool) -> None:
         say("a verdict needs matched compute and several seeds: vitruvius lab")
 
 
-@command.command("prune", examples=PRUNE_EXAMPLES, help="Delete old checkpoints; the newest whole one stays.")
+@command.command(
+    "prune", examples=PRUNE_EXAMPLES, help="Delete checkpoints that no rule keeps; the newest whole one stays."
+)
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option("--keep", default=1, show_default=True, help="Checkpoints to keep, the newest.")
+@click.option(
+    "--keep-every", type=int, metavar="N", help="And those whose step N divides (default: the run's own rule)."
+)
+@click.option(
+    "--keep-best", type=int, metavar="K", help="And K with the lowest val_loss (default: the run's own rule)."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
 @json_option
-def prune_command(*, runs: tuple[str, ...], keep: int, dry_run: bool, as_json: bool) -> None:
-    """Delete, and say how much room that made."""
-    from vitruvius.runs.pruning import doomed, prune_run
+def prune_command(
+    *, runs: tuple[str, ...], keep: int, keep_every: int | None, keep_best: int | None, dry_run: bool, as_json: bool
+) -> None:
+    """Delete, say why the others stay, and how much room that made."""
+    from vitruvius.runs.pruning import prune_run, pruning_of
     from vitruvius.units import format_bytes
 
-    gone = [(run, folder) for run in runs for folder in (doomed if dry_run else prune_run)(run, keep=keep)]
-    total = sum(folder.bytes for _, folder in gone)
+    prune = pruning_of if dry_run else prune_run
+    plans = [(run, prune(run, keep=keep, every=keep_every, best=keep_best)) for run in runs]
+    total = sum(folder.bytes for _, plan in plans for folder in plan.doomed)
     if as_json:
-        rows = [{"run": run, "path": str(each.path), "why": each.why, "bytes": each.bytes} for run, each in gone]
-        emit_json({"schema": "vitruvius.runs-prune/1", "deleted": not dry_run, "folders": rows, "bytes": total})
+        gone = [
+            {"run": run, "path": str(each.path), "why": each.why, "bytes": each.bytes}
+            for run, plan in plans
+            for each in plan.doomed
+        ]
+        kept = [{"run": run, **_kept(each)} for run, plan in plans for each in plan.kept]
+        told = {"schema": "vitruvius.runs-prune/1", "deleted": not dry_run, "folders": gone, "kept": kept}
+        emit_json({**told, "bytes": total})
         return
-    for _, folder in gone:
-        emit(f"{format_bytes(folder.bytes):>12}  {folder.why:8}  {clean_line(str(folder.path))}")
+    for _, plan in plans:
+        for folder in plan.doomed:
+            emit(f"{format_bytes(folder.bytes):>12}  {folder.why:8}  {clean_line(str(folder.path))}")
+        for each in plan.kept:
+            emit(f"{format_bytes(each.bytes):>12}  stays     {clean_line(str(each.path))}: {', '.join(each.why)}")
     say(f"{format_bytes(total)} {'would be' if dry_run else 'were'} freed")
+
+
+def _kept(each: Kept) -> dict[str, Any]:
+    return {
+        "step": each.step,
+        "path": str(each.path),
+        "why": list(each.why),
+        "bytes": each.bytes,
+        "val_loss": each.val_loss,
+    }
 
 
 def _damage(checkpoint: Checkpoint) -> str | None:

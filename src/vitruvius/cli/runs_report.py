@@ -58,12 +58,14 @@ def _reported(run: str) -> Reported:
     from vitruvius.cli.runs import changed_settings
     from vitruvius.report.run_report import Reported
     from vitruvius.runs import RunReader
+    from vitruvius.runs.samples import samples_of
     from vitruvius.runs.summary import summary_of
 
     reader = RunReader(run)
     record = reader.record()
     changed = changed_settings(record["config"].get("train") or {})
-    return Reported.of(summary_of(run), record, changed, reader.metrics(), reader.events())
+    written = samples_of(reader.path)
+    return Reported.of(summary_of(run), record, changed, reader.metrics(), reader.events(), written)
 
 
 def _quoted(run: str) -> str:

@@ -21,8 +21,8 @@ _MOST_SHOWN = 6
 @click.command(
     "samples",
     cls=ExampleCommand,
-    help="Show which samples update --step of RUN has read: ids, epochs, sources and documents. They are computed again "
-    "from the run's record and data, and proved by the digests in metrics.jsonl.",
+    help="Show which samples update --step of RUN has read: ids, epochs, sources and documents. They are computed "
+    "again from the run's record and data, and proved by the digests in metrics.jsonl.",
     examples=[
         "vitruvius runs samples runs/first --step 120",
         "vitruvius runs samples runs/first --step 120 --text",

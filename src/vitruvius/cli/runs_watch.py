@@ -72,6 +72,7 @@ class _Watched:
         from vitruvius.report.run_live import Live
         from vitruvius.runs import RunReader
         from vitruvius.runs.following import Following
+        from vitruvius.runs.samples import SAMPLES_FILE
 
         self.reader: RunReader = RunReader(run)
         record = self.reader.record()
@@ -87,15 +88,19 @@ class _Watched:
         self.status = "running"
         self._metrics = Following(self.reader.path / "metrics.jsonl")
         self._events = Following(self.reader.path / "events.jsonl")
+        self._samples = Following(self.reader.path / SAMPLES_FILE)
 
     def look(self) -> None:
         """Take in what is new. The status is read first, so that the rows of a run that has ended are all seen."""
+        from vitruvius.runs.samples import is_sample
+
         self.status = self._status()
         news = self._metrics.news()
         if news.is_anew:
             self.live.anew()
         self.live.add_rows(news.rows)
         self.live.add_events(self._events.news().rows)
+        self.live.sample = next(filter(is_sample, reversed(self._samples.news().rows)), self.live.sample)
 
     def _status(self) -> str:
         from vitruvius.runs.lock import is_held

@@ -74,9 +74,7 @@ def command(
         raise UsageError(what, where="--measure" if measure else "--on", fix="add --dry-run, and leave one of them out")
     from vitruvius.lab.sweeping_plan import plan_sweep
 
-    plan = plan_sweep(
-        spec, data=data, out=out, flags=flags, settings=settings, sample=sample, seeds=seeds, jobs=jobs
-    )
+    plan = plan_sweep(spec, data=data, out=out, flags=flags, settings=settings, sample=sample, seeds=seeds, jobs=jobs)
     shown: set[str] = set()
     for arm in plan.arms:
         new = [finding for finding in arm.request.reading.findings if str(finding) not in shown]

@@ -47,7 +47,9 @@ EXAMPLES = (
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change the spec, or train.NAME.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings, the bill and the time; train nothing.")
 @click.option("--measure", is_flag=True, help="With --dry-run: do a few updates, to say how long it takes here.")
-@click.option("--on", metavar="HARDWARE", help="With --dry-run: bound the time there. With --plan: spread it over those.")
+@click.option(
+    "--on", metavar="HARDWARE", help="With --dry-run: bound the time there. With --plan: spread it over those."
+)
 @click.option("--plan", "placing", is_flag=True, help="Print how sizing spreads the run over devices; train nothing.")
 @click.option("--gpus", type=Count(), metavar="N", help="With --plan: how many devices.")
 @json_option
@@ -67,9 +69,7 @@ def command(
     **flags: Any,
 ) -> int:
     """Train, and return the exit code: 0, 75 after SIGTERM, 130 after Ctrl-C."""
-    _ensure_together(
-        dry_run=dry_run, measure=measure, on=on, placing=placing, gpus=gpus, resuming=resume is not None
-    )
+    _ensure_together(dry_run=dry_run, measure=measure, on=on, placing=placing, gpus=gpus, resuming=resume is not None)
     if resume is not None:
         named = {"SPEC": spec, "--out": out, **_named(flags)}
         given = [name for name, value in named.items() if value]
@@ -86,7 +86,14 @@ def command(
         from vitruvius.cli.train_plan import place_run
 
         return place_run(
-            spec, data=data, out=out, flags=flags, settings=settings, on=on, count=gpus or 1, as_json=as_json
+            spec,
+            data=data,
+            out=out,
+            flags=flags,
+            settings=settings,
+            on=on,
+            count=1 if gpus is None else gpus,
+            as_json=as_json,
         )
     from vitruvius.training.launch import speaks_here
     from vitruvius.training.request import read_request

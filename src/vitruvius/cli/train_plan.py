@@ -60,9 +60,7 @@ def _scalar(text: str) -> str:
     return text if plain else json.dumps(text)
 
 
-def _arguments(
-    spec: str, data: str | None, out: str | None, flags: Mapping[str, Any], settings: Sequence[str]
-) -> str:
+def _arguments(spec: str, data: str | None, out: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> str:
     """The arguments of `vitruvius train` that were given here, as a shell reads them."""
     words = [spec]
     for name, value in {"data": data, "out": out, **flags}.items():

@@ -12,20 +12,14 @@ takes it), where two texts without a subtoken agree.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from vitruvius.data.pairs.subtokens import subtokens
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-_SUBTOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_a-zA-Z]+|[^\w\s]")
-
-
-def subtokens(text: str) -> list[str]:
-    """The parts of a name or text, in lower case: at underscores, humps and digits; a sign is one by itself."""
-    return [part.lower() for part in _SUBTOKEN.findall(text)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vitruvius.data import read_index
 from vitruvius.errors import DataError, UsageError
 from vitruvius.evals.matching import Match, match
 from vitruvius.inference import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from vitruvius.data import Tokenizer, TokenShards
     from vitruvius.nn import Model
@@ -50,21 +48,6 @@ class Written:
     written: str
 
 
-def is_pairs(data: Path | str) -> bool:
-    """Whether prepared data consists of pairs. Raises DataError when it is no prepared data."""
-    return isinstance(read_index(data).get("pairs"), dict)
-
-
-def ensure_pairs(data: Path | str) -> None:
-    """Raise DataError when prepared data does not consist of pairs."""
-    if not is_pairs(data):
-        raise DataError(
-            "this data is running text, and has no pairs",
-            where=str(data),
-            fix="name data that `vitruvius data pairs` wrote",
-        )
-
-
 def pairs_of(shards: TokenShards, *, most: int | None = None) -> list[Encoded]:
     """The pairs of a split, or `most` of them, spread evenly over it.
 
@@ -98,7 +81,9 @@ def write(
     UsageError when the model has no encoder.
     """
     if model.encoder is None:
-        raise UsageError(f"{model.architecture.name} has no encoder and writes no targets", fix="train objective: seq2seq")
+        raise UsageError(
+            f"{model.architecture.name} has no encoder and writes no targets", fix="train objective: seq2seq"
+        )
     eos, done = tokenizer.eos_id, list[Written]()
     # Of about one length at a time; what comes out is in the order of the pairs.
     order = sorted(range(len(pairs)), key=lambda at: len(pairs[at].source))
@@ -106,9 +91,7 @@ def write(
     for first in range(0, len(order), BATCH):
         some = order[first : first + BATCH]
         sources = [(*pairs[at].source[:-1][: limits.source - 1], eos) for at in some]
-        texts = answer(
-            model, sources, start=eos, stop=eos, max_tokens=limits.target, vocabulary=tokenizer.vocab_size
-        )
+        texts = answer(model, sources, start=eos, stop=eos, max_tokens=limits.target, vocabulary=tokenizer.vocab_size)
         for at, text in zip(some, texts, strict=True):
             found[at] = Written(
                 source=tokenizer.decode(pairs[at].source),

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.data import TokenShards
+from vitruvius.data.pairs.telling import ensure_pairs
 from vitruvius.data.tokenization.of_run import tokenizer_of_run
 from vitruvius.errors import DataError, RunError
 from vitruvius.evals.matching import Match, match
 from vitruvius.evals.pair_baselines import Nearest, most_frequent
-from vitruvius.evals.pairs import Limits, Written, ensure_pairs, match_of, pairs_of, texts_of, write
+from vitruvius.evals.pairs import Limits, Written, match_of, pairs_of, texts_of, write
 from vitruvius.nn.weights import find_checkpoint, load_model
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ class Scored:
             "split": self.split,
             "pairs": self.model.pairs,
             "model": self.model.to_dict(),
-            "baselines": {
-                name: self.baselines[name].to_dict() if name in self.baselines else None for name in names
-            },
+            "baselines": {name: self.baselines[name].to_dict() if name in self.baselines else None for name in names},
             "shown": [asdict(one) for one in shown],
         }
 

@@ -47,7 +47,9 @@ def bill_of(plan: SweepPlan, *, on: Device | None = None, measured: bool = False
             "flops": plan.flops,
             "peak_bytes": plan.peak_bytes,
             "run_seconds": whole,
-            "seconds_over_jobs": None if whole is None else _over_jobs([s for s in each for _ in range(seeds)], plan.jobs),
+            "seconds_over_jobs": None
+            if whole is None
+            else _over_jobs([s for s in each for _ in range(seeds)], plan.jobs),
         },
     }
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from vitruvius.training.stopping import StopRequest
 
+WORKER = ("-m", "vitruvius.lab.sweeping_worker")
+"""What Python is told to run in each process."""
 _LOOK = 0.2
 """Seconds between looks at the request to stop."""
 _LONGEST = 1 << 20
@@ -122,7 +124,7 @@ class Jobs:
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with log.open("ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "vitruvius.lab.sweeping_worker"],
+                [sys.executable, *WORKER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

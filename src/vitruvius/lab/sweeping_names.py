@@ -45,6 +45,8 @@ def _short(paths: set[str]) -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, int | float):
+        return json.dumps(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return _UNSAFE.sub("-", text).strip("-") or "none"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.data import TokenShards
-from vitruvius.errors import Finding, SpecError, UsageError
+from vitruvius.errors import DataError, Finding, SpecError, UsageError
 from vitruvius.lab.sweeping_values import argument_name, listing_of, swept
 from vitruvius.runs.environment import environment
 from vitruvius.spec import to_data
@@ -143,7 +143,7 @@ def plan_sweep(
         PlannedArm(
             arm=arm,
             request=request,
-            plan=plan_run(request),
+            plan=_planned(arm, request),
             runs=tuple(
                 _run(arm, seed, request, several=listing.seeds > 1, fingerprint=shards.fingerprint, threads=threads)
                 for seed in own
@@ -180,9 +180,7 @@ def _refuse_seeds(listing: Listing) -> None:
             raise SpecError([Finding(path="train.seed", what=what, fix=fix, **place)])
 
 
-def _run(
-    arm: Arm, seed: int, request: Request, *, several: bool, fingerprint: str, threads: int | None
-) -> PlannedRun:
+def _run(arm: Arm, seed: int, request: Request, *, several: bool, fingerprint: str, threads: int | None) -> PlannedRun:
     config = replace(request.config, seed=seed)
     if config.threads is None:
         config = replace(config, threads=threads)
@@ -232,7 +230,9 @@ class _Reader:
             except SpecError as error:
                 for finding in error.findings:
                     placed = self._placed(finding, arm)
-                    found.setdefault(str(placed), (placed, []))[1].append(arm.name)
+                    # What is wrong with a listed value by itself is so in all of its arms.
+                    arms = [] if placed is not finding else [arm.name]
+                    found.setdefault(str(placed), (placed, []))[1].extend(arms)
                 continue
             self.out = request.out
             requests.append((arm, request))
@@ -265,7 +265,17 @@ class _Reader:
 
 def _of_arms(finding: Finding, arms: Sequence[str]) -> Finding:
     """Which arms have it, where it says nothing of a listed value."""
-    return replace(finding, what=f"{finding.what} (in {listed(arms, limit=3)})")
+    return finding if not arms else replace(finding, what=f"{finding.what} (in {listed(arms, limit=3)})")
+
+
+def _planned(arm: Arm, request: Request) -> Plan:
+    """The bill of an arm. Raises what `plan` raises, with the name of the arm."""
+    try:
+        return plan_run(request)
+    except DataError as error:
+        raise DataError(error.what, where=f"arm {arm.name}: {error.where}", fix=error.fix) from None
+    except UsageError as error:
+        raise UsageError(error.what, where=f"arm {arm.name}: {error.where}", fix=error.fix) from None
 
 
 def _ensure_room(arm: PlannedArm) -> None:

@@ -133,13 +133,23 @@ class Listing:
         wanted = range(total) if self.sample is None or self.sample >= total else None
         if wanted is not None and total > MOST_ARMS:
             what = f"{total:,} arms, and at most {MOST_ARMS:,} are run"
-            raise SpecError([_finding(self.axes[0].choices[0][0].mark, "sweep", what, "list fewer values, or --sample")])
-        for index in wanted if wanted is not None else sorted(draw.sample(range(total), self.sample or 0)):
+            raise SpecError(
+                [_finding(self.axes[0].choices[0][0].mark, "sweep", what, "list fewer values, or --sample")]
+            )
+        for index in wanted if wanted is not None else _drawn(draw, total, self.sample or 0):
             picked: list[tuple[Value, ...]] = []
             for axis in reversed(self.axes):
                 index, place = divmod(index, len(axis.choices))  # noqa: PLW2901
                 picked.append(axis.choices[place])
             yield tuple(itertools.chain.from_iterable(reversed(picked)))
+
+
+def _drawn(draw: random.Random, total: int, count: int) -> list[int]:
+    """So many different numbers below `total`, which may be too large for a range."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(draw.randrange(total))
+    return sorted(found)
 
 
 def listing_of(

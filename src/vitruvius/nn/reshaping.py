@@ -39,6 +39,11 @@ class Reshaping:
         self._model = model
         self._twin = _twin_of(model, model.architecture)
 
+    @property
+    def architecture(self) -> Architecture:
+        """Of the model as it is."""
+        return self._model.architecture
+
     def to(self, architecture: Architecture) -> None:
         """Let the model compute, to the bit, what one built of `architecture` computes with the same weights.
 

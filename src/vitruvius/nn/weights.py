@@ -42,6 +42,9 @@ DTYPE_NAMES = {
 FLOATS = {DTYPE_NAMES[dtype]: dtype for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 """Number formats of weights, by name."""
 
+AVERAGE_FILE = "ema.safetensors"
+"""In a checkpoint: averages of the weights, by the same names, of a run with `train.ema`."""
+
 _SHOWN = 8
 
 
@@ -114,12 +117,13 @@ def read_parts(path: Path, boxes: Mapping[str, Sequence[slice] | None]) -> dict[
 
 
 @torch.no_grad()
-def load_weights(model: Model, folder: Path | str) -> None:
+def load_weights(model: Model, folder: Path | str, *, file: str = MODEL_FILE) -> None:
     """Fill a model from `folder/model.safetensors`; values are rounded to the model's own dtype.
 
-    Raises RunError, before anything is changed, when a name, shape or dtype does not fit; all findings at once.
+    file: another one of the same tensors. Raises RunError, before anything is changed, when a name, shape or dtype does
+    not fit; all findings at once.
     """
-    path = Path(folder) / MODEL_FILE
+    path = Path(folder) / file
     mine = _fitting(model, path)
     for name, tensor in read_tensors(path).items():
         mine[name].copy_(tensor)
@@ -168,11 +172,12 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
     verify: Verify = "hashes",
+    weights: Literal["last", "ema"] = "last",
 ) -> Model:
     """The trained model of a run folder, one of its checkpoints (`RUN/checkpoints/step-N`) or an export, in eval mode.
 
     The architecture comes from the folder's record. what `train.shape` had made of it by then. `dtype` is the one the
-    weights were written in when not given.
+    weights were written in when not given. weights: `ema` are the averages of a run with `train.ema`.
     Raises RunError when the folder has no checkpoint or the weights do not fit, CorruptCheckpointError when a byte
     differs from the manifest, SpecError when the recorded architecture is not one.
     """
@@ -185,8 +190,18 @@ def load_model(
     # On the meta device first: a record that does not fit its weights is refused before any memory is taken for it.
     _fitting(build(architecture, dtype=dtype, device="meta"), checkpoint.path / MODEL_FILE)
     model = build(architecture, dtype=dtype)
-    load_weights(model, checkpoint.path)
+    load_weights(model, checkpoint.path, file=_file_of(checkpoint, weights))
     return model.to(device).eval()
+
+
+def _file_of(checkpoint: Checkpoint, weights: Literal["last", "ema"]) -> str:
+    if weights == "ema" and not (checkpoint.path / AVERAGE_FILE).is_file():
+        raise RunError(
+            "this checkpoint has no average of the weights",
+            where=str(checkpoint.path),
+            fix="train with --set train.ema=0.999, or take the last weights",
+        )
+    return MODEL_FILE if weights == "last" else AVERAGE_FILE
 
 
 def tables_that_grow(model: nn.Module) -> dict[str, Any]:

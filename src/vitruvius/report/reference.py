@@ -94,8 +94,10 @@ def _presets() -> str:
 
 def _schedulable(components: str) -> str:
     rows: list[tuple[str, ...]] = []
-    for node in (Block, *PARTS.values(), *(node for family in FAMILIES for node in kinds(family).values())):
-        name = f"{node.family} [`{node.kind}`]({components}{page_of(node.family, node.kind)})" if issubclass(node, Component) else next(n for n, part in _PARTS.items() if part is node)
+    named: list[tuple[str, type[Node]]] = list(_PARTS.items())
+    for family in FAMILIES:
+        named += [(f"{family} [`{k}`]({components}{page_of(family, k)})", node) for k, node in kinds(family).items()]
+    for name, node in named:
         rows += [(name, f"`{field}`", mark.form, mark.why) for field, mark in marks_of(node).items()]
     for entry in NAMED.values():
         if entry.parameters:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -113,7 +114,8 @@ def spread(curves: Iterable[Sequence[tuple[int, float]]]) -> tuple[Point, ...]:
     )
 
 
-BAD = frozenset({"not-finite", "spike", "failed", "damaged-checkpoint", "rewound", "out-of-memory", "watch-failed"})
+BAD = frozenset({"not-finite", "spike", "alarm", "failed", "damaged-checkpoint", "rewound", "out-of-memory"})
+BAD |= {"watch-failed", "detectors-failed"}
 """Kinds of event that something was wrong in."""
 
 
@@ -140,8 +142,35 @@ _HIDDEN = frozenset({"kind", "time", "environment", "sample_ids", "epochs", "sam
 
 def event_text(event: Mapping[str, Any]) -> str:
     """What an event says besides its kind and time, in a line."""
-    parts = [f"{key} {_shown(value)}" for key, value in event.items() if key not in _HIDDEN and value is not None]
-    return ", ".join(parts)
+    told = _sights_text(event.get("seen"))
+    hidden = _HIDDEN | ({"seen"} if told else set())
+    parts = [f"{key} {_shown(value)}" for key, value in event.items() if key not in hidden and value is not None]
+    return ", ".join([*([told] if told else []), *parts])
+
+
+_MOST_SIGHTS = 3
+
+
+def _sights_text(seen: object) -> str:
+    """What the guard saw: `attention-logit of layers.3.mixer head 2 is 131.2 (over 100, above)`."""
+    if not isinstance(seen, list):
+        return ""
+    sights = [cast("dict[str, Any]", each) for each in cast("list[Any]", seen) if isinstance(each, dict)]
+    parts: list[str] = []
+    for sight in sights[:_MOST_SIGHTS]:
+        place, rule, z = sight.get("place"), sight.get("rule"), finite(sight.get("z"))
+        limit, text = finite(sight.get("limit")), str(sight.get("value"))[:40]
+        with contextlib.suppress(ValueError):
+            text = f"{float(text):.4g}"
+        beyond = ""
+        if rule is not None and limit is not None:
+            beyond = f" ({'under' if rule == 'below' else 'over'} {limit:.4g}, {_shown(rule)})"
+        elif z is not None:
+            beyond = f" ({z:.3g} deviations)"
+        parts.append(f"{_shown(sight.get('what'))}{f' of {_shown(place)}' if place else ''} is {text}{beyond}")
+    if len(sights) > _MOST_SIGHTS:
+        parts.append(f"{len(sights) - _MOST_SIGHTS:,} more")
+    return " and ".join(parts)
 
 
 def _shown(value: object) -> str:

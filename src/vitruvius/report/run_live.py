@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitruvius.report.curve import Series, curve_text
 from vitruvius.report.run_history import BAD, event_text, finite
+from vitruvius.report.run_samples import sample_line
 from vitruvius.report.runs_text import number
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Live:
     """The last row with a validation."""
     watched: Mapping[str, Any] | None = None
     """The last row of a sampled update."""
+    alarmed: Mapping[str, Any] | None = None
+    """The last row in which detectors of the guard were read."""
+    sample: Mapping[str, Any] | None = None
+    """The text that the model wrote last."""
     events: deque[Mapping[str, Any]] = field(default_factory=lambda: deque[Any](maxlen=_SHOWN_EVENTS))
     bad_events: int = 0
     _seconds: deque[float] = field(default_factory=lambda: deque[float](maxlen=RECENT))
@@ -53,6 +58,7 @@ class Live:
         self._seconds.clear()
         self._speeds.clear()
         self.step, self._tokens, self.last, self.validation, self.watched = 0, 0, {}, None, None
+        self.alarmed = None
 
     def add_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take in rows of `metrics.jsonl`; one without a step is passed over."""
@@ -72,6 +78,8 @@ class Live:
                 self.validation = row
             if "watch_seconds" in row:
                 self.watched = row
+            if finite(row.get("alarms")) is not None:
+                self.alarmed = row
 
     def add_events(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Take in rows of `events.jsonl`."""
@@ -83,6 +91,12 @@ class Live:
     def loss(self) -> float | None:
         """Median of the last updates."""
         return median(loss for _, loss in self.losses[-RECENT:]) if self.losses else None
+
+    @property
+    def alarms(self) -> int | None:
+        """How many are raised and not over; None where no detector was read yet."""
+        standing = None if self.alarmed is None else finite(self.alarmed.get("alarms"))
+        return None if standing is None else int(standing)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -105,6 +119,8 @@ class Live:
         if self.validation is self.last and self.validation is not None:
             parts.append(f"held out {number(finite(self.validation.get('val_loss')))}")
         parts += [f"lr {number(finite(self.last.get('lr')))}", f"{number(self.tokens_per_second)} tokens/s"]
+        if self.alarms:
+            parts.append(f"alarms: {self.alarms:,}")
         if self.bad_events:
             parts.append(f"bad events: {self.bad_events:,}")
         left = self.seconds_left
@@ -130,6 +146,11 @@ class Live:
             )
         if self.watched is not None:
             lines.append("  " + "  ".join(self._inside()) + f"  (step {self.watched['step']:,})")
+        if self.sample is not None:
+            lines.append(sample_line(self.sample))
+        if self.alarms:
+            assert self.alarmed is not None
+            lines.append(f"  alarms that are not over: {self.alarms:,} (step {self.alarmed['step']:,})")
         if checkpoint is not None:
             lines.append(f"  checkpoint of step {checkpoint[0]:,}, {clock(checkpoint[1])} ago")
         lines.append(curve_text(Series(name="loss", points=tuple(self.losses)), style=style, width=width))
@@ -172,7 +193,9 @@ class Live:
             "tokens_per_second": self.tokens_per_second,
             "checkpoint_step": None if checkpoint is None else checkpoint[0],
             "checkpoint_age_seconds": None if checkpoint is None else checkpoint[1],
+            "alarms": self.alarms,
             "bad_events": self.bad_events,
+            "sample": None if self.sample is None else dict(self.sample),
             "watched": None if self.watched is None else {k: finite(v) for k, v in self.watched.items() if "/" in k},
         }
 

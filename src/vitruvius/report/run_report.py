@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from vitruvius.report.curve import Series, curve_text
 from vitruvius.report.run_charts import Line, chart
 from vitruvius.report.run_history import History, event_text, history_of, marks_of, spread, thinned
+from vitruvius.report.run_samples import samples_html
 from vitruvius.report.runs_text import list_text, number
 from vitruvius.report.sheet import page, table
 from vitruvius.units import format_bytes, format_count
@@ -37,6 +38,11 @@ TITLES: dict[str, tuple[str, str]] = {
     "sink_mass": ("Sink mass", "weight on the first token and on learned sinks"),
     "stream_rms": ("Residual stream", "root mean square after each layer"),
     "output_lse": ("Log-sum-exp of the logits", "nats"),
+    "attention_logit_max": ("Attention logits", "the largest before the softmax"),
+    "output_lse_max": ("Log-sum-exp of the logits, largest", "nats, its size"),
+    "embedding_norm_max": ("Embedding table", "L2 norm of its largest row"),
+    "alarms": ("Alarms", "raised and not over"),
+    "guard_seconds": ("Time of the detectors", "seconds of an update in which they read"),
     "gate_mean": ("Position gates, mean", ""),
     "gate_std": ("Position gates, deviation", ""),
     "grad_norm/": ("Gradient norm of each block", "before clipping"),
@@ -65,6 +71,8 @@ class Reported:
     """Settings that are not the default, by dotted name."""
     history: History
     events: Sequence[Mapping[str, Any]]
+    samples: Sequence[Mapping[str, Any]] = ()
+    """Text that the model wrote as it learned."""
 
     @classmethod
     def of(
@@ -74,9 +82,11 @@ class Reported:
         changed: Mapping[str, Any],
         rows: Sequence[Mapping[str, Any]],
         events: Sequence[Mapping[str, Any]],
+        samples: Sequence[Mapping[str, Any]] = (),
     ) -> Reported:
         """From what a run folder holds."""
-        return cls(summary=summary, record=record, changed=changed, history=history_of(rows), events=events)
+        history = history_of(rows)
+        return cls(summary=summary, record=record, changed=changed, history=history, events=events, samples=samples)
 
     @property
     def name(self) -> str:
@@ -99,6 +109,7 @@ class Reported:
             "settings_changed": _sayable(dict(self.changed)),
             "environment": _sayable(self.record["environment"]),
             "events_list": _sayable([dict(event) for event in self.events]),
+            "samples": _sayable([dict(sample) for sample in self.samples]),
             "values_left_out": self.history.left_out,
             "curves": curves,
         }
@@ -159,6 +170,7 @@ def report_page(runs: Sequence[Reported]) -> str:
         _grid(first),
         "<h2>Inside the model</h2>" if any(rest) else "",
         _grid(rest),
+        samples_html([(run.name, run.samples) for run in runs]),
         _events(runs),
         _settings(runs),
         _machines(runs),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.report.tables import columns
+from vitruvius.runs.anomalies import anomalies_of
 from vitruvius.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from vitruvius.runs.pruning import Kept
     from vitruvius.runs.summary import RunSummary
 
 UNKNOWN = "-"
@@ -36,8 +38,8 @@ def list_text(runs: Sequence[RunSummary]) -> str:
     return "\n".join(columns([head, *rows], align="<<<>>>>>>>"))
 
 
-def show_text(run: RunSummary, record: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
-    """One run: how far it is, what it was told, on what, and what happened."""
+def show_text(run: RunSummary, record: Mapping[str, Any], changed: Mapping[str, Any], kept: Sequence[Kept] = ()) -> str:
+    """One run: how far it is, what it was told, on what, what happened, and which checkpoints it has."""
     data: dict[str, Any] = record["data"] or {}
     environment: dict[str, Any] = record["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items() if version)
@@ -57,9 +59,17 @@ def show_text(run: RunSummary, record: Mapping[str, Any], changed: Mapping[str, 
         ("machine", f"{environment.get('cpu', UNKNOWN)}, {packages}"),
         ("checkpoints", ", ".join(f"step {step:,}" for step in run.checkpoints) or "none"),
         ("size", format_bytes(run.bytes)),
+        ("set aside", ", ".join(map(str, anomalies_of(run.path))) or "nothing"),
         ("events", ", ".join(f"{count:,} {kind}" for kind, count in run.events.items()) or "none"),
     ]
     lines = columns(facts, align="<<")
+    if kept:
+        head = ("  step", "size", "val loss", "why it stays")
+        rows = [
+            (f"{each.step:,}", format_bytes(each.bytes), number(each.val_loss), ", ".join(each.why) or "not pruned yet")
+            for each in kept
+        ]
+        lines += ["", "checkpoints", *columns([head, *rows], align=">>><")]
     if changed:
         lines += ["", "settings that are not the default"]
         lines += [f"  {line}" for line in columns([(key, str(value)) for key, value in changed.items()], align="<<")]

@@ -11,7 +11,7 @@ from vitruvius.report.run_history import Point, spread, thinned
 from vitruvius.report.runs_text import number
 from vitruvius.report.sheet import page, table
 from vitruvius.report.sweep_text import done_of, verdict_text, with_interval
-from vitruvius.units import format_bytes, format_count
+from vitruvius.units import format_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def sweep_page(document: Mapping[str, Any], histories: Mapping[str, History]) ->
 
 
 def _table(document: Mapping[str, Any]) -> str:
-    head = ["arm", "runs", "val loss", "bits/byte", "tokens/s", "parameters", "tokens", "FLOPs", "memory"]
+    head = ["arm", "runs", "val loss", "bits/byte", "tokens/s", "parameters", "tokens", "FLOPs"]
     best = document["verdict"]["best"]
     rows = [
         [
@@ -69,11 +69,10 @@ def _table(document: Mapping[str, Any]) -> str:
             format_count(arm["parameters"]["total"]),
             format_count(arm["tokens"]),
             format_count(arm["flops"]),
-            format_bytes(arm["peak_bytes"]),
         ]
         for arm in document["arms"]
     ]
-    return table(head, rows, align="<<>>>>>>>")
+    return table(head, rows, align="<>>>>>>>")
 
 
 def _pairs(verdict: Mapping[str, Any]) -> str:

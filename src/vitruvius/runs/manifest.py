@@ -9,7 +9,6 @@ from vitruvius.errors import CorruptCheckpointError
 from vitruvius.runs.files import json_text, read_json, sha256_of, sync_directory, sync_file, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from pathlib import Path
 
 MANIFEST_NAME = "manifest.json"
@@ -20,10 +19,8 @@ Beside = Literal["nothing", "anything"]
 """Which files a folder may hold that its manifest does not list."""
 
 
-def write_manifest(directory: Path, *, but: Collection[str] = ()) -> dict[str, Any]:
+def write_manifest(directory: Path) -> dict[str, Any]:
     """List size and SHA-256 of every file below `directory` in its `manifest.json`; returns what was written.
-
-    but: names of files that are not listed, because they may change.
 
     Call it after the last file is closed. Every listed file is on the disk before the manifest is, so
     a folder with a manifest is a whole folder.
@@ -31,8 +28,6 @@ def write_manifest(directory: Path, *, but: Collection[str] = ()) -> dict[str, A
     files: dict[str, dict[str, Any]] = {}
     for path in _files_below(directory):
         sync_file(path)
-        if path.name in but:
-            continue
         files[path.relative_to(directory).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     for folder in (directory, *(path for path in sorted(directory.rglob("*")) if path.is_dir())):
         sync_directory(folder)
@@ -76,6 +71,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         manifest = read_json(path)
     except FileNotFoundError:
         raise _corrupt(path, "there is no manifest, so the folder was not completely written") from None
+    except OSError as error:
+        raise _corrupt(path, f"the manifest cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise _corrupt(path, f"the manifest is not JSON ({error})") from None
     # Our own text is canonical: whatever does not come out as it went in has been changed, even in a space. The
@@ -110,11 +107,15 @@ def _digest(files: dict[str, Any]) -> str:
 def _verify_file(path: Path, expected: dict[str, Any]) -> None:
     if path.is_symlink() or not path.is_file():
         raise _corrupt(path, "this is not a regular file")
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        raise _corrupt(path, f"the file has {size:,} bytes, its manifest says {expected['bytes']:,}")
-    if sha256_of(path) != expected["sha256"]:
-        raise _corrupt(path, "the content differs from its manifest (SHA-256)")
+    try:
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise _corrupt(path, f"the file has {size:,} bytes, its manifest says {expected['bytes']:,}")
+        if sha256_of(path) != expected["sha256"]:
+            raise _corrupt(path, "the content differs from its manifest (SHA-256)")
+    except OSError as error:
+        # A disk that fails while it reads is damage like any other: there may be an earlier checkpoint.
+        raise _corrupt(path, f"the file cannot be read: {error.strerror}") from None
 
 
 def _corrupt(path: Path, what: str) -> CorruptCheckpointError:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from vitruvius.errors import RunError, UsageError
+from vitruvius.errors import RunError, SpecError, UsageError
 from vitruvius.runs.files import read_json
-from vitruvius.spec import from_plain
+from vitruvius.spec import ensure, from_plain
 from vitruvius.spec.fields import with_values
 
 if TYPE_CHECKING:
@@ -56,8 +56,13 @@ def spec_of(run: ModelReader, checkpoint: Checkpoint) -> Architecture:
     if data is None:
         raise RunError("run.json has no architecture", where=str(run.path), fix="name a folder that `train` wrote")
     architecture = from_plain(data)
+    values = values_of(checkpoint)
+    if not values:
+        return architecture
     try:
-        return with_values(architecture, values_of(checkpoint))
-    except UsageError as error:
-        where = str(checkpoint.path / "state.json")
-        raise RunError(f"the schedules do not fit the spec: {error.what}", where=where, fix=error.fix) from None
+        architecture = with_values(architecture, values)
+        ensure(architecture)
+    except (SpecError, UsageError) as error:
+        where, fix = str(checkpoint.path / "state.json"), "use another checkpoint, or copy this one again"
+        raise RunError(f"the values of the schedules do not fit the spec: {error}", where=where, fix=fix) from None
+    return architecture

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from vitruvius.spec.model import PARTS, Architecture, Block, Claim
 from vitruvius.spec.node import FAMILIES, Component, Node, kinds
 from vitruvius.spec.reading import BARE_NAMES
+from vitruvius.spec.schedulable import marks_of
 from vitruvius.spec.tree import EACH
 from vitruvius.spec.validating import adapter
 

@@ -4,10 +4,11 @@
     d = min(decay, (1 + n) / (10 + n))
     average <- d * average + (1 - d) * weight                     fp32, from the masters, after each applied update
 
-The decay warms up: with a fixed one the weights drawn at the start would be in the average for 1 / (1 - decay) updates.
-A correction of the bias (as Adam's) would come to much the same, but what stands in memory and on the disk would not be
-weights until it is divided: this average is a model at any time. It begins with the weights that the run begins with, of
-which a tenth is left after the first update. Source of the warm-up: `num_updates` of TensorFlow's ExponentialMovingAverage.
+The decay warms up: with a fixed one the weights drawn at the start would be in it for about 1 / (1 - decay) updates. A
+correction of the bias (as Adam's) would come to much the same, but what stands in memory and on the disk would not be
+weights until it is divided: this average is a model at any time. It begins with the weights that the run begins with,
+of which a tenth is left after the first update. Source of the warm-up: `num_updates` of TensorFlow's
+ExponentialMovingAverage.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class WeightAverage(Companion):
 
     @contextlib.contextmanager
     def in_place(self, optimizer: MasterOptimizer) -> Generator[None]:
-        """Within the block the model's weights are the average, rounded to their format; then they are back, bit for bit.
+        """Within the block the model's weights are the average, rounded to their format; then the bits are back.
 
         Takes no memory where weights have masters; else the space of one weight.
         """

@@ -70,7 +70,7 @@ class ZClip(Companion):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave. Raises ValueError when that is not what it can have given."""
         first, mean, variance = state.get("first"), state.get("mean"), state.get("variance")
-        numbers = cast("list[Any]", first) if isinstance(first, list) else [None]
+        numbers = cast("list[Any]", first if isinstance(first, list) else [None])
         if not all(_is_norm(each) for each in numbers) or len(numbers) >= self.settings.warmup:
             raise ValueError("the first norms are no list of numbers, or too many")
         if not (mean is None or _is_norm(mean)) or not _is_norm(variance):

@@ -23,6 +23,8 @@ from vitruvius.training.settings.recovery import steps_between_checkpoints
 from vitruvius.training.settings.shape import ShapeSchedule, settled
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vitruvius.data import PackedBatches, TokenShards
     from vitruvius.spec import Architecture
 
@@ -96,8 +98,9 @@ class TrainConfig:
     mask_token: CountOrNone | None = None
     """Id that hides a token in `masked-lm`; the last of the architecture's vocabulary when not given."""
     optimizer: Literal["adamw", "adamw-8bit", "adamw-8bit-paged", "muon"] = "adamw"
-    """How weights follow gradients; `muon` is for the matrices inside layers, the rest follows AdamW. `adamw-8bit` keeps
-    AdamW's moments in 8 bits, `adamw-8bit-paged` in pages that leave a full GPU; see [precision](precision.md)."""
+    """How weights follow gradients; `muon` is for the matrices inside layers, the rest follows AdamW. `adamw-8bit`
+    keeps AdamW's moments in 8 bits, `adamw-8bit-paged` in pages that leave a full GPU; see
+    [precision](training/precision.md)."""
     lr: Positive = 3e-3
     """Learning rate at the top of the schedule; right for widths around 128, less for wider models."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
@@ -233,6 +236,7 @@ def batches_of(shards: TokenShards, config: TrainConfig) -> PackedBatches:
     from vitruvius.data import Stage
 
     assert config.context is not None
+    ensure_right_data(shards.directory, config)
     return Batches(
         shards,
         pairs=config.pairs.limits(config.context) if config.objective == "seq2seq" else None,
@@ -245,6 +249,16 @@ def batches_of(shards: TokenShards, config: TrainConfig) -> PackedBatches:
             Stage(until=steps_until(stage, config.steps), context=stage.context) for stage in config.curriculum
         ],
     )
+
+
+def ensure_right_data(data: Path | str, config: TrainConfig) -> None:
+    """Raise DataError where the objective reads pairs and the data has none, or the other way round."""
+    from vitruvius.data.pairs.telling import ensure_pairs, ensure_running_text
+
+    if config.objective == "seq2seq":
+        ensure_pairs(data)
+    elif config.objective == "continuation":
+        ensure_running_text(data)
 
 
 def to_plain(config: TrainConfig) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class EightBitAdamWRule:
                 slot.state["exp_avg_sq_absmax"][blocks],
                 slot.group.weight_decay,
                 1.0,
-                False,  # noqa: FBT003 (the operator's signature)
+                False,
             )
             if not slot.is_own_master:
                 weight[part].copy_(master[part])
@@ -142,7 +142,7 @@ def _bitsandbytes() -> Any:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        import bitsandbytes.functional as functional
+        from bitsandbytes import functional
     finally:
         log.setLevel(level)
     return functional

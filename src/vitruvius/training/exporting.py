@@ -14,7 +14,7 @@ import torch
 
 from vitruvius.errors import RunError, UsageError
 from vitruvius.nn import build
-from vitruvius.nn.weights import ensure_fits, read_tensors, tables_that_grow, weights_of
+from vitruvius.nn.weights import ensure_fits, read_parts, read_tensors, tables_that_grow, weights_of
 from vitruvius.nn.weights import write_tensors as write_weights
 from vitruvius.report.model_card import Training, model_card
 from vitruvius.report.tables import code, markdown
@@ -34,6 +34,7 @@ from vitruvius.runs.retention import validation_losses
 from vitruvius.runs.shaped import spec_of
 from vitruvius.runs.summary import leaves
 from vitruvius.runs.tensorfile import read_header
+from vitruvius.sizing import size
 from vitruvius.spec import to_data, to_yaml
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def export(
         step=chosen.step,
         weights=weights,
         dtype=form,
-        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        parameters=size(architecture).parameters.total,
         val_loss=told["weights"]["val_loss"],
         files=files,
     )
@@ -208,7 +209,7 @@ def _masters(checkpoint: Checkpoint, weights: Mapping[str, Tensor], wanted: Mapp
             where="--dtype fp32",
             fix="use the format of training: leave --dtype out",
         )
-    masters = read_tensors(file)
+    masters = read_parts(file, {f"master.{name}": None for name in narrow})
     return {name: masters[f"master.{name}"] for name in narrow}
 
 
@@ -254,11 +255,14 @@ def _card(
         "best": "of the lowest validation loss",
     }
     settings = told["config"].get("train") or {}
+    about = (
+        f"Weights after {weights['step']:,} updates, {kinds[weights['kind']]}, in {weights['dtype']}. `manifest.json` "
+        "has these hashes; every byte is compared with them when the model is loaded."
+    )
     parts = [
         model_card(architecture, Training(record=record, metrics=rows)).rstrip("\n"),
         "## The files",
-        f"Weights after {weights['step']:,} updates, {kinds[weights['kind']]}, in {weights['dtype']}. `manifest.json` "
-        "has these hashes; every byte is compared with them when the model is loaded.",
+        about,
         markdown(
             ("file", "bytes", "SHA-256"), [(code(n), f"{f['bytes']:,}", code(f["sha256"])) for n, f in files.items()]
         ),

@@ -77,7 +77,10 @@ def measure(request: Request, *, clock: Callable[[], float] = time.perf_counter)
             recovery=replace(wanted.recovery, save="wait", keep_every=None, keep_best=0),
         )
     )
-    with tempfile.TemporaryDirectory(prefix="vitruvius-measure-") as folder, joined(config.engine, device=config.device) as one:
+    with (
+        tempfile.TemporaryDirectory(prefix="vitruvius-measure-") as folder,
+        joined(config.engine, device=config.device) as one,
+    ):
         ensure_fits(architecture, config, Silent(), one)
         shards = open_data(request.data, architecture, config, Silent())
         with deterministic(seed=config.seed, threads=config.threads):

@@ -89,11 +89,16 @@ OPTIMIZERS: dict[str, Callable[[Weight, Init, Scope, TrainConfig], Settings]] = 
 def make_optimizer(model: Model, config: TrainConfig) -> MasterOptimizer:
     """The optimizer that a config names, with fp32 masters; which weights decay is `config.decay`.
 
-    Raises UsageError where a package that it needs is not installed.
+    Raises UsageError as `require_optimizer` does.
     """
+    require_optimizer(config)
+    return MasterOptimizer(groups_of(model, config), lr=config.lr)
+
+
+def require_optimizer(config: TrainConfig) -> None:
+    """Raise UsageError where a package that the optimizer needs is not installed."""
     if config.optimizer in EIGHT_BIT:
         require_bitsandbytes()
-    return MasterOptimizer(groups_of(model, config), lr=config.lr)
 
 
 def groups_of(model: Model, config: TrainConfig) -> list[ParameterGroup]:

@@ -18,14 +18,13 @@ from vitruvius.training.evaluate import Validation
 from vitruvius.training.launch import ensure_divides
 from vitruvius.training.loading.wiring import LoaderKeeper, loader_of
 from vitruvius.training.loop import Listener, Trainer
-from vitruvius.training.objectives import make_objective
-from vitruvius.training.optim import make_optimizer
 from vitruvius.training.numerics import notes_on, numerics_of
+from vitruvius.training.objectives import make_objective
+from vitruvius.training.optim import make_optimizer, require_optimizer
 from vitruvius.training.preprocessing import pinned
 from vitruvius.training.room import ensure_room, room_here
 from vitruvius.training.sampling_text import ensure_prompts
 from vitruvius.training.shaping.companion import shaping_companions
-from vitruvius.training.scoring_pairs import ensure_right_data
 from vitruvius.training.vocabulary import ensure_vocabulary
 from vitruvius.training.watching import Watcher, require_sinks
 
@@ -83,6 +82,7 @@ def parts_of(
 ) -> Parts:
     """Cut the data and build the model; whatever is wrong with either is found here, before a folder is made."""
     require_sinks(config.watch)
+    require_optimizer(config)
     ensure_divides(config, engine.shares)
     belongs_to = config_hash(config, to_data(architecture), shards.fingerprint)
     alike = "give every process the same command, data and version; set train.threads where machines differ"
@@ -104,7 +104,7 @@ def parts_of(
         model=_model(architecture, config, engine),
         belongs_to=belongs_to,
         observers=observers_of(config, listener, engine),
-        companions=companions_of(config),
+        companions=companions_of(config, architecture),
         engine=engine,
     )
 
@@ -115,9 +115,9 @@ def observers_of(config: TrainConfig, listener: Listener, engine: Engine) -> tup
     return (LoaderKeeper(), *((Watcher(config.watch, listener.note),) if watches else ()))
 
 
-def companions_of(config: TrainConfig) -> tuple[Companion, ...]:
+def companions_of(config: TrainConfig, architecture: Architecture) -> tuple[Companion, ...]:
     """Those who take part in the run, in the order in which they are asked."""
-    return (*shaping_companions(config), *numerics_of(config))
+    return (*shaping_companions(config, architecture), *numerics_of(config))
 
 
 def _model(architecture: Architecture, config: TrainConfig, engine: Engine) -> Model:
@@ -186,6 +186,7 @@ def ensure_fits(architecture: Architecture, config: TrainConfig, listener: Liste
     room = room_here(config.device)
     if room is not None:
         room = replace(room, size=room.size // engine.launch.local_ranks)
-    note = ensure_room(architecture, replace(config, batch=max(1, config.batch // engine.shares)), room)
+    share = replace(config, batch=max(1, config.batch // engine.shares))
+    note = ensure_room(architecture, share, room, parts=1 if engine.has_whole_model else engine.ranks)
     if note is not None:
         listener.note(note)

@@ -232,7 +232,7 @@ _LISTS = ("shape", "curriculum")
 
 def _deepest(node: Node, keys: Sequence[str]) -> Mark:
     """Where the last part of a path that was written stands; a key may have dots in it (a share of the steps)."""
-    for number in range(1, len(keys) + 1):
+    for number in range(len(keys), 0, -1):
         key, rest = ".".join(keys[:number]), keys[number:]
         if isinstance(node.value, dict) and key in node.value:
             below = node.value[key]

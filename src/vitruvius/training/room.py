@@ -53,15 +53,19 @@ def _memory_of_step(architecture: Architecture, config: TrainConfig) -> Training
     return training_memory(resolve(architecture), workload, threads=config.threads or 1, documents=config.documents)
 
 
-def ensure_room(architecture: Architecture, config: TrainConfig, available: Available | None) -> str | None:
+def ensure_room(
+    architecture: Architecture, config: TrainConfig, available: Available | None, *, parts: int = 1
+) -> str | None:
     """Refuse a run that surely will not fit; returns a note where it is to be tried all the same, else None.
 
+    parts: processes that share weights, gradients and the optimizer's state, each with an equal part at the least.
     Raises UsageError with both numbers and the cheapest changes. What is available is unknown where it is None.
     """
     if available is None:
         return None
     memory = memory_of_run(architecture, config)
-    certain = memory.peak - memory.unsure
+    shared = memory.weights + memory.gradients + memory.masters + memory.states
+    certain = memory.peak - memory.unsure - shared * (parts - 1) // parts
     if certain <= available.size:
         return None
     what = (

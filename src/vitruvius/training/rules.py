@@ -35,10 +35,6 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
     if config.muon_lr is not None and config.optimizer != "muon":
         what = f"a learning rate for Muon, and the optimizer is {config.optimizer}"
         found.append(Finding(path="train.muon_lr", what=what, fix="add optimizer: muon, or leave muon_lr out"))
-    if config.optimizer in {"adamw-8bit", "adamw-8bit-paged"} and config.engine.kind not in {"local", "ddp"}:
-        what = f"blocks of 256 numbers share a scale in {config.optimizer}, and {config.engine.kind} would cut them"
-        fix = "use optimizer: adamw, whose state is shared among the processes, or engine.kind: ddp"
-        found.append(Finding(path="train.optimizer", what=what, fix=fix))
     found += _data_findings(config, config.context or (None if architecture is None else architecture.context))
     if architecture is not None:
         found += _objective_findings(config, architecture)

@@ -84,6 +84,10 @@ def with_samples(listener: Listener, trainer: Trainer, stop: StopRequest) -> Gen
     if trainer.config.samples.every is None or not trainer.engine.is_main:
         yield listener
         return
+    if not trainer.engine.has_whole_model:  # a run that goes on under another engine
+        listener.note("no samples are taken: none of these processes has the whole model")
+        yield listener
+        return
     writing = Writing(listener, trainer, stop)
     try:
         yield writing

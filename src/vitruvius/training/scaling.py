@@ -84,17 +84,18 @@ def bear_overflow(trainer: Trainer, step: int, batch: Batch, listener: Listener)
         if trainer.state.step and not trainer.is_saved:
             trainer.save()
         raise RunError(
-            f"the gradients of step {step:,} overflow in fp16, after {scaler.overflows} overflows in a row, with a loss "
-            f"scale of {before:g} by now",
+            f"the gradients of step {step:,} overflow in fp16, after {scaler.overflows} overflows in a row, with a "
+            f"loss scale of {before:g} by now",
             where=str(trainer.run.path),
-            fix="train into a new folder with dtype: bf16 or fp32, or a lower --lr: no loss scale helps where gradients "
-            "are infinite or NaN without one",
+            fix="train into a new folder with dtype: bf16 or fp32, or a lower --lr: no loss scale helps where "
+            "gradients are infinite or NaN without one",
         )
     scaler.overflowed()
     trainer.run.event(
         "overflow", step=step, loss_scale=before, next_loss_scale=scaler.scale, sample_ids=batch.sample_ids.tolist()
     )
     listener.note(
-        f"step {step:,}: gradients overflow in fp16: not applied, the loss scale falls from {before:g} to {scaler.scale:g}"
+        f"step {step:,}: gradients overflow in fp16: not applied, "
+        f"the loss scale falls from {before:g} to {scaler.scale:g}"
     )
     return {"overflow": 1}

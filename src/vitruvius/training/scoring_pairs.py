@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from vitruvius.errors import DataError
-from vitruvius.evals.pairs import Limits, ensure_pairs, is_pairs, match_of, pairs_of, write
+from vitruvius.evals.pairs import Limits, match_of, pairs_of, write
 
 if TYPE_CHECKING:
     from vitruvius.data import TokenShards
@@ -13,18 +12,6 @@ if TYPE_CHECKING:
     from vitruvius.training.config import TrainConfig
     from vitruvius.training.engines import Engine
     from vitruvius.training.stopping import StopRequest
-
-
-def ensure_right_data(shards: TokenShards, config: TrainConfig) -> None:
-    """Raise DataError where the objective reads pairs and the data has none, or the other way round."""
-    if config.objective == "seq2seq":
-        ensure_pairs(shards.directory)
-    elif config.objective == "continuation" and is_pairs(shards.directory):
-        raise DataError(
-            "this data consists of pairs, and continuation cuts running text in halves",
-            where=str(shards.directory),
-            fix="--set train.objective=seq2seq",
-        )
 
 
 @final

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from vitruvius.runs import Checkpoint
     from vitruvius.spec import Architecture
     from vitruvius.training.engines import Engine
-    from vitruvius.training.settings import Loader
     from vitruvius.training.loop import Listener, Trainer
+    from vitruvius.training.settings import EngineSettings, Loader
 
 RESULT_SCHEMA = "vitruvius.train/1"
 
@@ -170,14 +170,15 @@ def resume(
     *,
     data: Path | str | None = None,
     loader: Loader | None = None,
+    engine: EngineSettings | None = None,
     listener: Listener | None = None,
     stop: StopRequest | None = None,
 ) -> TrainResult:
     """Go on with a run from its newest whole checkpoint, to the same bits as if it had never stopped.
 
     `data` is where the data lies now, when it was moved; it must be the same data. `loader` replaces the one that the
-    run was started with, which changes no bits. A damaged checkpoint is set aside
-    with a warning and the one before it is taken. Raises RunError when the folder is no run, its record was changed or
+    run was started with, which changes no bits; `engine` replaces its engine, and where neither fits the launch, that
+    decides. A damaged checkpoint is set aside with a warning and the one before it is taken. Raises RunError when the folder is no run, its record was changed or
     the data differs, CorruptCheckpointError when no checkpoint is whole, RunLockedError when someone is writing to it.
     """
     reader = RunReader(run)
@@ -185,6 +186,7 @@ def resume(
     architecture = from_plain(_recorded(reader, record, "spec", "data"))
     config = config_from_plain(_recorded(reader, record, "config", "train"))
     config = config if loader is None else replace(config, loader=loader)
+    config = replace(config, engine=as_launched(engine or config.engine))
     if config.context is None or config.device == "auto":
         raise RunError(
             "run.json's config.train lacks its context or device, so this run cannot be resumed",
@@ -192,11 +194,11 @@ def resume(
             fix="restore run.json from a copy",
         )
     with (
-        joined(as_launched(config.engine), device=config.device) as engine,
-        held(engine, run, lambda: RunFolder.open(run)) as folder,
+        joined(config.engine, device=config.device) as joint,
+        held(joint, run, lambda: RunFolder.open(run)) as folder,
     ):
-        listener = _heard(listener or Silent(), engine)
-        ensure_fits(architecture, config, listener, engine)
+        listener = _heard(listener or Silent(), joint)
+        ensure_fits(architecture, config, listener, joint)
         known = _recorded(reader, record, "data", "fingerprint")
         shards = open_data(data or str(_recorded(reader, record, "data", "path")), architecture, config, listener)
         if shards.fingerprint != known:
@@ -207,7 +209,7 @@ def resume(
             )
         note_changes(record["environment"], listener)
         with deterministic(seed=config.seed, threads=config.threads):
-            trainer = parts_of(architecture, config, shards, listener, engine).trainer(folder)
+            trainer = parts_of(architecture, config, shards, listener, joint).trainer(folder)
             restore_newest(folder, trainer, listener)
             folder.truncate_metrics(after_step=trainer.state.step)
             folder.resume()

@@ -1,6 +1,6 @@
 """How long a run will take: what it does how often, and what each takes, measured here or bounded by hardware. No torch.
 
-    seconds = updates x each + windows of held-out text x each + checkpoints x each + texts that it writes x each
+seconds = updates x each + windows of held-out text x each + checkpoints x each + texts that it writes x each
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ def shards(tmp_path_factory):
     with (folder / "in.jsonl").open("w") as file:
         for number in range(50):
             words = " ".join(f"w{draw.integers(99)}" for _ in range(draw.integers(1, 40)))
-            file.write(json.dumps({"source": f"{number} {words}", "target": f"t{number} " * draw.integers(1, 6)}) + "\n")
+            file.write(
+                json.dumps({"source": f"{number} {words}", "target": f"t{number} " * draw.integers(1, 6)}) + "\n"
+            )
     prepare_pairs([folder / "in.jsonl"], folder / "data", PairOptions(vocab=300, held_out=0.0))
     return TokenShards.open(folder / "data", "train")
 

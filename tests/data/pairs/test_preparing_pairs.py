@@ -22,7 +22,9 @@ GROUPED = PairOptions(source="q", target="a", group="page", vocab=300, held_out=
 
 
 def rows(count=60):
-    return [{"q": f"question number {i} of {i * 7}", "a": f"answer_{i % 9}", "page": f"page {i // 4}"} for i in range(count)]
+    return [
+        {"q": f"question number {i} of {i * 7}", "a": f"answer_{i % 9}", "page": f"page {i // 4}"} for i in range(count)
+    ]
 
 
 def write(path, records):
@@ -48,7 +50,9 @@ def test_every_pair_comes_out_once_source_and_target_in_turn(tmp_path):
 def test_a_group_is_on_one_side_alone(tmp_path):
     prepare_pairs([write(tmp_path / "in.jsonl", rows())], tmp_path / "out", GROUPED)
     page = {row["q"]: row["page"] for row in rows()}
-    train, held_out = ({page[source] for source, _ in texts(tmp_path / "out", split)} for split in ("train", "validation"))
+    train, held_out = (
+        {page[source] for source, _ in texts(tmp_path / "out", split)} for split in ("train", "validation")
+    )
     assert train and held_out and not train & held_out
 
 
@@ -133,7 +137,11 @@ def test_what_is_no_pairs_is_refused_with_the_way_out(tmp_path):
         PairOptions(held_out=float("nan"))
 
 
-@given(st.lists(st.tuples(*[st.text("ab \n", min_size=1, max_size=3)] * 3), max_size=30), st.floats(0, 0.9), st.integers(0, 3))
+@given(
+    st.lists(st.tuples(*[st.text("ab \n", min_size=1, max_size=3)] * 3), max_size=30),
+    st.floats(0, 0.9),
+    st.integers(0, 3),
+)
 def test_no_split_of_any_pairs_leaks(records, fraction, seed):
     whole, kept = Splitter(seed), []
     for number, (source, target, group) in enumerate(records):
@@ -154,7 +162,19 @@ def test_no_split_of_any_pairs_leaks(records, fraction, seed):
 
 def test_the_command_says_what_it_did(tmp_path, capsys):
     path = write(tmp_path / "in.jsonl", rows())
-    words = ["data", "pairs", str(path), "--out", str(tmp_path / "out"), "--source", "q", "--target", "a", "--vocab", "300"]
+    words = [
+        "data",
+        "pairs",
+        str(path),
+        "--out",
+        str(tmp_path / "out"),
+        "--source",
+        "q",
+        "--target",
+        "a",
+        "--vocab",
+        "300",
+    ]
     assert main.run(words) == 0
     said = capsys.readouterr()
     assert "60 of 60 pairs" in said.out

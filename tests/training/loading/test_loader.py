@@ -15,8 +15,7 @@ from vitruvius.runs import RunReader
 from vitruvius.training import TrainConfig, resume
 from vitruvius.training.checking import config_hash, from_plain
 from vitruvius.training.config import CurriculumStage, batches_of
-from vitruvius.training.engines import LocalEngine
-from vitruvius.training.launch import Launch
+from vitruvius.training.engines import Engine
 from vitruvius.training.loading import BatchLoader
 from vitruvius.training.settings import Loader
 from vitruvius.training.settings.preprocess import HookUse
@@ -57,7 +56,7 @@ def test_processes_and_threads_give_the_bytes_of_no_workers(changed, data):
     config = config_of(**changed)
     alone = loader_of(data, config)
     expected = [alone.at(number) for number in range(8)]
-    for way in (PROCESSES, THREADS, Loader(workers=1, by="processes", ahead=1)):
+    for way in (PROCESSES, THREADS):
         with closing(loader_of(data, config_of(**changed, loader=way))) as loader:
             for number, due in enumerate(expected):
                 batch = loader.at(number)
@@ -73,9 +72,7 @@ def test_without_hooks_a_batch_is_that_of_packed_batches(data):
 
 
 @settings(max_examples=25)
-@given(
-    st.lists(st.integers(0, 40), min_size=1, max_size=12), st.sampled_from([(1, 1), (1, 4), (3, 3), (2, 5), (4, 4)])
-)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.sampled_from([(1, 1), (1, 4), (3, 3), (2, 5), (4, 4)]))
 def test_any_batch_may_be_asked_for_at_any_time_and_workers_follow(data, numbers, sizes):
     workers, ahead = sizes
     alone = loader_of(data, config_of())
@@ -108,7 +105,7 @@ def test_nothing_is_read_ahead_of_the_last_step(data, monkeypatch):
 
 
 def test_a_loader_that_was_closed_goes_on(data):
-    with closing(loader_of(data, config_of(loader=PROCESSES))) as loader:
+    with closing(loader_of(data, config_of(loader=Loader(workers=1, by="processes", ahead=1)))) as loader:
         first = loader.at(0)
         loader.close()
         assert same(loader.at(0), first)
@@ -118,18 +115,13 @@ def test_a_loader_that_was_closed_goes_on(data):
 # Shares
 
 
-class Shares(LocalEngine):
+class Shares:
     """One of two processes that share each batch."""
 
-    shares = 2
+    share, places, shares = Engine.share, Engine.places, 2
 
     def __init__(self, rank):
-        super().__init__(Launch())
-        self.number = rank
-
-    @property
-    def share_rank(self):
-        return self.number
+        self.share_rank = rank
 
 
 @pytest.mark.parametrize("way", [Loader(), PROCESSES, THREADS], ids=["alone", "processes", "threads"])
@@ -224,33 +216,31 @@ def dropout(monkeypatch):
     return drawn
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 2])
-def test_a_resumed_stream_equals_the_straight_one_in_each_epoch_with_dropout_and_other_workers(
-    epoch, dense, run_of, data, dropout
+def test_a_resumed_stream_equals_the_straight_one_in_each_epoch_with_dropout_and_any_workers(
+    dense, run_of, data, dropout
 ):
-    windows = PackedBatches(TokenShards.open(data), batch=48, context=32).windows
-    per_epoch = windows / 48
-    stopping = int(per_epoch * (epoch + 0.5))
+    per_epoch = PackedBatches(TokenShards.open(data), batch=48, context=32).windows / 48
     steps = int(3 * per_epoch) + 1
     run = {"steps": steps, "batch": 48, "checkpoint_every": 1000}
     straight = run_of(dense, "straight", **run)
-    halves = []
-    for name, first, then in (("alone", Loader(), PROCESSES), ("workers", PROCESSES, Loader()), ("both", THREADS, None)):
-        listener = StopAfter(stopping)
-        half = run_of(dense, name, loader=first, listener=listener, stop=listener.stop, **run)
-        assert (half.status, half.step) == ("stopped", stopping)
-        halves.append(resume(half.run, loader=then))
-    assert len(dropout) == 4 * steps, "the hook must have run in every pass"
-    for half in halves:
-        assert final_manifest(half.run) == final_manifest(straight.run)
-        assert rows(half.run) == rows(straight.run)
     assert len({row["samples"] for row in rows(straight.run)}) == steps
+    two, none = Loader(workers=2), Loader()
+    ways = [(0, none, two), (0, two, None), (1, two, none), (1, none, None), (2, two, PROCESSES), (2, none, None)]
+    for number, (epoch, first, then) in enumerate(ways):
+        stopping = int(per_epoch * (epoch + 0.5))
+        listener = StopAfter(stopping)
+        half = run_of(dense, f"half-{number}", loader=first, listener=listener, stop=listener.stop, **run)
+        assert (half.status, half.step) == ("stopped", stopping)
+        resumed = resume(half.run, loader=then)
+        assert final_manifest(resumed.run) == final_manifest(straight.run)
+        assert rows(resumed.run) == rows(straight.run)
+    assert len(dropout) == 7 * steps, "it must have dropped in every pass"
 
 
-def test_dropout_matters(dense, run_of, dropout):
-    with_it = run_of(dense, "with", steps=3)
-    assert len(dropout) == 3
-    assert rows(with_it.run)[0]["loss"] != rows(run_of(dense, "other", steps=3, seed=1).run)[0]["loss"]
+def test_what_drops_at_random_changes_the_loss(dense, run_of, request):
+    without = run_of(dense, "without", steps=1)
+    request.getfixturevalue("dropout")
+    assert rows(run_of(dense, "with", steps=1).run)[0]["loss"] != rows(without.run)[0]["loss"]
 
 
 def test_a_rewind_of_the_guard_is_followed_by_workers(dense, run_of, monkeypatch):
@@ -267,7 +257,9 @@ def test_a_rewind_of_the_guard_is_followed_by_workers(dense, run_of, monkeypatch
 
             calls.append(None)
             bad = len(calls) in {5, 9}
-            return original(self, replace(gathered, loss=math.nan, objective=math.nan) if bad else gathered, *rest, **more)
+            return original(
+                self, replace(gathered, loss=math.nan, objective=math.nan) if bad else gathered, *rest, **more
+            )
 
         monkeypatch.setattr(Judge, "judge", spiking)
         result = run_of(dense, name, steps=8, loader=way, guard=Guard(not_finite="rewind"))
@@ -301,3 +293,16 @@ def test_a_loader_that_cannot_be_meant_is_refused_at_its_setting(section, path):
     with pytest.raises(SpecError) as caught:
         from_plain({"loader": section})
     assert [finding.path for finding in caught.value.findings] == [path]
+
+
+def test_resuming_takes_another_loader_on_the_command_line_and_nothing_else(dense, run_of, capsys):
+    from vitruvius.cli.main import run as vitruvius
+
+    listener = StopAfter(2)
+    half = run_of(dense, listener=listener, stop=listener.stop)
+    assert vitruvius(["train", "--resume", str(half.run), "--set", "train.lr=1"]) == 2
+    assert "a resumed run keeps its settings, so 'train.lr' cannot be given" in capsys.readouterr().err
+    assert vitruvius(["train", "--resume", str(half.run), "--set", "train.loader.workers=-1"]) == 2
+    assert "train.loader.workers" in capsys.readouterr().err
+    assert vitruvius(["train", "--resume", str(half.run), "--set", "train.loader.workers=2"]) == 0
+    assert final_manifest(half.run) == final_manifest(run_of(dense, "straight").run)

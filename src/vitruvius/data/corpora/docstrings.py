@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from vitruvius.data.corpora.folder import corpus_folder
 from vitruvius.data.corpora.python_sources import SOURCE_LIMIT, first_bytes, licensed_files
+from vitruvius.data.pairs.subtokens import subtokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,8 +52,8 @@ def fetch_docstrings(
 ) -> Corpus:
     """Write a row for each documented function of the standard library, and of installed `packages`, to `out`.
 
-    `text` is the docstring's summary (up to its first blank line, as one line), `name` the function's name, `module`
-    where it is defined. Functions whose summary holds their own name are left out: nothing is to be copied. Nothing is
+    `text` is the docstring's summary (up to its first blank line, as one line), `name` the function's name, `words` the
+    parts of the name in lower case, and `module` where it is defined. Functions whose summary holds their own name are left out: nothing is to be copied. Nothing is
     imported and nothing runs: files are parsed.
 
     Raises:
@@ -110,7 +111,7 @@ def _add_functions(part: Part, path: Path, inside: str, *, url: str) -> None:
             text=summary,
             markup="plain",
             url=f"{url}:{node.lineno}",
-            fields={"name": node.name, "module": module},
+            fields={"name": node.name, "words": " ".join(subtokens(node.name)), "module": module},
         )
 
 

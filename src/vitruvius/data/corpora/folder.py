@@ -64,18 +64,14 @@ class Part:
         self.first_left_out: dict[str, str] = {}
         self.copyright: bytes | None = None
 
-    def add(
-        self, path: str, *, text: str, markup: Markup, url: str, fields: Mapping[str, str] | None = None
-    ) -> None:
+    def add(self, path: str, *, text: str, markup: Markup, url: str, fields: Mapping[str, str] | None = None) -> None:
         """Keep a page; one of the same path takes the place of an earlier one, as on an installed system.
 
         fields: what its row holds besides.
         """
         content = text.encode("utf-8")
         self._spool.write(content)
-        self.pages[path] = _Place(
-            offset=self._end, bytes=len(content), markup=markup, url=url, fields=fields or {}
-        )
+        self.pages[path] = _Place(offset=self._end, bytes=len(content), markup=markup, url=url, fields=fields or {})
         self._end += len(content)
 
     def leave_out(self, path: str, reason: str) -> None:

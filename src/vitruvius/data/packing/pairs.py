@@ -112,9 +112,7 @@ def plan_pairs(stream: TokenStream, limits: PairLimits) -> PairPlan:
         starts=edges[0:-1:2][numbers],
         source_lengths=lengths[numbers, 0],
         target_lengths=lengths[numbers, 1],
-        use=PairUse(
-            pairs=len(numbers), sources_cut=int(cut[0]), targets_cut=int(cut[1]), left_out=int(dropped.sum())
-        ),
+        use=PairUse(pairs=len(numbers), sources_cut=int(cut[0]), targets_cut=int(cut[1]), left_out=int(dropped.sum())),
     )
 
 

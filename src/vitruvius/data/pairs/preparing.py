@@ -106,9 +106,7 @@ def prepare_pairs(
 def _refuse_others(found: Inputs) -> None:
     other = next((file for file in found.files if file.kind != "jsonl"), None)
     if other is not None:
-        raise DataError(
-            "pairs are read from JSON lines", where=other.name, fix="name .jsonl files, compressed or not"
-        )
+        raise DataError("pairs are read from JSON lines", where=other.name, fix="name .jsonl files, compressed or not")
 
 
 def _read(
@@ -155,9 +153,7 @@ def _spooled(spool: Path) -> Iterator[Pair]:
     with spool.open("rb") as file:
         for line in file:
             name, file_name, number, offset, source, target = json.loads(line)
-            yield Pair(
-                id=name, file=file_name, line=number, byte_offset=offset, source=source, target=target, group=""
-            )
+            yield Pair(id=name, file=file_name, line=number, byte_offset=offset, source=source, target=target, group="")
 
 
 def _texts(spool: Path, sides: Iterable[str]) -> Iterator[str]:

@@ -81,9 +81,7 @@ def read_pairs(file: InputFile, fields: Fields, options: ReadOptions | None = No
             )
 
 
-def _pair(
-    content: bytes, fields: Fields, options: ReadOptions, fast: Parser | None
-) -> tuple[str, str, str] | Problem:
+def _pair(content: bytes, fields: Fields, options: ReadOptions, fast: Parser | None) -> tuple[str, str, str] | Problem:
     """Source, target and group of a JSON line, or why there are none."""
     found: list[str] = []
     for field in (fields.source, fields.target, fields.group):

@@ -34,6 +34,8 @@ def shard_model(model: Model, group: dist.ProcessGroup, device: torch.device) ->
     scalars = {parameter for parameter in model.parameters() if parameter.dim() == 0}
     for layer in [module for module in model.modules() if isinstance(module, LayerModule)]:
         fully_shard(layer, mesh=mesh, mp_policy=policy, ignored_params=scalars)
+        layer.register_forward_pre_hook(_hidden, prepend=True)
+        layer.register_forward_pre_hook(_found)
     # What is left (embedding, head, last norm) computes first and last: it is kept through a step.
     fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=scalars, reshard_after_forward=False)
     for module in _sharded(model):
@@ -46,6 +48,27 @@ def shard_model(model: Model, group: dist.ProcessGroup, device: torch.device) ->
     _enter_through_hooks(model)
 
 
+class _Hidden:
+    """What FSDP's hook on inputs is not to look into.
+
+    It rebuilds every dataclass that holds a tensor with a gradient. A layer would then report its losses, and lend its
+    keys, to a copy of the place that nobody reads. Weights are waited for by what comes first, the stream.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _hidden(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0], *(_Hidden(each) for each in inputs[1:]))
+
+
+def _found(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0], *(each.value for each in inputs[1:]))
+
+
 def _sharded(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
@@ -54,8 +77,8 @@ def _enter_through_hooks(model: Any) -> None:
     """Let every way into the model pass FSDP's hooks once, however they call each other."""
     inside = False
 
-    def computing(_: nn.Module, method: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        return method(*inputs, **options)
+    def computing(_: nn.Module, work: Callable[[], Any]) -> Any:
+        return work()
 
     model.computing = computing.__get__(model, type(model))
     register_fsdp_forward_method(model, "computing")
@@ -70,7 +93,7 @@ def _enter_through_hooks(model: Any) -> None:
             model.reshard()
             inside = True
             try:
-                return model.computing(method, *inputs, **options)
+                return model.computing(lambda: method(*inputs, **options))
             finally:
                 inside = False
 

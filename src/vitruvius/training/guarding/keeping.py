@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from vitruvius.nn.weights import write_tensors
@@ -51,19 +50,18 @@ def losses_of(trainer: Trainer, batch: Batch) -> list[float | None]:
 
     Each process computes its share, a row at a time, so that it takes less memory than the update did.
     """
-    numbered = replace(batch, sample_ids=np.arange(len(batch.sample_ids)))
-    share = trainer.engine.share(numbered, trainer.config.accumulate)
-    sums = [0.0] * len(batch.sample_ids)
-    counts = [0.0] * len(batch.sample_ids)
+    samples, accumulate = len(batch.sample_ids), trainer.config.accumulate
+    share, places = trainer.engine.share(batch, accumulate), trainer.engine.places(samples, accumulate).tolist()
+    sums, counts = [0.0] * samples, [0.0] * samples
     pieces = trainer.objective.pieces(share, len(share.inputs), trainer.device)
     with undisturbed(trainer.model):
         for row, piece in enumerate(pieces):
-            sample = int(share.sample_ids[row // batch.rows_per_sample])
+            sample = places[row // batch.rows_per_sample]
             if piece.scored:
                 sums[sample] += float(trainer.objective.score(trainer.model, piece).double().sum())
                 counts[sample] += piece.scored
     totals = trainer.engine.total([*sums, *counts])
-    sums, counts = totals[: len(sums)], totals[len(sums) :]
+    sums, counts = totals[:samples], totals[samples:]
     return [None if not count else total / count for total, count in zip(sums, counts, strict=True)]
 
 

@@ -72,10 +72,7 @@ def batch_of(rows: Sequence[Row]) -> Batch:
     def stacked(name: str) -> np.ndarray:
         arrays = [getattr(row, name) for row in rows]
         return np.concatenate(
-            [
-                np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=blank[name])
-                for array in arrays
-            ]
+            [np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=blank[name]) for array in arrays]
         )
 
     return Batch(

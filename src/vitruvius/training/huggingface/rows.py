@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 from vitruvius.data import PackedBatches, TokenShards
 from vitruvius.errors import UsageError
 from vitruvius.training.checking import ensure
-from vitruvius.training.config import TrainConfig, batches_of
-from vitruvius.training.scoring_pairs import ensure_right_data
+from vitruvius.training.config import TrainConfig, batches_of, ensure_right_data
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +62,7 @@ class Rows(Dataset[Row]):
         assert config.context is not None
         self.config, self.order, self.epoch = config, order, 0
         shards = TokenShards.open(data, split, verify=config.data_check)
-        ensure_right_data(shards, config)
+        ensure_right_data(data, config)
         self.eos_id, self.vocab_size = shards.eos_id, shards.vocab_size
         if order == "training":
             self.batches = batches_of(shards, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitruvius.errors import RunError, UsageError
 from vitruvius.runs import RunReader
@@ -38,6 +38,5 @@ def changed_loader(run: Path | str, settings: Sequence[str]) -> Loader | None:
         raise RunError("config.train.loader is no mapping", where=str(run), fix="restore run.json from a copy")
     mark = Mark("run.json", 1, 1)
     tree = apply_overrides(tree_of({"train": {"loader": recorded}}, mark), settings)
-    plain = to_plain(tree)
-    assert isinstance(plain, dict)
+    plain: Any = to_plain(tree)
     return from_plain(plain["train"]).loader

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from vitruvius.errors import RunError
+from vitruvius.runs.available import available_memory
 from vitruvius.units import format_bytes
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ class SharedMemory:
         Raises:
             RunError: the system does not have so much.
         """
+        room = available_memory()
+        # Looked at first: a system that is asked for more than it has ends processes, and not just the one that asked.
+        if room is not None and layout.size > room.size:
+            raise _no_room(layout, f"there are {format_bytes(room.size)} ({room.limit})")
         descriptor = _without_name()
         try:
             if hasattr(os, "posix_fallocate"):
@@ -82,11 +87,7 @@ class SharedMemory:
             return cls(layout, descriptor)
         except (OSError, ValueError, OverflowError) as error:
             os.close(descriptor)
-            raise RunError(
-                f"there is no room for {layout.slots} batches read ahead, {format_bytes(layout.size)}: {error}",
-                where="train.loader.ahead",
-                fix="read fewer ahead, or make room",
-            ) from None
+            raise _no_room(layout, str(error)) from None
 
     def close(self) -> None:
         """Let go of it."""
@@ -142,6 +143,11 @@ class SharedMemory:
             place += count * dtype.itemsize
         assert place <= begin + self.layout.slot_bytes
         return found
+
+
+def _no_room(layout: Layout, why: str) -> RunError:
+    what = f"there is no room for {layout.slots:,} batches read ahead, {format_bytes(layout.size)}: {why}"
+    return RunError(what, where="train.loader.ahead", fix="read fewer ahead, or make room")
 
 
 def _without_name() -> int:

@@ -118,6 +118,7 @@ class ProcessWorkers:
         signs, since = -1, time.monotonic()
         while True:
             for answer in process.answers(_GLANCE):
+                since = time.monotonic()
                 if "error" in answer and "number" not in answer:
                     raise _error(answer["error"])  # it could not open the data
                 if "ready" in answer:

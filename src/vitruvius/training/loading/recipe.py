@@ -12,7 +12,7 @@ from vitruvius.data.packing.shards import TokenShards
 from vitruvius.errors import DataError
 from vitruvius.training.loading.reading import Reader
 from vitruvius.training.preprocessing import Pipeline, find_hooks
-from vitruvius.training.settings.preprocess import HookUse
+from vitruvius.training.preprocessing.use import HookUse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

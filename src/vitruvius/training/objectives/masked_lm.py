@@ -59,9 +59,7 @@ class MaskedLM(TokenObjective):
         asked = targets_N >= 0
         found = model.head(h_BTD.flatten(0, 1)[asked].unsqueeze(0), table_VD)[0].argmax(dim=-1)
         right = int((found == targets_N[asked]).sum())
-        return Judged(
-            nats_BT=nats_N.float().view_as(piece.targets), means={"masked_accuracy": (right, piece.scored)}
-        )
+        return Judged(nats_BT=nats_N.float().view_as(piece.targets), means={"masked_accuracy": (right, piece.scored)})
 
     def _hidden(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Inputs with the mask and random tokens in them, and targets that are -100 where nothing was chosen."""

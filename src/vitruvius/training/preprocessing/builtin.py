@@ -30,10 +30,10 @@ def fim(
     """Fill in the middle (Bavarian et al., "Efficient Training of Language Models to Fill in the Middle", 2022).
 
     Each document's stretch of the sample is, with probability `rate`, cut at two places drawn evenly between tokens,
-    and put together as `PRE prefix SUF suffix MID middle` (PSM) or, with probability `spm`, as `PRE SUF suffix MID prefix
-    middle` (SPM, variant 2 of the paper). Its separator stays at its end. The three sentinels take the place of the
-    stretch's first three tokens, or of its last three where the sample ends within the document; nothing is asked for
-    after such an end, because the text after it does not follow the middle.
+    and put together as `PRE prefix SUF suffix MID middle` (PSM) or, with probability `spm`, as `PRE SUF suffix MID
+    prefix middle` (SPM, variant 2 of the paper). Its separator stays at its end. The three sentinels take the place of
+    the stretch's first three tokens, or of its last three where the sample ends within the document; nothing is asked
+    for after such an end, because the text after it does not follow the middle.
 
     prefix_id, suffix_id, middle_id: the sentinels; the last three ids of the architecture's vocabulary when not given.
 

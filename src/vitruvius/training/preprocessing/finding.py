@@ -12,20 +12,18 @@ import sys
 import traceback
 from collections import Counter
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.errors import RunError, UsageError
-from vitruvius.spec.reporting import did_you_mean, listed
 from vitruvius.training.preprocessing.base import Hook
 from vitruvius.training.preprocessing.builtin import BUILTIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vitruvius.training.settings.preprocess import HookUse
+    from vitruvius.training.preprocessing.use import HookUse
 
 GROUP = "vitruvius.hooks"
 """The group of entry points that installed packages offer hooks under."""
@@ -87,8 +85,12 @@ def _found(hook: str, where: str) -> tuple[str, Callable[..., Any], bytes | None
         return function, *_from_file(Path(file), function, where)
     if hook in BUILTIN:
         return hook, BUILTIN[hook], None
+    from importlib.metadata import entry_points
+
     installed = {point.name: point for point in entry_points(group=GROUP)}
     if hook not in installed:
+        from vitruvius.spec.reporting import did_you_mean, listed
+
         known = sorted({*BUILTIN, *installed})
         fix = did_you_mean(hook, known) or f"use {listed(known)}, or file.py:function"
         raise UsageError(f"there is no hook {hook!r}", where=where, fix=fix)
@@ -115,6 +117,8 @@ def _from_file(path: Path, function: str, where: str) -> tuple[Callable[..., Any
     module = _module(path, source, where)
     found = getattr(module, function, None)
     if not callable(found):
+        from vitruvius.spec.reporting import did_you_mean, listed
+
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         fix = did_you_mean(function, known) or f"its functions are {listed(known) or '(none)'}"
         raise UsageError(f"{path} has no function {function!r}", where=where, fix=fix)
@@ -158,6 +162,8 @@ def _ensure_takes(function: Callable[..., Any], options: dict[str, Any], where: 
     try:
         signature.bind(None, None, **options)
     except TypeError as error:
+        from vitruvius.spec.reporting import listed
+
         takes = [parameter.name for parameter in list(signature.parameters.values())[2:]]
         fix = f"its options are {listed(takes)}" if takes else "write it as hook(sample, draw); it has no options"
         raise UsageError(f"it cannot be called so: {error}", where=where, fix=fix) from None

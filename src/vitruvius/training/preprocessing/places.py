@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from vitruvius.spec.tree import Node
@@ -29,13 +29,12 @@ def beside_their_file(config: TrainConfig, section: Node) -> TrainConfig:
 def _named_in(section: Node, number: int) -> str | None:
     """The file that names a hook; None where an argument or Python does."""
     node: Any = section
-    for key in ("preprocess", number, "hook"):
-        value = node.value
-        if isinstance(key, int):
-            if not (isinstance(value, list) and key < len(value)):
-                return None
-        elif not (isinstance(value, dict) and key in value):
+    for key in ("preprocess", str(number), "hook"):
+        value: Any = node.value
+        if isinstance(value, list):
+            value = {str(place): each for place, each in enumerate(cast("list[Any]", value))}
+        if not isinstance(value, dict) or key not in value:
             return None
-        node = value[key]
+        node = cast("dict[str, Any]", value)[key]
     file: str = node.mark.file
     return None if file.startswith("--") else file

@@ -8,6 +8,7 @@ from vitruvius.errors import VitruviusError
 from vitruvius.nn.reshaping import Reshaping
 from vitruvius.nn.updates import begin_update
 from vitruvius.runs.shaped import COMPANION, VALUES
+from vitruvius.spec import ensure
 from vitruvius.training.companions import Companion
 from vitruvius.training.shaping.schedule import changes_of, shaping_of
 from vitruvius.training.shaping.signals import OF_VALIDATION, value_in
@@ -15,6 +16,7 @@ from vitruvius.training.shaping.signals import OF_VALIDATION, value_in
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vitruvius.spec import Architecture
     from vitruvius.spec.fields import Value
     from vitruvius.training.companions import Companion as Base
     from vitruvius.training.config import TrainConfig
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     from vitruvius.training.shaping.signals import Waiting
 
 
-def shaping_companions(config: TrainConfig) -> tuple[Base, ...]:
+def shaping_companions(config: TrainConfig, architecture: Architecture) -> tuple[Base, ...]:
     """Those that the settings ask for; the noise of routers needs someone in every run."""
-    return (UpdateKeys(config.seed), *((ShapeCompanion(config),) if config.shape else ()))
+    shaping = shaping_of(config, architecture)
+    return (UpdateKeys(config.seed), *(() if shaping is None else (ShapeCompanion(config, shaping),)))
 
 
 @final
@@ -58,32 +61,22 @@ class ShapeCompanion(Companion):
 
     name = COMPANION
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._config = config
+    def __init__(self, config: TrainConfig, shaping: Shaping) -> None:
+        self._config, self._shaping = config, shaping
         self._trainer: Trainer | None = None
-        self._shaping: Shaping | None = None
         self._reshaping: Reshaping | None = None
-        self._waiting: dict[int, Waiting] = {}
+        self._waiting: dict[int, Waiting] = shaping.waiting()
         self._why: dict[int, str] = {}
         """Of each schedule that its signal moved since the last update."""
         self._done: dict[str, Value] = {}
         """Values of the last update that was done; empty before the first."""
-        self._now: dict[str, Value] = {}
+        self._now: dict[str, Value] = shaping.resting()
         """Values that the model has."""
-        self._restored: Mapping[str, Any] | None = None
 
     def started(self, trainer: Trainer) -> None:
         """Get to know the model, and give it the shape that it had when the run was left."""
-        self._trainer = trainer
-        architecture = trainer.model.architecture
-        self._shaping = shaping_of(self._config, architecture)
-        assert self._shaping is not None
-        self._reshaping = Reshaping(trainer.model)
-        self._waiting = self._shaping.waiting()
-        at_rest = dict.fromkeys(self._waiting, 0)
-        self._now = {path: _value_of(architecture, path) for path in self._shaping.values(0, at_rest)}
-        if self._restored is not None:
-            self._take_back(self._restored)
+        self._trainer, self._reshaping = trainer, Reshaping(trainer.model)
+        self._put(self._done or self._now)
 
     def before(self, step: int) -> None:
         """Put the values of this update into the model, with an event for each that is another."""
@@ -121,11 +114,9 @@ class ShapeCompanion(Companion):
         return 2 * (config.watch.every or 1)
 
     def _values(self, done: int) -> dict[str, Value]:
-        assert self._shaping is not None
         return self._shaping.values(done, {number: waiting.fired for number, waiting in self._waiting.items()})
 
     def _reason(self, path: str) -> str:
-        assert self._shaping is not None
         for each in self._shaping.awaited:
             if path in {field.path for field in each.fields}:
                 return self._why.get(each.number, "signal")
@@ -133,20 +124,18 @@ class ShapeCompanion(Companion):
 
     def _put(self, values: dict[str, Value]) -> list[tuple[str, Value, Value]]:
         """Let the model compute with these values; what changed."""
-        assert self._shaping is not None
         assert self._reshaping is not None
-        changed = list(changes_of(values, self._now))
+        before = self._shaping.values_in(self._reshaping.architecture)
+        changed = list(changes_of(values, before))
         if changed:
             self._reshaping.to(self._shaping.shape(values))
-            self._now = values
+        self._now = values
         return changed
 
     # State
 
     def state(self) -> dict[str, Any]:
         """The values of the last update that was done, how far each signal is, and why a field is about to change."""
-        if self._trainer is None:
-            return dict(self._restored or _NOTHING)
         return {
             VALUES: dict(self._done),
             "signals": {str(number): waiting.state() for number, waiting in self._waiting.items()},
@@ -155,34 +144,24 @@ class ShapeCompanion(Companion):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave, at once where the run is going on (after a rewind)."""
-        if set(state) != set(_NOTHING) or not all(isinstance(part, dict) for part in state.values()):
+        if set(state) != _STATE or not all(isinstance(part, dict) for part in state.values()):
             raise ValueError(f"this is no state of a schedule: {dict(state)!r:.80}")
-        self._restored = state
-        if self._trainer is not None:
-            self._take_back(state)
-
-    def _take_back(self, state: Mapping[str, Any]) -> None:
-        assert self._shaping is not None
-        waiting, values = self._shaping.waiting(), dict(state[VALUES])
-        if state["signals"] and set(state["signals"]) != {str(number) for number in waiting}:
+        waiting, values, why = self._shaping.waiting(), dict(state[VALUES]), dict(state["why"])
+        numbers = {str(number) for number in waiting}
+        if set(state["signals"]) != numbers or not set(why) <= numbers:
             raise ValueError("its signals are not those of train.shape")
         if values and set(values) != set(self._now):
             raise ValueError("its fields are not those of train.shape")
         for number, each in waiting.items():
-            if state["signals"]:
-                each.restore(state["signals"][str(number)])
+            each.restore(state["signals"][str(number)])
         try:
-            self._put(values or self._now)
+            ensure(self._shaping.shape(values))
         except VitruviusError as error:
-            raise ValueError(error.what) from None
+            raise ValueError(f"its values fit no spec: {error}") from None
         self._waiting, self._done = waiting, values
-        self._why = {int(number): str(why) for number, why in state["why"].items()}
+        self._why = {int(number): str(reason) for number, reason in why.items()}
+        if self._reshaping is not None:
+            self._put(values or self._shaping.resting())
 
 
-_NOTHING: dict[str, Any] = {VALUES: {}, "signals": {}, "why": {}}
-
-
-def _value_of(architecture: Any, path: str) -> Value:
-    from vitruvius.spec.fields import fields_at
-
-    return fields_at(architecture, path)[0].value
+_STATE = {VALUES, "signals", "why"}

@@ -57,6 +57,16 @@ class Shaping:
             found |= each.values(fired[each.number])
         return found
 
+    def resting(self) -> dict[str, Value]:
+        """What all fields are in the spec."""
+        return self.values_in(self.architecture)
+
+    def values_in(self, architecture: Architecture) -> dict[str, Value]:
+        """What all fields are in an architecture of the run."""
+        paths = [timeline.path for timeline in self.timelines]
+        paths += [field.path for each in self.awaited for field in each.fields]
+        return {path: fields_at(architecture, path)[0].value for path in paths}
+
     def waiting(self) -> dict[int, Waiting]:
         """For each schedule with a signal, what it has to remember."""
         return {each.number: Waiting(signal=each.signal, changes=len(each.then)) for each in self.awaited}

@@ -1,0 +1,36 @@
+"""Two processes change their architecture together, by what the main one measures, and come to what one comes to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("shaped_ranks.py")
+
+
+def test_two_processes_follow_one_schedule_and_resume_to_the_same_bits(data, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(data), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [end["value"]["status"] for end in found["ends"]] == ["finished", "finished"]
+    one, two = found["shapes"]
+    assert one == two
+    # Validations come after 2, 4 and 6 updates, what the watch measures at first, and the fields follow.
+    assert [5, "blocks.moe.ffn.top_k", 1] in two
+    assert any(field == "head.softcap" for _, field, _ in two)
+    for alone, shared in zip(found["one"], found["two"], strict=True):
+        named = {name for name in alone if name.startswith("shape/")}
+        assert {name: alone[name] for name in named} == {name: shared[name] for name in named}
+        assert abs(alone["loss"] / shared["loss"] - 1) < 1e-6
+        assert ("val_loss" in alone) == ("val_loss" in shared)
+    assert [end["step"] for end in found["stopped"]] == [5, 5]
+    assert [end["status"] for end in found["again"]] == ["finished", "finished"]
+    assert found["same"]

@@ -1,0 +1,128 @@
+"""From sizing's parallel plans to settings of a run."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from vitruvius.errors import UsageError
+from vitruvius.sizing.communication import network_of
+from vitruvius.sizing.hardware import device_named
+from vitruvius.sizing.parallel.evaluate import Evaluation
+from vitruvius.sizing.workload import Workload
+from vitruvius.spec import preset, resolve
+from vitruvius.spec.source import parse_text
+from vitruvius.spec.tree import to_plain as tree_to_plain
+from vitruvius.training import TrainConfig
+from vitruvius.training.checking import ensure, from_plain
+from vitruvius.training.placing import place
+from vitruvius.training.rules import findings
+
+CASES = [
+    ("llama-3-8b", "h100-80gb", 8, 16, 8192),
+    ("llama-3-8b", "h100-80gb", 64, 64, 8192),
+    ("llama-moe", "h100-80gb", 16, 32, 4096),
+    ("tiny-llama", "rtx-4090", 1, 8, 256),
+    ("tiny-llama", "rtx-4090", 2, 8, 256),
+    ("tiny-llama-moe", "a100-80gb", 4, 8, 128),
+    ("seq2seq-small", "rtx-4090", 2, 8, 512),
+    ("smollm2-135m", "rtx-4090", 2, 8, 2048),
+    ("llama-3-8b", "a100-80gb", 4, 4, 2048),
+]
+
+
+def placed(name, device, count, batch, context, **more):
+    architecture = preset(name)
+    config = ensure(TrainConfig(batch=batch, context=context, **more), architecture)
+    return architecture, config, place(architecture, config, device_named(device), count)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[2]}x{case[1]}")
+def test_what_it_prints_is_accepted_by_the_settings_and_takes_what_sizing_says(case):
+    architecture, config, found = placed(*case)
+    assert found.chosen is not None
+    written = tree_to_plain(parse_text(found.yaml(), file="run.yaml"))["train"]
+    settings = from_plain({**written, "context": config.context})
+    assert findings(settings, architecture) == []
+    plan = found.chosen.plan
+    # Each process gets as many micro-batches as the plan has.
+    ranks = plan.degrees.data
+    assert settings.batch == config.batch == plan.schedule.micro_batch * settings.accumulate * ranks
+    assert settings.engine.tensor_parallel == plan.degrees.tensor
+    assert plan.degrees.data * plan.degrees.tensor == found.count
+    assert settings.engine.kind == ("local" if found.count == 1 else "ddp" if plan.degrees.zero == 0 else "fsdp2")
+    device = device_named(case[1])
+    workload = Workload(mode="train", context=config.context, weights="bf16", optimizer="adamw")
+    again = Evaluation(resolve(architecture), workload, device, network_of(device)).plan(plan.degrees, plan.schedule)
+    assert again.memory == plan.memory and plan.memory.total <= device.usable_bytes
+    told = found.to_dict("run.yaml")
+    assert told["chosen"]["memory"]["total_bytes"] == plan.memory.total
+
+
+@pytest.mark.parametrize("case", CASES[:4], ids=lambda case: f"{case[0]}-{case[2]}x{case[1]}")
+def test_every_alternative_says_why_it_was_not_chosen(case):
+    _, _, found = placed(*case)
+    assert all(option.why_not for option in found.others)
+    assert all(refused.why for refused in found.refused)
+    ours = [option for option in found.others if option.config is not None]
+    assert all(option.step_seconds >= found.chosen.step_seconds * 0.97 for option in ours)
+
+
+def test_one_device_takes_what_size_says():
+    from vitruvius.sizing import size
+
+    architecture, config, found = placed("smollm2-135m", "rtx-4090", 1, 4, 2048)
+    plan = found.chosen.plan
+    bill = size(
+        architecture,
+        context=2048,
+        mode="train",
+        batch=plan.schedule.micro_batch,
+        accumulate=plan.schedule.micro_batches,
+        checkpointing=plan.schedule.checkpointing,
+    )
+    assert plan.memory.peak == bill.to_dict()["memory"]["peak_bytes"]
+    assert found.launch("run.yaml") == "vitruvius train run.yaml"
+
+
+def test_a_launch_says_how_many_machines_and_processes():
+    _, _, found = placed("llama-3-8b", "h100-80gb", 64, 64, 8192)
+    words = shlex.split(found.launch("run.yaml --out r"))
+    assert words[:5] == ["torchrun", "--nnodes", "8", "--nproc-per-node", "8"]
+    assert words[-5:] == ["vitruvius", "train", "run.yaml", "--out", "r"]
+    _, _, found = placed("llama-3-8b", "h100-80gb", 8, 16, 8192)
+    assert found.launch("x").startswith("torchrun --standalone --nproc-per-node 8 -m vitruvius train x")
+
+
+def test_what_fits_nowhere_has_no_settings_and_a_way_out():
+    _, _, found = placed("llama-3-8b", "rtx-4090", 1, 1, 8192)
+    assert found.chosen is None and "vitruvius plan" in found.way_out
+    told = found.to_dict("x")
+    assert told["fits"] is False and told["yaml"] is None and told["command"] is None and told["refused"]
+    with pytest.raises(UsageError, match="fits and can be run"):
+        found.settings()
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_not_placed():
+    _, _, found = placed("tiny-llama", "rtx-4090", 7, 8, 256)
+    assert found.chosen is None or found.chosen.config.batch == 8
+
+
+@pytest.mark.parametrize("count", [0, -1, 2**40])
+def test_numbers_of_devices_that_nobody_has_are_refused(count):
+    with pytest.raises(UsageError, match="out of range"):
+        placed("tiny-llama", "rtx-4090", count, 8, 256)
+
+
+def test_a_setting_that_an_engine_refuses_moves_the_choice():
+    """Samples need a whole model in a process: what is left is DDP, or nothing."""
+    from vitruvius.training.settings import Samples
+
+    architecture, config, found = placed("llama-3-8b", "h100-80gb", 8, 16, 8192)
+    assert found.chosen.config.engine.kind == "fsdp2"
+    config = replace(config, samples=Samples(every=10))
+    found = place(architecture, config, device_named("h100-80gb"), 8)
+    assert found.chosen is None
+    assert any("train.samples.every" in option.why_not for option in found.others)
