@@ -1,6 +1,6 @@
 """What a checkpoint costs the training loop: written while it waits, behind it, and by torch.distributed.checkpoint.
 
-    python bench/checkpoint.py                              a Llama of 51 M parameters, one compute thread
+    python bench/checkpoint.py                              a Llama of 47 M parameters, one compute thread
     python bench/checkpoint.py --rounds 8 --updates 12
     python bench/checkpoint.py --set width=256 --json
     python bench/checkpoint.py --write docs/benchmarks/checkpoints.md
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 SPEC = ["width=512", "layers=layer*12", "vocab_size=16384", "blocks.layer.mixer.heads=8"]
 SPEC += ["blocks.layer.mixer.kv_heads=8", "blocks.layer.ffn.hidden=1408", "context=256"]
+NOISE = 1.5
+"""Turns of one arm that differ by more than this factor within a run decide nothing about others."""
 NAMES = {
     "none": "no checkpoint",
     "wait": "ours, `save: wait`",
@@ -216,7 +218,21 @@ def page(found: dict[str, Any]) -> str:
         seconds = " | ".join(f"{arm[f'{key}_seconds']:.2f} s" for key in ("stood", "turn", "cost"))
         span = f"{arm['ratio_lowest']:.2f} to {arm['ratio_highest']:.2f}"
         lines.append(f"| {NAMES[name]} | {seconds} | {arm['ratio']:.2f} | {span} |")
-    return "\n".join(lines) + "\n"
+    stood = {name: arm["stood_seconds"] for name, arm in arms.items()}
+    facts = [f"- Standing still, behind over waiting: {stood['behind'] / stood['wait']:.2f}."]
+    if "dcp" in stood:
+        facts.append(f"- Ours behind over `async_save`: {stood['behind'] / stood['dcp-async']:.2f}; ")
+        facts[-1] += f"waiting over `save`: {stood['wait'] / stood['dcp']:.2f}."
+    if max(arm["ratio_highest"] / arm["ratio_lowest"] for arm in arms.values()) > NOISE:
+        facts.append(
+            "- Other work shared the machine: turns of one arm differ by more than the arms do, so the columns of turns "
+            "decide nothing in this run; what the loop stands still for differs by far more than that."
+        )
+    facts.append(
+        "- Ours also hashes, reads back and compares every byte; DCP does not. Behind, that work takes CPU time from "
+        "the updates where no core is free."
+    )
+    return "\n".join([*lines, "", *facts]) + "\n"
 
 
 def main() -> None:

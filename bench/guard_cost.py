@@ -3,8 +3,8 @@
     python bench/guard_cost.py                      # a table, in about two minutes
     python bench/guard_cost.py --json
 
-Detectors read in every tenth update of a run; what they take is `guard_seconds` of those rows, what an update takes is the
-median over the rows between, of the same run. The share at the default interval is their ratio over that interval.
+Detectors read in every tenth update of a run; what they take is `guard_seconds` of those rows, what an update takes is
+the median over the rows between, of the same run. The share at the default interval is their ratio over that interval.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def main() -> None:
     for each in found:
         print(
             f"| {each['model']}, {each['batch']} x {each['context']} | {each['update_seconds'] * 1e3:.0f} ms "
-            f"| {each['reading_seconds'] * 1e3:.0f} ms | {each['reading_over_update']:.2f} | {each['share_at_default']:.2%} |"
+            f"| {each['reading_seconds'] * 1e3:.0f} ms | {each['reading_over_update']:.2f} "
+            f"| {each['share_at_default']:.2%} |"
         )
 
 

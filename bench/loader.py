@@ -219,8 +219,10 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
     for hooks, runs in found["hooks"].items():
         for name, each in runs.items():
             other = AGAINST.get(name)
-            ratio = ""
+            ratio = cost = ""
             if other is not None:
+                costs = [a["cpu"] / b["cpu"] for a, b in zip(each, runs[other], strict=True)]
+                cost = f"**{statistics.median(costs):.2f}** ({min(costs):.2f} to {max(costs):.2f})"
                 ratios = [a["per_second"] / b["per_second"] for a, b in zip(each, runs[other], strict=True)]
                 ratio = f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
             middle = {
@@ -237,12 +239,13 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
                     f"{middle['cpu']:.2f}",
                     memory,
                     ratio,
+                    cost,
                 ]
             )
     return lines
 
 
-HEAD = ["Hooks", "Loader", "Batches/s", "First batch, s", "CPU s", "Own MiB per worker", "Ratio to DataLoader"]
+HEAD = ["Hooks", "Loader", "Batches/s", "First batch, s", "CPU s", "Own MiB per worker", "Speed ratio", "CPU ratio"]
 
 
 def main() -> None:

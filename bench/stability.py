@@ -3,17 +3,17 @@
     python bench/stability.py --out DIR             # makes its data, sweeps, trains; goes on where it was stopped
     python bench/stability.py --out DIR --page      # writes docs/benchmarks/stability.md from what is in DIR
 
-A shrunken `longcontext` and a shrunken `tiny-llama-moe` learn the source of Python's standard library. The learning rate
-is tuned by a sweep of short runs without any protection; then each arm trains with 3, 10, 30 and 100 times that rate, from
-the same first weights over the same batches:
+A shrunken `longcontext` and a shrunken `tiny-llama-moe` learn the source of Python's standard library. The learning
+rate is tuned by a sweep of short runs without any protection; then each arm trains with 3, 10, 30 and 100 times that
+rate, from the same first weights over the same batches (those of QK-norm apart):
 
     unprotected   no clipping, no z-loss, no QK-norm, no detectors, spikes noted; only what is not finite ends a run
     guarded       the same model: ZClip under a ceiling of 1, spikes skipped, detectors every 10 updates, and an alarm
                   halves the learning rate
     protected     guarded, and QK-norm and a z-loss of 1e-4: the loss that is reported is without it
 
-A run is lost when it ends in a number that is not finite, or when held-out text costs it more than the frequencies of the
-tokens do: it has then learned less than counting would.
+A run is lost when it ends in a number that is not finite, or when held-out text costs it more than the frequencies of
+the tokens do: it has then learned less than counting would.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from vitruvius.runs.environment import environment
 from vitruvius.spec import preset
 from vitruvius.training import TrainConfig, train
 from vitruvius.training.settings import Guard
-from vitruvius.units import format_count
 
 STEPS, SWEEP_STEPS, BATCH, CONTEXT, VOCABULARY = 2000, 500, 4, 64, 512
 SWEEP = (2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -217,57 +216,124 @@ def fate(trial: dict[str, Any], counted: float) -> str:
     return "lost" if trial["val_loss"] > counted else "learned"
 
 
+ABOUT = """# Stability: learning rates that are too high
+
+Written by `bench/stability.py` on 2026-11-22; {cpu}, one thread on a machine shared with others; python {python},
+torch {torch}, numpy {numpy}.
+
+Two tiny models, {steps:,} updates of {batch} x {context} tokens of Python source, vocabulary {vocabulary}, bf16 with
+fp32 masters, AdamW, cosine, warm-up over a twentieth. `unprotected` has no clipping, no z-loss, no QK-norm and no guard
+but the one against numbers that are none. `guarded` is the same model with ZClip under a ceiling of 1, spikes skipped
+(8 deviations), detectors every 10 updates and the learning rate halved at an alarm. `protected` has QK-norm and a
+z-loss of 1e-4 besides. Token frequencies alone give {counted:.3f} nats per held-out token: a run above that is called
+lost. `Updates above counting` are those of a run whose training loss (median of 20) was above it, its first included.
+
+## The tuned rate
+
+Runs of {sweep_steps} updates without any protection, one seed; the rate with the lowest held-out loss is the tuned one.
+"""
+HEAD = (
+    *(
+        "Model",
+        "Rate",
+        "Seed",
+        "Arm",
+        "Held-out loss",
+        "Fate",
+        "Updates above counting",
+        "Largest loss",
+        "Largest gradient norm",
+    ),
+    *("Alarms", "Spikes", "Updates left out", "Rate at the end, of the scheduled"),
+)
+
+
+def row_of(trial: dict[str, Any], counted: float) -> list[str]:
+    """A trial in the table."""
+    loss = "-" if trial["val_loss"] is None else f"{trial['val_loss']:.3f}"
+    left = "-" if trial["lr_last"] is None else f"{trial['lr_last']:.3g}"
+    return [
+        trial["model"],
+        f"{trial['factor']}x",
+        str(trial["seed"]),
+        trial["arm"],
+        loss,
+        fate(trial, counted),
+        f"{20 * sum(loss > counted for loss in trial['curve']):,}",
+        f"{trial['loss_max']:.2f}",
+        f"{trial['grad_norm_max']:.3g}",
+        str(trial["events"]["alarm"]),
+        str(trial["events"]["spike"]),
+        str(trial["not_applied"]),
+        left,
+    ]
+
+
+def found(trials: list[dict[str, Any]], counted: float) -> list[str]:
+    """What the table says, in sentences."""
+    lines: list[str] = []
+    for arm in ARMS:
+        mine = [each for each in trials if each["arm"] == arm]
+        dead = [f"{each['model']} at {each['factor']}x" for each in mine if each["problem"] is not None]
+        lost = [f"{each['model']} at {each['factor']}x" for each in mine if fate(each, counted) == "lost"]
+        lines.append(
+            f"- {arm}: of {len(mine)} runs {len(dead)} ended in a number that is not finite"
+            f"{' (' + ', '.join(dead) + ')' if dead else ''}, and {len(lost)} more learned less than counting"
+            f"{' (' + ', '.join(lost) + ')' if lost else ''}."
+        )
+    plain = {(each["model"], each["factor"], each["seed"]): each for each in trials if each["arm"] == "unprotected"}
+    for arm in ("guarded", "protected"):
+        gains = [
+            f"{each['model']} at {each['factor']}x {other['val_loss'] - each['val_loss']:+.3f}"
+            for each in trials
+            if each["arm"] == arm
+            and (other := plain.get((each["model"], each["factor"], each["seed"]))) is not None
+            and other["val_loss"] is not None
+            and each["val_loss"] is not None
+        ]
+        lines.append(f"- Nats that {arm} is better by than unprotected (below 0: worse): {'; '.join(gains)}.")
+    return lines
+
+
 def page(results: dict[str, Any]) -> str:
     """The page, from what was measured."""
     trials, counted, machine = list(results["trials"].values()), results["unigram"], results["environment"]
-    packages = {name: version for name, version in machine["packages"].items() if version}
-    lines = [
-        "# Stability: learning rates that are too high",
-        "",
-        f"Written by `bench/stability.py` on 2026-11-22; {machine['cpu']}, one thread on a machine shared with others; "
-        f"python {machine['python']}, torch {packages['torch']}, numpy {packages['numpy']}.",
-        "",
-        f"Two tiny models, {STEPS:,} updates of {BATCH} x {CONTEXT} tokens of Python source, vocabulary {VOCABULARY}, bf16 "
-        f"with fp32 masters, AdamW. Token frequencies alone give {counted:.3f} nats per held-out token: a run above that "
-        "is called lost.",
-        "",
-        "## The tuned rate",
-        "",
-        f"Runs of {SWEEP_STEPS} updates without any protection, one seed; the rate with the lowest held-out loss is the tuned one.",
-        "",
-        "| Model | " + " | ".join(f"{lr:g}" for lr in SWEEP) + " | Tuned |",
-        "|---|" + "---|" * (len(SWEEP) + 1),
-    ]
-    for model, tuned in results.get("tuned", {}).items():
-        found = {each["lr"]: each for each in trials if each["model"] == model and each["factor"] == 0}
-        cells = [f"{found[lr]['val_loss']:.3f}" if lr in found and found[lr]["val_loss"] else "-" for lr in SWEEP]
-        lines.append(f"| {model} | {' | '.join(cells)} | {tuned:g} |")
-    lines += [
-        "",
-        "## What became of the runs",
-        "",
-        "| Model | Rate | Seed | Arm | Held-out loss | Fate | Largest loss | Largest gradient norm | Alarms | Spikes | "
-        "Left out | Rate at the end, of the scheduled |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for each in sorted(
+    about = ABOUT.format(
+        cpu=machine["cpu"],
+        python=machine["python"],
+        torch=machine["packages"]["torch"],
+        numpy=machine["packages"]["numpy"],
+        steps=STEPS,
+        batch=BATCH,
+        context=CONTEXT,
+        vocabulary=VOCABULARY,
+        counted=counted,
+        sweep_steps=SWEEP_STEPS,
+    )
+    lines = [about, "| Model | " + " | ".join(f"{lr:g}" for lr in SWEEP) + " | Tuned |"]
+    lines.append("|---|" + "---|" * (len(SWEEP) + 1))
+    for model in MODELS:
+        swept = {each["lr"]: each for each in trials if each["model"] == model and each["factor"] == 0}
+        losses = {lr: each["val_loss"] for lr, each in swept.items() if each["val_loss"] is not None}
+        cells = [f"{losses[lr]:.3f}" if lr in losses else "-" for lr in SWEEP]
+        tuned = f"{min(losses, key=lambda lr: losses[lr]):g}" if losses else "-"
+        lines.append(f"| {model} | {' | '.join(cells)} | {tuned} |")
+    long = sorted(
         (each for each in trials if each["factor"]),
         key=lambda each: (each["model"], each["factor"], each["seed"], list(ARMS).index(each["arm"])),
-    ):
-        loss = "-" if each["val_loss"] is None else f"{each['val_loss']:.3f}"
-        left = "-" if each["lr_last"] is None else f"{each['lr_last']:.3g}"
-        lines.append(
-            f"| {each['model']} | {each['factor']}x | {each['seed']} | {each['arm']} | {loss} | {fate(each, counted)} | "
-            f"{each['loss_max']:.2f} | {each['grad_norm_max']:.3g} | {each['events']['alarm']} | {each['events']['spike']} | "
-            f"{each['not_applied']} | {left} |"
-        )
-    seconds = sum(each["seconds"] for each in trials)
+    )
+    lines += ["", "## What became of the runs", "", *found(long, counted), ""]
+    lines += [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
+    lines += [f"| {' | '.join(row_of(each, counted))} |" for each in long]
+    minutes = sum(each["seconds"] for each in trials) / 60
     lines += [
         "",
-        f"![Loss curves](stability.svg)",
+        "![Loss curves](stability.svg)",
         "",
-        f"Curves are medians of 20 updates, seed 0. All runs together took {seconds / 60:.0f} minutes of one core, "
-        f"{format_count(sum(each['updates'] for each in trials))} updates.",
+        (
+            f"Curves are medians of 20 updates, seed 0. The {len(trials)} runs took {minutes:.0f} minutes, "
+            f"{sum(each['updates'] for each in trials):,} updates."
+        ),
         "",
     ]
     return "\n".join(lines)
@@ -309,7 +375,7 @@ def drawing(results: dict[str, Any]) -> str:
         across += 120
     svg.path(f"M{across} 22h20", stroke=INK, weight=0.8, dash="3 3")
     svg.text(across + 26, 26, "token frequencies alone", size=11)
-    width, height = left + len(factors) * (wide + gap), top + len(MODELS) * (high + 52)
+    width, height = max(across + 180, left + len(factors) * (wide + gap)), top + len(MODELS) * (high + 52)
     return svg.document(
         width,
         height,

@@ -5,8 +5,8 @@
     python examples/hf_trainer.py context-aware-bert --data data --out results
     python examples/hf_trainer.py tiny-llama --data data --out results-causal --learning-rate 1e-3
 
-The numbers that are not given are those of the tutorial "How to Implement a Unique LLM Architecture": 1,000 training and
-100 evaluation examples, batch 8, 3 epochs, learning rate 2e-5, weight decay 0.01, evaluation after each epoch.
+The numbers that are not given are those of the tutorial "How to Implement a Unique LLM Architecture": 1,000 training
+and 100 evaluation examples, batch 8, 3 epochs, learning rate 2e-5, weight decay 0.01, evaluation after each epoch.
 """
 
 from __future__ import annotations

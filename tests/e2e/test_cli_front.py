@@ -112,6 +112,8 @@ print([name for name in sys.modules if name in ("vitruvius.cli.size", "vitruvius
         "solve",
         "scale-down",
         "schema",
+        "score",
+        "sweep",
     }
     assert done.stderr == "[]\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -152,3 +153,93 @@ def test_prune_leaves_a_run_alone_that_is_being_written_to(here, said):
     assert code == 2
     assert "another run is writing" in err
     assert len(list((here / "runs" / "one" / "checkpoints").iterdir())) == 3
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Records and logs that others have written
+
+
+def changed(record, **fields):
+    return {**record, **fields}
+
+
+ODD = {
+    "older": lambda folder, record: changed(record, schema="vitruvius.run/0"),
+    "settings are a list": lambda folder, record: changed(record, config={"train": [1]}, started="\x1b[2J"),
+    "no settings": lambda folder, record: changed(record, config={}, data=None),
+    "no spec": lambda folder, record: changed(record, spec={"text": None, "data": None}),
+    "words for numbers": lambda folder, record: changed(
+        record, config={"train": {"steps": "many"}}, environment={"packages": None}, command=["\x1b[2J"]
+    ),
+    "rows of anything": lambda folder, record: (
+        (folder / "metrics.jsonl").write_text(
+            '{"step": "x", "loss": [], "tokens": null}\n{"loss": NaN, "val_loss": 1e999}\n'
+        ),
+        (folder / "events.jsonl").write_text('{"kind": [1]}\n{"kind": "\\u001b[31m"}\n{}\n'),
+        record,
+    )[-1],
+    "no rows": lambda folder, record: ((folder / "metrics.jsonl").unlink(), record)[-1],
+    "a pipe for a log": lambda folder, record: (
+        (folder / "metrics.jsonl").unlink(),
+        os.mkfifo(folder / "metrics.jsonl"),
+        record,
+    )[-1],
+    "half a checkpoint": lambda folder, record: ((folder / "checkpoints" / "step-9").mkdir(), record)[-1],
+    "a file for a checkpoint": lambda folder, record: ((folder / "checkpoints" / "step-9").write_text("x"), record)[-1],
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_whatever_a_run_folder_holds_every_verb_answers_without_a_crash(odd, here, said):
+    folder = here / "runs" / "one"
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(ODD[odd](folder, record)))
+    for verb in (["list", "runs"], ["show"], ["compare", "runs/two"], ["prune", "--dry-run"], ["report"]):
+        code, out, err = said("runs", *verb, *([] if verb[0] == "list" else ["runs/one"]))
+        assert code in {0, 2}, err
+        assert "\x1b" not in out + err
+        assert "bug" not in err
+    assert said("runs", "list", "runs")[0] == 0
+
+
+def test_names_with_escapes_and_line_breaks_are_shown_harmless(here, said):
+    (here / "runs" / "one").rename(here / "runs" / "a\x1b[31m\nb")
+    code, out, _ = said("runs", "list", "runs")
+    assert code == 0
+    assert "\x1b" not in out
+    assert len(out.splitlines()) == 3
+    assert said("runs", "show", "runs/a\x1b[31m\nb")[0] == 0
+
+
+def test_show_says_which_checkpoints_there_are_why_they_stay_and_how_large(here, said):
+    told = json.loads(said("runs", "show", "runs/one", "--json")[1])
+    assert [(each["step"], each["why"]) for each in told["kept"]] == [(step, ["newest"]) for step in (2, 4, 6)]
+    for each in told["kept"]:
+        files = (here / "runs" / "one" / "checkpoints" / f"step-{each['step']}").iterdir()
+        assert each["bytes"] == sum(path.stat().st_size for path in files)
+    assert "why it stays" in said("runs", "show", "runs/one")[1]
+
+
+def test_prune_follows_the_rules_that_are_given_and_says_why_the_others_stay(here, said):
+    rows = [json.loads(line) for line in (here / "runs" / "one" / "metrics.jsonl").read_text().splitlines()]
+    rows[1]["val_loss"] = 0.25
+    (here / "runs" / "one" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = json.loads(said("runs", "prune", "runs/one", "--keep-best", "1", "--json")[1])
+    assert [(each["step"], each["why"]) for each in done["kept"]] == [(2, ["best (val_loss 0.25)"]), (6, ["newest"])]
+    assert [folder["path"] for folder in done["folders"]] == ["runs/one/checkpoints/step-4"]
+    assert said("runs", "prune", "runs/one", "--keep-every", "0")[0] == 2
+
+
+def test_export_writes_a_folder_that_other_verbs_take_for_the_run(here, said):
+    code, out, _ = said("runs", "export", "runs/one", "--out", "model", "--json")
+    told = json.loads(out)
+    assert (code, told["step"], told["weights"], told["dtype"]) == (0, 6, "last", "bf16")
+    prompt = ["--prompt", "arch", "--max-tokens", "6", "--temperature", "0"]
+    assert said("generate", "model", *prompt)[1] == said("generate", "runs/one", *prompt)[1]
+    assert said("embed", "model", "stone")[1] == said("embed", "runs/one", "stone")[1]
+    code, _, err = said("runs", "export", "runs/one", "--out", "model")
+    assert code == 2
+    assert "not empty" in err
+    code, _, err = said("train", "--resume", "model")
+    assert code == 2
+    assert "not a run folder" in err

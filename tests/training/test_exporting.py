@@ -221,3 +221,15 @@ def test_weights_of_a_loaded_export_are_those_of_the_file(exported):
     model = load_model(exported)
     file = read_tensors(exported / "model.safetensors")
     assert all(torch.equal(tensor, file[name]) for name, tensor in weights_of(model).items())
+
+
+def test_a_run_with_averages_exports_them(dense, run_of, tmp_path):
+    run = run_of(dense, ema=0.9).run
+    export(run, tmp_path / "average", weights="ema", dtype="fp32")
+    last = RunReader(run).checkpoints()[-1].path
+    averages, found = (
+        read_tensors(path) for path in (last / "ema.safetensors", tmp_path / "average" / "model.safetensors")
+    )
+    assert averages
+    assert all(torch.equal(found[name], tensor) for name, tensor in averages.items())
+    load_model(tmp_path / "average")

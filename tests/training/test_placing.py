@@ -73,7 +73,7 @@ def test_every_alternative_says_why_it_was_not_chosen(case):
 def test_one_device_takes_what_size_says():
     from vitruvius.sizing import size
 
-    architecture, config, found = placed("smollm2-135m", "rtx-4090", 1, 4, 2048)
+    architecture, _config, found = placed("smollm2-135m", "rtx-4090", 1, 4, 2048)
     plan = found.chosen.plan
     bill = size(
         architecture,

@@ -15,7 +15,7 @@ from vitruvius.runs.samples import SAMPLES_FILE, newest, samples_of
 from vitruvius.spec import preset
 from vitruvius.training import TrainConfig, resume
 from vitruvius.training.checking import config_hash, ensure
-from vitruvius.training.sampling_text import described, undisturbed
+from vitruvius.training.sampling_text import described, prompt_ids, undisturbed
 from vitruvius.training.settings import Samples
 from vitruvius.training.stopping import StopRequest, signalled, stop_on_signals
 
@@ -233,10 +233,15 @@ def test_modes_and_random_state_are_as_before(dense):
     frozen = list(model.modules())[-1]
     frozen.training = False
     before = torch.get_rng_state()
-    with pytest.raises(ZeroDivisionError), undisturbed(model):
-        assert not model.training
-        torch.rand(3)
-        raise ZeroDivisionError
+
+    def disturb():
+        with undisturbed(model):
+            assert not model.training
+            torch.rand(3)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        disturb()
     assert model.training and not frozen.training
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -251,3 +256,14 @@ def test_the_file_holds_a_json_object_a_line(dense, run_of):
     run = run_of(dense, steps=2, samples=WRITES).run
     lines = (run / SAMPLES_FILE).read_text().splitlines()
     assert all(json.loads(line)["step"] == 2 for line in lines) and len(lines) == 2
+
+
+def test_a_source_of_pairs_ends_in_the_separator_that_the_decoder_starts_from(data):
+    from vitruvius.data import TokenShards
+
+    tokenizer = TokenShards.open(data, "train", verify="sizes").tokenizer()
+    plain, pairs = TrainConfig(), TrainConfig(objective="seq2seq")
+    ids = tokenizer.encode("The mason")
+    assert prompt_ids("The mason", tokenizer, plain) == ids
+    assert prompt_ids("The mason", tokenizer, pairs) == [*ids, tokenizer.eos_id]
+    assert prompt_ids("", tokenizer, plain) == prompt_ids("", tokenizer, pairs) == [tokenizer.eos_id]

@@ -91,8 +91,10 @@ def _document(made: PreparedPairs) -> dict[str, Any]:
 
 def _lines(document: dict[str, Any]) -> list[str]:
     lines = [
-        f"{clean_line(document['out'])}: {document['pairs_out']:,} of {document['pairs_in']:,} pairs, "
-        f"vocabulary {document['vocab_size']:,}"
+        (
+            f"{clean_line(document['out'])}: {document['pairs_out']:,} of {document['pairs_in']:,} pairs, "
+            f"vocabulary {document['vocab_size']:,}"
+        )
     ]
     lines += [
         f"{name:12} {split['pairs']:>9,} pairs {split['tokens']:>12,} tokens"

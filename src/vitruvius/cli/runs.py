@@ -93,7 +93,7 @@ def show_command(*, run: str, verify: bool, as_json: bool) -> int:
     from vitruvius.runs import RunReader
     from vitruvius.runs.pruning import kept_by, rules_of
     from vitruvius.runs.samples import newest, samples_of
-    from vitruvius.runs.summary import summary_of
+    from vitruvius.runs.summary import mapping_of, summary_of
 
     summary, reader = summary_of(run), RunReader(run)
     record = reader.record()
@@ -101,7 +101,7 @@ def show_command(*, run: str, verify: bool, as_json: bool) -> int:
     damage: dict[int, str | None] | None = None
     if verify:
         damage = {checkpoint.step: _damage(checkpoint) for checkpoint in reader.checkpoints()}
-    changed = changed_settings(record["config"].get("train") or {})
+    changed = changed_settings(mapping_of(record["config"].get("train")))
     written = newest(samples_of(reader.path))
     if as_json:
         verified = None if damage is None else {str(step): what for step, what in damage.items()}

@@ -59,11 +59,11 @@ def _reported(run: str) -> Reported:
     from vitruvius.report.run_report import Reported
     from vitruvius.runs import RunReader
     from vitruvius.runs.samples import samples_of
-    from vitruvius.runs.summary import summary_of
+    from vitruvius.runs.summary import mapping_of, summary_of
 
     reader = RunReader(run)
     record = reader.record()
-    changed = changed_settings(record["config"].get("train") or {})
+    changed = changed_settings(mapping_of(record["config"].get("train")))
     written = samples_of(reader.path)
     return Reported.of(summary_of(run), record, changed, reader.metrics(), reader.events(), written)
 

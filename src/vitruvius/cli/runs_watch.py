@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -73,11 +73,12 @@ class _Watched:
         from vitruvius.runs import RunReader
         from vitruvius.runs.following import Following
         from vitruvius.runs.samples import SAMPLES_FILE
+        from vitruvius.runs.summary import mapping_of
 
         self.reader: RunReader = RunReader(run)
         record = self.reader.record()
-        spec: dict[str, Any] = record["spec"].get("data") or {}
-        train: dict[str, Any] = record["config"].get("train") or {}
+        spec = mapping_of(record["spec"].get("data"))
+        train = mapping_of(record["config"].get("train"))
         steps = train.get("steps")
         name = spec.get("name")
         self.live: Live = Live(

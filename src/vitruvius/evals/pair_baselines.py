@@ -1,4 +1,4 @@
-"""What a model of pairs must beat: the most frequent target, and the target of the training source most alike. No torch.
+"""What a model of pairs must beat: the most frequent target, and that of the training source most alike. No torch.
 
 Alike is the cosine of TF-IDF vectors over the words of the sources: log(1 + count) * log((1 + N) / (1 + n)) for a word
 in n of N training sources, as in BM25's ancestors (Salton and Buckley, 1988). Ties go to the earlier pair.

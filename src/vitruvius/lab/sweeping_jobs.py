@@ -123,7 +123,7 @@ class Jobs:
             environment.setdefault("OMP_NUM_THREADS", str(self._threads))
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with log.open("ab") as errors:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603  (this interpreter, and a module of ours)
                 [sys.executable, *WORKER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -31,13 +31,13 @@ def placing_text(found: Mapping[str, Any]) -> str:
         parts = ", ".join(
             f"{name} {format_bytes(memory[f'{name}_bytes'])}" for name in _PARTS if memory[f"{name}_bytes"]
         )
+        total, has = format_bytes(memory["total_bytes"]), format_bytes(memory["available_bytes"])
+        pieces = f"{chosen['micro_batches']} micro-batches of {chosen['micro_batch']} on each data rank"
+        pace = f"{chosen['step_seconds']:.3g} s an update expected, {chosen['tokens_per_second']:,.0f} tokens/s"
         lines += [
-            f"  chosen   {chosen['name']}: {chosen['micro_batches']} micro-batches of {chosen['micro_batch']} on each "
-            f"data rank, checkpointing {chosen['checkpointing']}",
-            f"  memory   {format_bytes(memory['total_bytes'])} of {format_bytes(memory['available_bytes'])} on a device "
-            f"({share:.0%}): {parts}",
-            f"  time     {chosen['step_seconds']:.3g} s an update expected, {chosen['tokens_per_second']:,.0f} tokens/s "
-            "(an estimate: docs/plan.md)",
+            f"  chosen   {chosen['name']}: {pieces}, checkpointing {chosen['checkpointing']}",
+            f"  memory   {total} of {has} on a device ({share:.0%}): {parts}",
+            f"  time     {pace} (an estimate: docs/plan.md)",
             "",
             "# for the run file",
             found["yaml"],

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PLACE: Final = re.compile(
-    r"<!-- (?P<what>fields of|kinds of|costs of|presets|schedulable fields)(?P<names>[^>]*?) -->\n.*?<!-- end -->", re.DOTALL
+    r"<!-- (?P<what>fields of|kinds of|costs of|presets|schedulable fields)(?P<names>[^>]*?) -->\n.*?<!-- end -->",
+    re.DOTALL,
 )
 _PARTS: Final[dict[str, type[Node]]] = {
     "architecture": Architecture,

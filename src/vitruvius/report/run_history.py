@@ -114,8 +114,9 @@ def spread(curves: Iterable[Sequence[tuple[int, float]]]) -> tuple[Point, ...]:
     )
 
 
-BAD = frozenset({"not-finite", "spike", "alarm", "failed", "damaged-checkpoint", "rewound", "out-of-memory"})
-BAD |= {"watch-failed", "detectors-failed"}
+BAD = frozenset({"not-finite", "spike", "alarm", "failed", "damaged-checkpoint", "rewound"}) | frozenset(
+    {"out-of-memory", "watch-failed", "detectors-failed"}
+)
 """Kinds of event that something was wrong in."""
 
 
@@ -143,7 +144,7 @@ _HIDDEN = frozenset({"kind", "time", "environment", "sample_ids", "epochs", "sam
 def event_text(event: Mapping[str, Any]) -> str:
     """What an event says besides its kind and time, in a line."""
     told = _sights_text(event.get("seen"))
-    hidden = _HIDDEN | ({"seen"} if told else set())
+    hidden = _HIDDEN | {"seen"} if told else _HIDDEN
     parts = [f"{key} {_shown(value)}" for key, value in event.items() if key not in hidden and value is not None]
     return ", ".join([*([told] if told else []), *parts])
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vitruvius.report.shape_text import shape_lines
 from vitruvius.report.tables import columns
+from vitruvius.runs import RunReader
 from vitruvius.runs.anomalies import anomalies_of
+from vitruvius.runs.summary import mapping_of
 from vitruvius.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -22,9 +25,9 @@ def list_text(runs: Sequence[RunSummary]) -> str:
     head = ("run", "status", "architecture", "step", "tokens", "loss", "val loss", "bits/byte", "tokens/s", "size")
     rows = [
         (
-            str(run.path),
+            one_line(str(run.path)),
             run.status,
-            run.architecture or UNKNOWN,
+            one_line(run.architecture or UNKNOWN),
             f"{run.step:,}" + ("" if run.steps is None else f"/{run.steps:,}"),
             format_count(run.tokens),
             number(run.loss),
@@ -42,14 +45,15 @@ def show_text(run: RunSummary, record: Mapping[str, Any], changed: Mapping[str, 
     """One run: how far it is, what it was told, on what, what happened, and which checkpoints it has."""
     data: dict[str, Any] = record["data"] or {}
     environment: dict[str, Any] = record["environment"]
-    packages = ", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items() if version)
+    versions = mapping_of(environment.get("packages")).items()
+    packages = ", ".join(f"{name} {version}" for name, version in versions if version)
     facts = [
-        ("run", str(run.path)),
+        ("run", one_line(str(run.path))),
         ("status", run.status),
-        ("architecture", run.architecture or UNKNOWN),
-        ("started", run.started),
-        ("finished", record["finished"] or UNKNOWN),
-        ("command", " ".join(record["command"]) or UNKNOWN),
+        ("architecture", one_line(run.architecture or UNKNOWN)),
+        ("started", one_line(run.started)),
+        ("finished", one_line(record["finished"] or UNKNOWN)),
+        ("command", one_line(" ".join(record["command"])) or UNKNOWN),
         ("step", f"{run.step:,}" + ("" if run.steps is None else f" of {run.steps:,}")),
         ("tokens", f"{run.tokens:,}"),
         ("loss", number(run.loss)),
@@ -70,6 +74,9 @@ def show_text(run: RunSummary, record: Mapping[str, Any], changed: Mapping[str, 
             for each in kept
         ]
         lines += ["", "checkpoints", *columns([head, *rows], align=">>><")]
+    shaped = shape_lines(RunReader(run.path).events())
+    if shaped:
+        lines += ["", "what train.shape changed", *(f"  {line}" for line in shaped)]
     if changed:
         lines += ["", "settings that are not the default"]
         lines += [f"  {line}" for line in columns([(key, str(value)) for key, value in changed.items()], align="<<")]
@@ -78,7 +85,8 @@ def show_text(run: RunSummary, record: Mapping[str, Any], changed: Mapping[str, 
 
 def compare_text(runs: Sequence[RunSummary], differing: Mapping[str, Mapping[str, Any]]) -> str:
     """Runs side by side: results first, then every setting, field of the spec and fact of the data that differs."""
-    names = [str(run.path) for run in runs]
+    keys = [str(run.path) for run in runs]
+    names = [one_line(key) for key in keys]
     results: list[tuple[str, ...]] = [
         ("status", *(run.status for run in runs)),
         ("step", *(f"{run.step:,}" for run in runs)),
@@ -88,7 +96,9 @@ def compare_text(runs: Sequence[RunSummary], differing: Mapping[str, Mapping[str
         ("val_bits_per_byte", *(number(run.val_bits_per_byte) for run in runs)),
         ("tokens_per_second", *(number(run.tokens_per_second) for run in runs)),
     ]
-    settings = [(field, *(str(values[name]) for name in names)) for field, values in differing.items()]
+    settings = [
+        (one_line(field), *(one_line(str(values[name])) for name in keys)) for field, values in differing.items()
+    ]
     if not settings:
         settings = [("(nothing differs)",)]
     align = "<" + ">" * len(runs)
@@ -96,6 +106,11 @@ def compare_text(runs: Sequence[RunSummary], differing: Mapping[str, Mapping[str
     if len({run.step for run in runs}) > 1:
         lines += ["", "the runs are not equally far, so their losses do not compare"]
     return "\n".join(lines)
+
+
+def one_line(text: str) -> str:
+    """A text of others in a table: what is not printable is spelled out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def number(value: float | None) -> str:

@@ -39,8 +39,10 @@ def bill_text(bill: Mapping[str, Any]) -> str:
     at_once = f"{jobs} at a time" + ("" if bill["threads"] is None else f", {bill['threads']} threads each")
     lines += [
         "",
-        f"total    {total['runs']:,} runs (seeds {', '.join(map(str, bill['seeds']))}; {at_once}), "
-        f"{format_count(total['tokens'])} tokens, {format_count(total['flops'])}FLOP",
+        (
+            f"total    {total['runs']:,} runs (seeds {', '.join(map(str, bill['seeds']))}; {at_once}), "
+            f"{format_count(total['tokens'])} tokens, {format_count(total['flops'])}FLOP"
+        ),
         f"memory   {format_bytes(total['peak_bytes'])} when the largest arms meet",
     ]
     if total["seconds_over_jobs"] is None:

@@ -37,11 +37,14 @@ def sweep_page(document: Mapping[str, Any], histories: Mapping[str, History]) ->
     counts: Mapping[str, int] = document["runs"]
     told = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
     swept = ", ".join(document["swept"]) or "seeds alone"
+    repeated = f"{' '.join(document['command'])}\n{json.dumps(document['data'], indent=2)}"
     won = document["verdict"]["winner"] is not None
     body = [
         f"<h1>Sweep over {escape(swept)}</h1>",
-        f'<p class="lead">{len(arms):,} arms, {len(document["seeds"]):,} seeds; runs: {escape(told)}. '
-        f"Begun {escape(str(document['started']))}.</p>",
+        (
+            f'<p class="lead">{len(arms):,} arms, {len(document["seeds"]):,} seeds; runs: {escape(told)}. '
+            f"Begun {escape(str(document['started']))}.</p>"
+        ),
         f'<p class="{"good" if won else "unsure"}">{escape(verdict_text(document["verdict"]))}</p>',
         _table(document),
         _pairs(document["verdict"]),
@@ -50,8 +53,7 @@ def sweep_page(document: Mapping[str, Any], histories: Mapping[str, History]) ->
         _charts(arms, histories),
         _response(arms),
         _failures(arms),
-        "<details><summary>How to repeat it</summary>"
-        f"<pre>{escape(' '.join(document['command']))}\n{escape(json.dumps(document['data'], indent=2))}</pre></details>",
+        f"<details><summary>How to repeat it</summary><pre>{escape(repeated)}</pre></details>",
     ]
     return page(f"Sweep over {swept}", body)
 

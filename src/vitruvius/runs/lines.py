@@ -87,6 +87,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.exists():
         return
+    if not path.is_file():  # opening a pipe would wait for a writer for ever
+        raise RunError("this is not a regular file", where=str(path), fix="put the log back from a copy")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):

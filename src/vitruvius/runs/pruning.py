@@ -11,7 +11,7 @@ from vitruvius.runs.checkpoints import latest_good_checkpoint
 from vitruvius.runs.folder import RunReader
 from vitruvius.runs.lock import FolderLock
 from vitruvius.runs.retention import Retention, reasons, retention_of, validation_losses
-from vitruvius.runs.summary import size_of
+from vitruvius.runs.summary import mapping_of, size_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ def rules_of(
 ) -> Retention:
     """The rules in a run's settings; a number that is given takes the place of the run's own."""
     record = run.record()
-    rules = retention_of(record["config"].get("train") or {}, keep=keep, finished=record["status"] == "finished")
+    rules = retention_of(mapping_of(record["config"].get("train")), keep=keep, finished=record["status"] == "finished")
     return Retention(
         keep=rules.keep,
         every=rules.every if every is None else every,

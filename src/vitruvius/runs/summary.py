@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,8 @@ def summary_of(run: Path | str) -> RunSummary:
     record, rows = reader.record(), reader.metrics()
     last: dict[str, Any] = rows[-1] if rows else {}
     none: dict[str, Any] = {}
-    scored = next((row for row in reversed(rows) if row.get("val_loss") is not None), none)
-    speeds = sorted(row["tokens_per_second"] for row in rows[-100:] if row.get("tokens_per_second"))
+    scored = next((row for row in reversed(rows) if number_of(row.get("val_loss")) is not None), none)
+    speeds = sorted(speed for row in rows[-100:] if (speed := number_of(row.get("tokens_per_second"))))
     kinds: dict[str, int] = {}
     for event in reader.events():
         kind = str(event.get("kind"))
@@ -75,24 +76,41 @@ def summary_of(run: Path | str) -> RunSummary:
     status = record["status"]
     if status == "running" and not is_held(reader.path):
         status = "died"
-    spec: dict[str, Any] = record["spec"].get("data") or {}
-    train: dict[str, Any] = record["config"].get("train") or {}
+    name, steps = (
+        mapping_of(record["spec"].get("data")).get("name"),
+        mapping_of(record["config"].get("train")).get("steps"),
+    )
     return RunSummary(
         path=reader.path,
         status=status,
-        architecture=spec.get("name"),
+        architecture=name if isinstance(name, str) else None,
         started=record["started"],
-        step=last.get("step", 0),
-        steps=train.get("steps"),
-        tokens=last.get("tokens", 0),
-        loss=last.get("loss"),
-        val_loss=scored.get("val_loss"),
-        val_bits_per_byte=scored.get("val_bits_per_byte"),
+        step=_count(last.get("step")),
+        steps=steps if type(steps) is int else None,
+        tokens=_count(last.get("tokens")),
+        loss=number_of(last.get("loss")),
+        val_loss=number_of(scored.get("val_loss")),
+        val_bits_per_byte=number_of(scored.get("val_bits_per_byte")),
         tokens_per_second=speeds[len(speeds) // 2] if speeds else None,
         checkpoints=tuple(checkpoint.step for checkpoint in reader.checkpoints()),
         bytes=size_of(reader.path),
         events=kinds,
     )
+
+
+def mapping_of(value: object) -> dict[str, Any]:
+    """A mapping in a record that others may have changed; an empty one where it is something else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def number_of(value: object) -> float | None:
+    """A number in a row that others may have changed; None where it is something else, or not finite."""
+    is_number = type(value) in {int, float} and math.isfinite(cast("float", value))
+    return cast("float", value) if is_number else None
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int else 0
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
@@ -137,10 +155,10 @@ def differences(records: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    data: dict[str, Any] = record["data"] or {}
+    data = mapping_of(record["data"])
     wanted: dict[str, Any] = {
-        "train": record["config"].get("train") or {},
-        "spec": record["spec"].get("data") or {},
+        "train": mapping_of(record["config"].get("train")),
+        "spec": mapping_of(record["spec"].get("data")),
         "data": {key: data.get(key) for key in ("fingerprint", "vocab_size", "tokens")},
     }
     return dict(leaves("", wanted))

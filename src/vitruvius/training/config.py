@@ -84,7 +84,7 @@ class TrainConfig:
     `[{hook: fim, options: {rate: 0.9}}, {hook: "hooks.py:mask_digits"}]`; see [loader](training/loader.md)."""
     shape: tuple[ShapeSchedule, ...] = ()
     """Fields of the architecture that change in training, by step or by a signal: `[{field:
-    blocks.local.mixer.sees.sliding, steps: {0: 64, 500: 128}}]`; see [schedules](training/architecture-schedules.md)."""
+    blocks.local.mixer.sees.sliding, steps: {0: 64, 500: 128}}]`; [schedules](training/architecture-schedules.md)."""
     data_check: Literal["hashes", "sizes"] = "hashes"
     """What opening the data compares with its index: every byte, or only the lengths of the files."""
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0

@@ -39,7 +39,9 @@ def explain(entry: Any) -> Finding:
         owner = HookUse if len(keys) > 2 else owner
         if kind == "missing":
             path = ".".join(["train", *keys])
-            return Finding(path=path, what=f"{keys[-1]} is missing", fix="write {hook: fim}, or {hook: file.py:function}")
+            return Finding(
+                path=path, what=f"{keys[-1]} is missing", fix="write {hook: fim}, or {hook: file.py:function}"
+            )
     if keys[:2] == ["guard", "alarms"]:
         keys = [key for key in keys if key != "[key]"]
         owner = AlarmRule if len(keys) > 3 else owner

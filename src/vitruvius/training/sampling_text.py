@@ -66,7 +66,9 @@ def ensure_prompts(config: TrainConfig, architecture: Architecture, tokenizer: C
         return
     known = tokenizer()
     for number, prompt in enumerate(config.samples.prompts):
-        length = len(_ids(prompt, known, config.mask_token if not architecture.head.causal else None))
+        length = len(
+            prompt_ids(prompt, known, config, mask=config.mask_token if not architecture.head.causal else None)
+        )
         if length >= architecture.context:
             raise UsageError(
                 f"the prompt is {length:,} tokens long and the context holds {architecture.context:,}",
@@ -176,7 +178,7 @@ class Writing:
             else:
                 generation = Generation(
                     model,
-                    _ids(prompt, tokenizer, None),
+                    prompt_ids(prompt, tokenizer, self._trainer.config),
                     max_tokens=settings.max_tokens,
                     sampler=sampler,
                     seed=settings.seed,
@@ -200,7 +202,7 @@ class Writing:
     def _filled(self, prompt: str, sampler: Sampler) -> str:
         tokenizer, mask = self._tokenizer, self._trainer.config.mask_token
         assert mask is not None, "a resolved config under an mlm head has one"
-        ids = _ids(prompt, tokenizer, mask)
+        ids = prompt_ids(prompt, tokenizer, self._trainer.config, mask=mask)
         found = fill(
             self._trainer.model,
             ids,
@@ -218,11 +220,16 @@ def described(row: dict[str, Any]) -> str:
     return f"at step {row['step']:,} it writes: {prompt}{quoted(row['text'], _SHOWN)}"
 
 
-def _ids(prompt: str, tokenizer: Tokenizer, mask: int | None) -> list[int]:
-    """The tokens of a prompt, `[MASK]` in it hidden ones where there is an id for them."""
+def prompt_ids(prompt: str, tokenizer: Tokenizer, config: TrainConfig, *, mask: int | None = None) -> list[int]:
+    """The tokens of a prompt, `[MASK]` in it hidden ones where there is an id for them.
+
+    A source of `seq2seq` ends in the separator, from which the decoder starts.
+    """
     if mask is None:
-        return tokenizer.encode(prompt) or [tokenizer.eos_id]
-    ids: list[int] = []
+        separator = [tokenizer.eos_id]
+        ids = tokenizer.encode(prompt)
+        return ids + separator if config.objective == "seq2seq" else ids or separator
+    ids = list[int]()
     for index, piece in enumerate(prompt.split(MASK)):
         ids += [mask] * (index > 0) + tokenizer.encode(piece)
     return ids

@@ -176,10 +176,12 @@ def resume(
 ) -> TrainResult:
     """Go on with a run from its newest whole checkpoint, to the same bits as if it had never stopped.
 
-    `data` is where the data lies now, when it was moved; it must be the same data. `loader` replaces the one that the
-    run was started with, which changes no bits; `engine` replaces its engine, and where neither fits the launch, that
-    decides. A damaged checkpoint is set aside with a warning and the one before it is taken. Raises RunError when the folder is no run, its record was changed or
-    the data differs, CorruptCheckpointError when no checkpoint is whole, RunLockedError when someone is writing to it.
+    `data` is where the data lies now, when it was moved; it must be the same data. `loader` and `engine` replace those
+    that the run was started with, which changes no bits beyond what docs/distributed.md says; the launch decides where
+    they do not fit it. A damaged checkpoint is set aside with a warning and the one before it is taken.
+
+    Raises RunError when the folder is no run, its record was changed or the data differs, CorruptCheckpointError when
+    no checkpoint is whole, RunLockedError when someone is writing to it.
     """
     reader = RunReader(run)
     record = reader.record()

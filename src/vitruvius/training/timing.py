@@ -1,4 +1,4 @@
-"""How long a run will take: what it does how often, and what each takes, measured here or bounded by hardware. No torch.
+"""How long a run will take: what it does how often, and what each takes, measured here or bounded. No torch.
 
 seconds = updates x each + windows of held-out text x each + checkpoints x each + texts that it writes x each
 """
@@ -111,7 +111,9 @@ def counts_of(config: TrainConfig, data: Path) -> Counts:
 
     Raises DataError when the data folder is none.
     """
-    assert config.context is not None and config.checkpoint_every is not None and config.eval_every is not None
+    assert config.context is not None
+    assert config.checkpoint_every is not None
+    assert config.eval_every is not None
     held_out = _windows(config, data)
     steps = config.steps
     regular = 0 if config.eval_every == 0 else (steps - 1) // config.eval_every
@@ -171,8 +173,10 @@ def extrapolated(measured: Measured, counts: Counts, *, notes: Sequence[str] = (
         sample_seconds=samples,
         updates_measured=len(ordered),
         notes=(
-            f"from the fastest to the slowest of the measured updates ({ordered[0]:.3g} to {ordered[-1]:.3g} s); "
-            "another load on the machine is not in it",
+            (
+                f"from the fastest to the slowest of the measured updates ({ordered[0]:.3g} to {ordered[-1]:.3g} s); "
+                "another load on the machine is not in it"
+            ),
             *notes,
         ),
     )
@@ -194,7 +198,8 @@ def bounded(architecture: Architecture, config: TrainConfig, counts: Counts, dev
         accumulate=config.accumulate,
     )
     speed = speed_of(graph, workload, device)
-    assert speed.train_step_seconds is not None and speed.expected_train_step_seconds is not None
+    assert speed.train_step_seconds is not None
+    assert speed.expected_train_step_seconds is not None
     assert config.context is not None
     forward = graph.flops(config.context).useful / device.peak(config.dtype)
     validation = counts.windows * forward
@@ -202,8 +207,10 @@ def bounded(architecture: Architecture, config: TrainConfig, counts: Counts, dev
     updates = counts.updates * speed.train_step_seconds
     size = checkpoint_bytes(architecture, config)
     notes = [
-        f"a bound: no software is faster; expected is {device.efficiency.compute:.0%} of the peak "
-        f"({device.efficiency.source})",
+        (
+            f"a bound: no software is faster; expected is {device.efficiency.compute:.0%} of the peak "
+            f"({device.efficiency.source})"
+        ),
         f"{counts.checkpoints:,} checkpoints of {format_bytes(size)} are not in it: that is up to the disk",
     ]
     if counts.samples:

@@ -123,7 +123,7 @@ def test_too_much_damage_stops_with_evidence_and_leaves_earlier_data(tmp_path):
 
 
 def test_what_is_no_pairs_is_refused_with_the_way_out(tmp_path):
-    with pytest.raises(DataError, match="no pair|no document"):
+    with pytest.raises(DataError, match=r"no pair|no document"):
         prepare_pairs([write(tmp_path / "in.jsonl", [])], tmp_path / "out", GROUPED)
     with pytest.raises(DataError, match="no such file"):
         prepare_pairs([tmp_path / "absent.jsonl"], tmp_path / "out", GROUPED)

@@ -293,8 +293,8 @@ TIMES = {"tokens_per_second", "guard_seconds", "watch_seconds", "watch_share"}
 @pytest.mark.parametrize("policy", ["note", "lower-lr", "rewind"])
 @pytest.mark.parametrize("stop_at", [5, 10], ids=str)
 def test_a_run_with_alarms_that_was_stopped_goes_on_to_the_same_bits(mixture, run_of, policy, stop_at):
-    # Rules that ordinary growth breaks several times, each in its own way. Going back helps only where the checkpoint is
-    # within the limit, and a lower rate then keeps it there for a while.
+    # Rules that ordinary growth breaks several times, each in its own way. Going back helps only where the checkpoint
+    # is within the limit, and a lower rate then keeps it there for a while.
     rules = {
         "stream-rms": Rule(growth=1.02),
         "embedding-norm": Rule(above=0.2, lasting=2),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vitruvius.errors import SpecError
 from vitruvius.spec import preset
@@ -126,6 +128,48 @@ def test_values_that_do_not_fit_together_are_refused():
         {"field": "blocks.local.residual_scale", "steps": {"5": 0.5}},
     ]
     ensure(from_plain({"steps": 10, "shape": two}), LOCAL)
+
+
+def test_more_than_anyone_means_is_refused_before_it_is_checked():
+    many = {"field": WINDOW, "steps": {str(number): 4 for number in range(300)}}
+    assert "300 values are given" in refused([many], steps=400)[""]
+    assert "schedules" in refused([{"field": WINDOW, "steps": {"0": 4}}] * 101)[""]
+
+
+@pytest.mark.parametrize(
+    "shape", ["x", {}, 3, [None], [[]], [[1]], None, [{"field": 3}], [{"field": None, "steps": 1}]]
+)
+def test_what_is_no_list_of_schedules_is_refused(shape):
+    assert refused(shape)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+ENTRIES = st.fixed_dictionaries(
+    {"field": st.sampled_from([WINDOW, "head.softcap", "blocks.*.mixer.sees", "blocks.*.residual_scale", "x"]) | JUNK},
+    optional={
+        "steps": st.dictionaries(st.sampled_from(["0", "5", "0.5", "99", "-1", "x"]), JUNK | st.integers(0, 99)) | JUNK,
+        "between": st.sampled_from(["step", "linear", "cosine"]) | JUNK,
+        "round_to": JUNK,
+        "every": st.integers(0, 5) | JUNK,
+        "when": st.fixed_dictionaries({"signal": st.sampled_from(["loss", "val_loss"])}, optional={"below": JUNK})
+        | JUNK,
+        "then": st.lists(st.integers(1, 64), max_size=3) | JUNK,
+    },
+)
+
+
+@given(st.lists(ENTRIES, max_size=3))
+def test_whatever_is_written_is_a_schedule_or_is_refused_in_words(shape):
+    try:
+        config = ensure(from_plain({"steps": 100, "shape": shape}), LOCAL)
+    except SpecError as error:
+        assert all(finding.fix and finding.path for finding in error.findings)
+    else:
+        list(shaping_of(config, LOCAL).segments() if shape else ())
 
 
 def test_a_compiled_run_has_few_changes():

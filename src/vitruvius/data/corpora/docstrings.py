@@ -53,8 +53,8 @@ def fetch_docstrings(
     """Write a row for each documented function of the standard library, and of installed `packages`, to `out`.
 
     `text` is the docstring's summary (up to its first blank line, as one line), `name` the function's name, `words` the
-    parts of the name in lower case, and `module` where it is defined. Functions whose summary holds their own name are left out: nothing is to be copied. Nothing is
-    imported and nothing runs: files are parsed.
+    parts of the name in lower case, and `module` where it is defined. Functions whose summary holds
+    their own name are left out: nothing is to be copied. Nothing is imported and nothing runs: files are parsed.
 
     Raises:
         DataError: a package is not installed, or `out` holds something else.

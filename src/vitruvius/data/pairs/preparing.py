@@ -88,8 +88,7 @@ def prepare_pairs(
         evidence = evidence_folder(out)
         try:
             tally.check(options.max_bad_rate, evidence=str(evidence))
-            if "train" not in sides:
-                raise DataError("no pair is left to train on", where=str(evidence), fix="lower --held-out")
+            _refuse_untrained(sides, evidence)
         except DataError:
             leave_evidence(work, evidence)
             raise
@@ -101,6 +100,11 @@ def prepare_pairs(
         write_json(work / "index.json", _index(tokenizer, splits, options, found))
         publish(work, out)
     return PreparedPairs(directory=out, counts=counts, index=read_index(out))
+
+
+def _refuse_untrained(sides: Sequence[str], evidence: Path) -> None:
+    if "train" not in sides:
+        raise DataError("no pair is left to train on", where=str(evidence), fix="lower --held-out")
 
 
 def _refuse_others(found: Inputs) -> None:
@@ -168,7 +172,7 @@ def _write(
     spool: Path, sides: Sequence[str], work: Path, tokenizer: Tokenizer, progress: Progress
 ) -> dict[str, dict[str, Any]]:
     """The shards of both splits; held-out pairs whose source stands in training go to the quarantine."""
-    size = {"vocab_size": tokenizer.vocab_size, "shard_tokens": SHARD_TOKENS}
+    size: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "shard_tokens": SHARD_TOKENS}
     writers = {name: SplitWriter(work, name, **size) for name in ("train", "validation")}
     with (work / "quarantine.jsonl").open("ab") as quarantine:
         encoded = tokenizer.encode_documents(

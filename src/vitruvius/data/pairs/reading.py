@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitruvius.data.ledger import Refusal
 from vitruvius.data.reading.jsonl import Record, fast_parser, json_record
@@ -56,7 +56,7 @@ def read_pairs(file: InputFile, fields: Fields, options: ReadOptions | None = No
     with opened(file.path, name=file.name, options=options) as stream:
         try:
             for line in lines(stream, limit=options.limit):
-                place = {"file": file.name, "line": line.number, "byte_offset": line.offset}
+                place: dict[str, Any] = {"file": file.name, "line": line.number, "byte_offset": line.offset}
                 content = line.content
                 if content is None:
                     detail = f"{line.length:,} bytes, the limit is {options.limit:,}"

@@ -124,17 +124,18 @@ class Engine(ABC):
 
     def own(self, optimizer: MasterOptimizer) -> None:
         """Told of the optimizer, whose state lies where `place` has put the parameters."""
+        del optimizer
 
     def replicated(self, model: Model) -> Mapping[str, Tensor]:
         """The weights that every process has, by name; they are the same in each."""
         return weights_of(model)
 
-    def with_whole(self, files: Files, work: Callable[[Files], object]) -> None:
-        """As `on_main`, of work that reads whole tensors: what processes share is gathered, one at a time, when it asks.
+    def with_whole(self, files: Files, work: Callable[[Files], Any]) -> Any:
+        """As `from_main`, of work that reads whole tensors: what is shared is gathered, one at a time, when it asks.
 
         files: the tensors as this process has them; all processes have the same names.
         """
-        self.on_main(lambda: work(files))
+        return self.from_main(lambda: work(files))
 
     def load(self, model: Model, folder: Path) -> None:
         """Fill the model from the weights of a checkpoint, of which each process reads what it needs.

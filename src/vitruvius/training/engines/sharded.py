@@ -2,8 +2,8 @@
 
 The weights of a layer are gathered when it computes, by FSDP2 (`torch.distributed.fsdp.fully_shard`; Zhao et al.,
 "PyTorch FSDP", 2023; Rajbhandari et al., "ZeRO", 2020), and its gradients are summed and scattered behind it. Sums are
-those of the ddp engine: fp32, over targets, without a mean over processes. With `tensor_parallel` some processes compute
-a share of the batch together, each with a part of the heads and hidden channels (`vitruvius.training.engines.tensors`).
+those of the ddp engine: fp32, over targets, without a mean over processes. With `tensor_parallel` some processes
+compute a share of the batch together, each with a part of the heads and hidden channels (`engines/tensors.py`).
 
 All forward passes are passes of all processes. Masters and moments are parts too: the optimizer sees local tensors.
 """
@@ -22,7 +22,7 @@ from vitruvius.errors import UsageError
 from vitruvius.nn.weights import ensure_fits, weights_of
 from vitruvius.runs.checkpoints import MODEL_FILE
 from vitruvius.training.engines.processes import ProcessEngine
-from vitruvius.training.engines.shards import Grid, Part, Shard, Shards, Split
+from vitruvius.training.engines.shards import Grid, Part, Shard, Shards, Split, part_of
 from vitruvius.training.engines.tensors import split_layers
 from vitruvius.training.engines.wrapping import shard_model
 from vitruvius.training.master import local
@@ -85,8 +85,8 @@ class ShardedEngine(ProcessEngine):
         """What is not measured, and what is not cut."""
         if not self.has_whole_model and config.watch.every is not None and config.watch.every <= config.steps:
             yield (
-                "a process has parts of the weights, so train.watch measures nothing, the guard leaves out update-ratio "
-                "and embedding-norm, and where a number that is none came from is not looked for"
+                "a process has parts of the weights, so train.watch measures nothing, the guard leaves out "
+                "update-ratio and embedding-norm, and where a number that is none came from is not looked for"
             )
         if self.grid.tensor > 1:
             whole = whole_kinds(architecture)
@@ -97,15 +97,20 @@ class ShardedEngine(ProcessEngine):
 
     def met(self, device: str) -> None:
         """Make the groups of rows and columns, with a timeout of their own: torch's default is half an hour."""
-        self.device_kind = device
+        del device
         members: dict[Axis, list[list[int]]] = {
-            "tensor": [[self.grid.rank(data=d, tensor=t) for t in range(self.grid.tensor)] for d in range(self.grid.data)],
-            "data": [[self.grid.rank(data=d, tensor=t) for d in range(self.grid.data)] for t in range(self.grid.tensor)],
+            "tensor": [
+                [self.grid.rank(data=d, tensor=t) for t in range(self.grid.tensor)] for d in range(self.grid.data)
+            ],
+            "data": [
+                [self.grid.rank(data=d, tensor=t) for d in range(self.grid.data)] for t in range(self.grid.tensor)
+            ],
         }
         for axis, groups in members.items():
             for ranks in groups:
                 made = dist.new_group(ranks, timeout=timedelta(seconds=self.settings.timeout))
                 if self.rank in ranks:
+                    assert isinstance(made, dist.ProcessGroup)
                     self.groups[axis] = made
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -168,7 +173,7 @@ class ShardedEngine(ProcessEngine):
             if name not in by_name or not by_name[name].splits
         }
 
-    def with_whole(self, files: Files, work: Callable[[Files], object]) -> None:
+    def with_whole(self, files: Files, work: Callable[[Files], Any]) -> Any:
         """The first process asks for one tensor after another, in any order; the others answer until it is done."""
         parts = {
             file: {name: self.shards.whole(name, local(tensor)) for name, tensor in tensors.items()}
@@ -184,16 +189,16 @@ class ShardedEngine(ProcessEngine):
             for file, named in parts.items()
         }
 
-        def asking() -> None:
+        def asking() -> Any:
             try:
-                work(wholes)
+                return work(wholes)
             finally:
                 self._say(_DONE)
 
         if not self.is_main:
             while (index := self._say(_DONE)) != _DONE:
                 self.shards.send(ordered[index])
-        self.on_main(asking)
+        return self.from_main(asking)
 
     def ask(self, index: int, part: Part) -> Tensor:
         """In the first process: the whole of a tensor."""
@@ -220,7 +225,9 @@ class ShardedEngine(ProcessEngine):
         sizes = list(shard.shape)
         for split in shard.splits:
             shapes.append((split.axis, split.dim, sizes[split.dim]))
-            start, stop = _bounds(sizes[split.dim], self.grid.size(split.axis), self.grid.at(self.rank)[split.axis])
+            start, stop = part_of(
+                sizes[split.dim], parts=self.grid.size(split.axis), index=self.grid.at(self.rank)[split.axis]
+            )
             sizes[split.dim] = stop - start
         for axis, dim, size in reversed(shapes):
             part = _joined(part, dim, size, self.grid.size(axis), self.groups[axis])
@@ -231,11 +238,6 @@ class ShardedEngine(ProcessEngine):
         said = torch.tensor([index])
         dist.broadcast(said, src=0)
         return int(said)
-
-
-def _bounds(size: int, parts: int, index: int) -> tuple[int, int]:
-    step = -(-size // parts)
-    return min(index * step, size), min((index + 1) * step, size)
 
 
 def _joined(part: Tensor, dim: int, size: int, parts: int, group: dist.ProcessGroup) -> Tensor:

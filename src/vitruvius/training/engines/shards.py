@@ -97,7 +97,7 @@ def part_of(size: int, *, parts: int, index: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shards:
-    """How the tensors of a model are shared, as one process sees it. Tensors that are not named are whole everywhere."""
+    """How the tensors of a model are shared, as one process sees it. Those that are not named are whole everywhere."""
 
     grid: Grid
     rank: int

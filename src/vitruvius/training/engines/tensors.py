@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vitruvius.nn.block import LayerModule
 from vitruvius.nn.cross import CrossAttentionModule
 from vitruvius.nn.ffn.mlp import GatedModule, MlpModule
 from vitruvius.nn.ffn.moe import Experts
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from torch import distributed as dist
 
     from vitruvius.nn import Model
+    from vitruvius.nn.block import LayerModule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,8 @@ def shard_model(model: Model, group: dist.ProcessGroup, device: torch.device) ->
     # Sums are fp32, and are rounded once, to the dtype of the weights, as those of one process are.
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     scalars = {parameter for parameter in model.parameters() if parameter.dim() == 0}
+    for scalar in scalars:
+        scalar.data = scalar.data.to(device)
     for layer in [module for module in model.modules() if isinstance(module, LayerModule)]:
         fully_shard(layer, mesh=mesh, mp_policy=policy, ignored_params=scalars)
         layer.register_forward_pre_hook(_hidden, prepend=True)

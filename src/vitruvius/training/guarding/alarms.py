@@ -80,6 +80,15 @@ class Alarms(Companion):
         """Alarms that are raised and not over."""
         return sum(past.raised is not None for past in self._past.values())
 
+    def levels(self) -> dict[str, float]:
+        """How far out the alarms that stand were when they were raised last."""
+        return {key: past.raised for key, past in self._past.items() if past.raised is not None}
+
+    def answered(self, levels: Mapping[str, float]) -> None:
+        """Alarms of these levels were answered; the same readings, which come again after a rewind, are none anew."""
+        for key, level in levels.items():
+            self._past.setdefault(key, _Past()).raised = level
+
     def _sight(self, reading: Reading) -> Sight | None:
         rule, past = self.rules[reading.detector], self._past.setdefault(reading.key, _Past())
         value = reading.value if math.isfinite(reading.value) else _LARGEST

@@ -81,8 +81,9 @@ class Guardian:
             state.lr_factor *= self.settings.lr_cut
         if judgement.verdict == "rewind":
             # The same weights on other batches would drift the same way.
-            cut = self.settings.lr_cut if judgement.kind == "alarm" else 1.0
+            cut, levels = self.settings.lr_cut if judgement.kind == "alarm" else 1.0, self.alarms.levels()
             rewind(self.trainer, listener, lr_cut=cut)
+            self.alarms.answered(levels)
 
     def _allowed(self, verdict: Verdict) -> Verdict:
         """The verdict, or `stop` where the run has retried often enough."""

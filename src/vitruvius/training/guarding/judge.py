@@ -68,7 +68,7 @@ class Judgement:
         """This and what detectors saw, for which `action` is due: the harder of both is done."""
         if not alarms:
             return self
-        verdict = max(self.verdict, action, key=HARDNESS.index)
+        verdict: Verdict = max((self.verdict, action), key=HARDNESS.index)
         return Judgement(verdict=verdict, sights=(*self.sights, *alarms))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +18,13 @@ from vitruvius.training.checkpoint import contents_of, size_of
 from vitruvius.training.watching.reading import undisturbed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from torch import Tensor
+
     from vitruvius.data import Batch
+    from vitruvius.training.checkpoint import Contents
     from vitruvius.training.guarding.judge import Judgement, Sight
     from vitruvius.training.loop import Trainer
 
@@ -41,7 +44,13 @@ def set_aside(
     this, and the main one writes. A run never ends because of it: a full disk is told and passed over.
     """
     losses = losses_of(trainer, batch)
-    return trainer.engine.from_main(lambda: _written(trainer, step, judgement, batch, first, random, losses))
+    contents = None if random is None else _contents(trainer, random)
+
+    def writing(files: Mapping[str, Mapping[str, Tensor]]) -> str | None:
+        kept = None if contents is None else replace(contents, files=files)
+        return _written(trainer, step, judgement, batch, first, kept, losses)
+
+    return trainer.engine.with_whole({} if contents is None else contents.files, writing)
 
 
 @torch.no_grad()
@@ -57,7 +66,8 @@ def losses_of(trainer: Trainer, batch: Batch) -> list[float | None]:
     with undisturbed(trainer.model):
         for row, piece in enumerate(pieces):
             sample = places[row // batch.rows_per_sample]
-            if piece.scored:
+            # Where processes share the weights, all of them compute each row, whether it counts here or not.
+            if piece.scored or not trainer.engine.has_whole_model:
                 sums[sample] += float(trainer.objective.score(trainer.model, piece).double().sum())
                 counts[sample] += piece.scored
     totals = trainer.engine.total([*sums, *counts])
@@ -76,7 +86,7 @@ def _written(
     judgement: Judgement,
     batch: Batch,
     first: dict[str, Any] | None,
-    random: dict[str, Any] | None,
+    contents: Contents | None,
     losses: Sequence[float | None],
 ) -> str | None:
     run = trainer.run.path
@@ -84,8 +94,8 @@ def _written(
         with setting_aside(run, step, keep=trainer.config.guard.keep_newest) as folder:
             lines = _samples(run, batch, losses)
             (folder / SAMPLES_FILE).write_text("".join(lines), encoding="utf-8")
-            if random is not None:
-                _write_state(trainer, folder, random)
+            if contents is not None:
+                _write_state(contents, folder)
             write_json(
                 folder / ANOMALY_FILE,
                 {
@@ -96,7 +106,7 @@ def _written(
                     "verdict": judgement.verdict,
                     "seen": told(judgement.sights),
                     "first_bad": first,
-                    "checkpoint": None if random is None else f"step-{trainer.state.step}",
+                    "checkpoint": None if contents is None else f"step-{trainer.state.step}",
                     "lr_factor": trainer.state.lr_factor,
                     "retries": trainer.state.retries,
                 },
@@ -106,7 +116,8 @@ def _written(
     return None
 
 
-def _write_state(trainer: Trainer, folder: Path, random: dict[str, Any]) -> None:
+def _contents(trainer: Trainer, random: dict[str, Any]) -> Contents:
+    """The state before the update, with torch's random state as it was then."""
     contents = contents_of(
         trainer.state,
         trainer.model,
@@ -114,12 +125,16 @@ def _write_state(trainer: Trainer, folder: Path, random: dict[str, Any]) -> None
         belongs_to=trainer.belongs_to,
         companions=trainer.companions,
     )
+    return replace(contents, state={**contents.state, "random": random})
+
+
+def _write_state(contents: Contents, folder: Path) -> None:
     _require_room(folder, size_of(contents))
     target = folder / f"step-{contents.step}"
     target.mkdir()
     for file, tensors in contents.files.items():
         write_tensors(target / file, tensors)
-    write_json(target / STATE_FILE, {**contents.state, "random": random})
+    write_json(target / STATE_FILE, contents.state)
     write_manifest(target)
 
 

@@ -1,4 +1,4 @@
-"""What has to happen while a Trainer goes: experts are balanced after each update, and each checkpoint gets its spec."""
+"""What has to happen while a Trainer goes: routers settle after each update, and each checkpoint gets its spec."""
 
 from __future__ import annotations
 

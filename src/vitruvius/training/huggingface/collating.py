@@ -1,4 +1,4 @@
-"""Rows to the tensors that `ForTrainer` takes, by the objective of our own loop: the same tokens hidden, the same loss."""
+"""Rows to the tensors that `ForTrainer` takes, by our own objectives: the same tokens hidden, the same loss."""
 
 from __future__ import annotations
 

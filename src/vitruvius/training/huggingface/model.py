@@ -157,7 +157,7 @@ class ForTrainer(nn.Module):
         return self.model.load_state_dict(state_dict, strict=strict, assign=assign)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
-        """What `TrainingArguments(gradient_checkpointing=True)` calls: layers are computed again in the backward pass."""
+        """What `gradient_checkpointing=True` calls: layers are computed again in the backward pass."""
         del gradient_checkpointing_kwargs
         self.model.checkpointing = "layers"
 

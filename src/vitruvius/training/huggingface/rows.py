@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from vitruvius.data import PackedBatches, TokenShards
@@ -15,6 +14,8 @@ from vitruvius.training.config import TrainConfig, batches_of, ensure_right_data
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
 
     from vitruvius.data import Batch
     from vitruvius.spec import Architecture

@@ -48,8 +48,8 @@ def tokenizer_of_data(data: Path | str, architecture: Architecture) -> PreTraine
         model_max_length=architecture.context,
         padding_side="right",
     )
-    taken = {fast.convert_tokens_to_ids(MASK), fast.convert_tokens_to_ids(PAD)}
-    if max(taken) >= architecture.vocab_size:
-        what = f"{MASK} and {PAD} have the ids {sorted(taken)}, and vocab_size is {architecture.vocab_size:,}"
+    taken: list[int] = sorted(map(int, (fast.mask_token_id, fast.pad_token_id)))
+    if taken[-1] >= architecture.vocab_size:
+        what = f"{MASK} and {PAD} have the ids {taken}, and vocab_size is {architecture.vocab_size:,}"
         raise UsageError(what, where=str(data), fix=f"override the spec with vocab_size={known + 2}")
     return fast

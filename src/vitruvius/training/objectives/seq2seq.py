@@ -46,7 +46,8 @@ def _piece(inputs: np.ndarray, targets: np.ndarray, documents: np.ndarray, devic
     real = documents >= 0
     source_lengths = (real & (documents % 2 == 0)).sum(axis=1)
     target_lengths = real.sum(axis=1) - source_lengths
-    assert (source_lengths > 0).all() and (target_lengths > 0).all()
+    assert (source_lengths > 0).all()
+    assert (target_lengths > 0).all()
     places = np.arange(int(target_lengths.max()))
     inside = places < target_lengths[:, None]
     # Past the end of a row anything may stand: it is padding.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from vitruvius.errors import Finding
-from vitruvius.training.settings.alarms import DEFAULT_RULES, DETECTORS, Detector, Rule
+from vitruvius.training.settings.alarms import DEFAULT_RULES, Detector, Rule
 from vitruvius.training.settings.section import Section
 
 if TYPE_CHECKING:
@@ -73,8 +73,12 @@ class Guard(Section):
     def rules(self) -> dict[Detector, Rule]:
         """What holds: the rules given here, and the default ones of the other detectors."""
         given = self.alarms or {}
-        chosen = {name: given.get(name, DEFAULT_RULES[name]) for name in DETECTORS}
-        return {name: rule for name, rule in chosen.items() if rule is not None}
+        rules: dict[Detector, Rule] = {}
+        for name, default in DEFAULT_RULES.items():
+            rule = given.get(name, default)
+            if rule is not None:
+                rules[name] = rule
+        return rules
 
     def findings(self, config: TrainConfig, architecture: Architecture | None) -> Iterator[Finding]:
         """Lookouts that nothing would come of."""

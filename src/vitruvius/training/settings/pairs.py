@@ -35,8 +35,7 @@ class Pairs(Section):
     lengths: Literal["mixed", "grouped"] = "mixed"
     """`grouped`: the pairs of a batch are about equally long, within a factor of two."""
     score: Annotated[int, Ge(0), Le(1_000_000)] = 64
-    """Held-out pairs whose target is written, greedily, at each validation, for `val_exact_match` and `val_f1`; 0: none.
-    """
+    """Held-out pairs whose target is written at each validation, for `val_exact_match` and `val_f1`; 0: none."""
 
     def limits(self, context: int) -> PairLimits:
         """The limits that the loader takes."""

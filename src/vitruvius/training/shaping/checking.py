@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PATH = "train.shape"
 MOST = 100
 """Schedules of a run."""
+MOST_VALUES = 256
+"""Values that all schedules give together: each is checked as an architecture of its own."""
 MOST_COMPILED = 16
 """Changes of a compiled run: each compiles the model anew."""
 _LONGEST = 1000
@@ -35,6 +37,11 @@ def shape_findings(config: TrainConfig, architecture: Architecture | None) -> It
     """Every finding; those about fields need the architecture."""
     if len(config.shape) > MOST:
         yield Finding(path=PATH, what=f"{len(config.shape)} schedules", fix=f"use at most {MOST}; a `*` joins fields")
+        return
+    values = sum(len(schedule.steps or ()) + len(schedule.then) for schedule in config.shape)
+    if values > MOST_VALUES:
+        fix = f"use at most {MOST_VALUES}; between: linear goes through all those between two"
+        yield Finding(path=PATH, what=f"{values:,} values are given", fix=fix)
         return
     found: list[Finding] = []
     for number, schedule in enumerate(config.shape):
