@@ -225,8 +225,8 @@ def page(found: dict[str, Any]) -> str:
         facts[-1] += f"waiting over `save`: {stood['wait'] / stood['dcp']:.2f}."
     if max(arm["ratio_highest"] / arm["ratio_lowest"] for arm in arms.values()) > NOISE:
         facts.append(
-            "- Other work shared the machine: turns of one arm differ by more than the arms do, so the columns of turns "
-            "decide nothing in this run; what the loop stands still for differs by far more than that."
+            "- Other work shared the machine: turns of one arm differ by more than the arms do, so the turns "
+            "decide nothing in this run, and what the loop stands still for differs by far more than that."
         )
     facts.append(
         "- Ours also hashes, reads back and compares every byte; DCP does not. Behind, that work takes CPU time from "

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vitruvius.errors import DataError, RunError
+from vitruvius.errors import RunError
 from vitruvius.nn.routers.softmax import SoftmaxRouterModule
 from vitruvius.runs import Checkpoint, RunReader
 from vitruvius.runs.anomalies import anomalies_of
@@ -429,23 +429,3 @@ def test_leftovers_of_a_kill_are_cleared_and_are_no_anomalies(dense, run_of, cor
     resume(halted.run)
     assert not leftover.exists()
     assert [(a.step, a.kind) for a in anomalies_of(halted.run)] == [(7, "unreadable"), (16, "spike")]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Data that is damaged on the disk
-
-
-def test_a_corrupt_shard_is_named_with_its_file_and_place(dense, run_of, data, tmp_path):
-    copy = tmp_path / "data"
-    shutil.copytree(data, copy)
-    shard = max(
-        (path for path in copy.rglob("*") if path.is_file() and "train" in str(path)), key=lambda p: p.stat().st_size
-    )
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 0x10
-    shard.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        run_of(dense, data=copy)
-    assert shard.name in str(caught.value)
-    assert any(character.isdigit() for character in caught.value.what)
-    assert "byte" in caught.value.what

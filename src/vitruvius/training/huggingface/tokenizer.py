@@ -48,7 +48,8 @@ def tokenizer_of_data(data: Path | str, architecture: Architecture) -> PreTraine
         model_max_length=architecture.context,
         padding_side="right",
     )
-    taken: list[int] = sorted(map(int, (fast.mask_token_id, fast.pad_token_id)))
+    loose: Any = fast
+    taken: list[int] = sorted([loose.mask_token_id, loose.pad_token_id])
     if taken[-1] >= architecture.vocab_size:
         what = f"{MASK} and {PAD} have the ids {taken}, and vocab_size is {architecture.vocab_size:,}"
         raise UsageError(what, where=str(data), fix=f"override the spec with vocab_size={known + 2}")
