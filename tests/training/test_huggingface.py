@@ -52,7 +52,7 @@ SPECS = {
 SPECS["seq2seq"] = SPECS["continuation"]
 MIXTURE = BODY.replace("SEES", "causal") + (
     "  m:\n    mixer: {kind: attention, heads: 2, position: rope}\n"
-    "    ffn: {kind: moe, experts: 4, router: {kind: sigmoid, top_k: 2}, expert: {kind: swiglu, hidden: 24}}\n"
+    "    ffn: {kind: moe, experts: 4, top_k: 2, router: sigmoid, expert: {kind: swiglu, hidden: 24}}\n"
     "layers: a m\n"
 )
 
