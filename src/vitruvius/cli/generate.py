@@ -161,7 +161,8 @@ def _filled(run: Path, model: Model, tokenizer: Tokenizer, text: str, sampler: S
 def _reads_pairs(run: Path) -> bool:
     from vitruvius.nn.weights import find_checkpoint
 
-    settings = (find_checkpoint(run)[0].record().get("config") or {}).get("train") or {}
+    config: dict[str, Any] = find_checkpoint(run)[0].record().get("config") or {}
+    settings: dict[str, Any] = config.get("train") or {}
     return settings.get("objective") == "seq2seq"
 
 

@@ -16,7 +16,9 @@ from vitruvius.evals.pairs import Limits, Written, match_of, pairs_of, texts_of,
 from vitruvius.nn.weights import find_checkpoint, load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from vitruvius.data.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +79,7 @@ def score(
             fix="train an encoder-decoder with --set train.objective=seq2seq",
         )
     folder = Path(data or record["data"]["path"])
-    ensure_pairs(folder)
-    shards = TokenShards.open(folder, split)
-    tokenizer = tokenizer_of_run(reader.path)
-    if tokenizer.fingerprint != shards.tokenizer().fingerprint:
-        raise DataError(
-            "these pairs were encoded with another tokenizer than the run's",
-            where=str(folder),
-            fix=f"prepare them with --tokenizer {reader.path}/tokenizer.json",
-        )
+    shards, tokenizer = _pairs_for(reader.path, folder, split)
     context, pairs = settings["context"], settings["pairs"]
     limits = Limits(source=pairs["source"] or context, target=pairs["target"] or context)
 
@@ -96,20 +90,36 @@ def score(
 
     model = load_model(run)
     written = write(model, pairs_of(shards, most=most), tokenizer, limits, progress=progress)
-    baselines: dict[str, Match] = {}
-    if split != "train":
-        known = texts_of(TokenShards.open(folder, "train"), tokenizer)
-        frequent, nearest = most_frequent([target for _, target in known]), Nearest(known)
-        baselines = {
-            "most_frequent": match((frequent, one.target) for one in written),
-            "nearest_source": match((nearest.target(one.source), one.target) for one in written),
-        }
     return Scored(
         run=reader.path,
         step=checkpoint.step,
         data=folder,
         split=split,
         model=match_of(written),
-        baselines=baselines,
+        baselines={} if split == "train" else _baselines(folder, tokenizer, written),
         written=tuple(written),
     )
+
+
+def _pairs_for(run: Path, folder: Path, split: str) -> tuple[TokenShards, Tokenizer]:
+    """The pairs of a split and the run's tokenizer, which has to be the one that encoded them."""
+    ensure_pairs(folder)
+    shards = TokenShards.open(folder, split)
+    tokenizer = tokenizer_of_run(run)
+    if tokenizer.fingerprint != shards.tokenizer().fingerprint:
+        raise DataError(
+            "these pairs were encoded with another tokenizer than the run's",
+            where=str(folder),
+            fix=f"prepare them with --tokenizer {run}/tokenizer.json",
+        )
+    return shards, tokenizer
+
+
+def _baselines(folder: Path, tokenizer: Tokenizer, written: Sequence[Written]) -> dict[str, Match]:
+    """What two answers reach that need no model: the most frequent target, and that of the nearest source."""
+    known = texts_of(TokenShards.open(folder, "train"), tokenizer)
+    frequent, nearest = most_frequent([target for _, target in known]), Nearest(known)
+    return {
+        "most_frequent": match((frequent, one.target) for one in written),
+        "nearest_source": match((nearest.target(one.source), one.target) for one in written),
+    }

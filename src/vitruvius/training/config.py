@@ -18,7 +18,7 @@ from vitruvius.training.settings import (
     Watch,
     ZClipSettings,
 )
-from vitruvius.training.settings.preprocess import HookUse
+from vitruvius.training.settings.preprocess import HookUse  # noqa: TC001 (pydantic reads the annotation)
 from vitruvius.training.settings.recovery import steps_between_checkpoints
 from vitruvius.training.settings.shape import ShapeSchedule, settled
 
