@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis.strategies import sampled_from
 from torch.utils import checkpoint as torch_checkpoint
 
 from vitruvius.nn import Signals, build
@@ -43,9 +44,9 @@ def one_step(architecture, checkpointing, *, dtype="fp64", passes=2, packed=Fals
     return heard, grads, buffers
 
 
-def agrees(architecture, **kwargs) -> None:
+def agrees(architecture, *, policy="layers", **kwargs) -> None:
     plain, grads, buffers = one_step(architecture, "none", **kwargs)
-    again, twice, moved = one_step(architecture, "layers", **kwargs)
+    again, twice, moved = one_step(architecture, policy, **kwargs)
     for (loss, count, metrics, routing), (other, others, reported, taken) in zip(plain, again, strict=True):
         assert (loss, count, metrics) == (other, others, reported)
         assert len(routing) == len(taken)
@@ -65,9 +66,9 @@ def test_gradients_losses_metrics_and_loads_are_those_of_a_plain_step(name):
 
 
 @settings(max_examples=25)
-@given(architectures())
-def test_any_valid_spec_learns_the_same(architecture):
-    agrees(architecture, tokens=12)
+@given(architectures(), sampled_from(("layers", "layers/2", "layers/3", "layers/4")))
+def test_any_valid_spec_learns_the_same(architecture, policy):
+    agrees(architecture, policy=policy, tokens=12)
 
 
 @pytest.mark.parametrize("name", ["tiny-llama", "longcontext", "jamba-like", "deepseek-v3", "speedrun"])
@@ -82,11 +83,12 @@ def test_a_replayed_routing_is_taken_once():
     agrees(design, passes=1, replay=replayed)
 
 
+@pytest.mark.parametrize("policy", ["layers", "layers/2", "layers/3"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_the_very_bits_are_the_same(dtype):
+def test_the_very_bits_are_the_same(dtype, policy):
     design = shrink(preset("tiny-llama-moe"))
     _, plain, _ = one_step(design, "none", dtype=dtype)
-    _, again, _ = one_step(design, "layers", dtype=dtype)
+    _, again, _ = one_step(design, policy, dtype=dtype)
     assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
@@ -106,7 +108,7 @@ def test_a_pass_without_gradients_computes_nothing_twice(monkeypatch):
 def test_layers_keep_only_the_stream_between_them():
     design = replace(preset("tiny-llama"), layers="layer*6")
     kept = {}
-    for checkpointing in ("none", "layers"):
+    for checkpointing in ("none", "layers/2", "layers"):
         model = build(design)
         model.checkpointing = checkpointing
         sizes = {}
@@ -121,3 +123,22 @@ def test_layers_keep_only_the_stream_between_them():
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         kept[checkpointing] = sum(t.untyped_storage().nbytes() for at, t in sizes.items() if at not in weights)
     assert kept["layers"] < kept["none"] / 4
+    assert kept["layers/2"] == pytest.approx((kept["layers"] + kept["none"]) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("policy", "twice"), [("none", ""), ("layers", "01234"), ("layers/2", "024"), ("layers/4", "04")]
+)
+def test_a_policy_names_layers_of_each_stack(policy, twice, monkeypatch):
+    seen = []
+
+    def listen(run, x_BTD, **kwargs):
+        seen.append(run.place.layer.index)
+        return run(x_BTD)
+
+    monkeypatch.setattr("vitruvius.nn.checkpointing.checkpoint", listen)
+    model = build(replace(preset("tiny-llama"), layers="layer*5"))
+    model.checkpointing = policy
+    ids = torch.zeros(1, 4, dtype=torch.int64)
+    model.loss(ids, ids)
+    assert seen == [int(index) for index in twice]

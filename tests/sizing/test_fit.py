@@ -255,7 +255,7 @@ def test_a_context_beyond_all_reason_has_a_bill_in_seconds(mode):
     assert bill.memory.unsure > 0 or mode == "inference"
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "layers"])
+@pytest.mark.parametrize("checkpointing", ["none", "layers", "layers/2"])
 @pytest.mark.parametrize(("context", "batch"), [(2**19 + 1000, 1), (700, 2000)])
 def test_what_is_read_off_a_line_agrees_with_a_step_that_is_followed(context, batch, checkpointing):
     work = Workload(context=context, batch=batch, mode="train", checkpointing=checkpointing)

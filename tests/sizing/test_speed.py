@@ -183,11 +183,12 @@ def test_a_full_step_costs_three_passes_and_frozen_maps_save_one_of_them():
 
 
 def test_checkpointing_computes_the_forward_pass_once_more():
-    plain, again = (
+    plain, again, half = (
         demand_of(LLAMA, Workload(context=4096, mode="train", checkpointing=kept)).train[0]
-        for kept in ("none", "layers")
+        for kept in ("none", "layers", "layers/2")
     )
     assert again[0] == pytest.approx(4 / 3 * plain[0])
+    assert half[0] == pytest.approx(7 / 6 * plain[0])
 
 
 def test_multi_token_prediction_is_trained_and_not_decoded():

@@ -87,6 +87,8 @@ def test_the_peak_of_a_step_is_what_the_allocator_says(name):
         {"batch": 1, "dtype": "fp32"},
         {"batch": 4, "dtype": "bf16", "checkpointing": "layers"},
         {"batch": 2, "dtype": "fp32", "checkpointing": "layers", "accumulate": 2},
+        {"batch": 4, "dtype": "bf16", "checkpointing": "layers/2"},
+        {"batch": 2, "dtype": "fp32", "checkpointing": "layers/3"},
         {"batch": 4, "dtype": "bf16", "optimizer": "muon"},
         {"batch": 1, "dtype": "fp32", "optimizer": "muon", "accumulate": 3},
     ],

@@ -157,9 +157,7 @@ def _missing_extra(error: BaseException) -> MissingExtraError | None:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch is not imported here, so its error is known by its name and text."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-    )
+    """Whether memory ran out."""
+    from vitruvius.runs.shortage import is_out_of_memory
+
+    return is_out_of_memory(error)

@@ -107,7 +107,7 @@ def show_command(name: str, *, as_json: bool) -> None:
 @click.option("--batch", type=Count(), default=1, show_default=True, metavar="B", help="Sequences at a time.")
 @click.option("--dtype", metavar="FORMAT", help="Weights: bf16, fp8, int8, nf4, int4 ...")
 @click.option("--mode", help="inference, train, lora or qlora.  [default: inference]")
-@click.option("--checkpointing", help="none, or layers.")
+@click.option("--checkpointing", help="none, layers, or layers/2 to layers/4.")
 @click.option("--optimizer", help="adamw, adamw-8bit, muon or adamw-bf16.")
 @price_options
 @click.option("--top", type=Count(), default=10, show_default=True, metavar="N", help="How many to show.")

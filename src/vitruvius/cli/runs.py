@@ -113,7 +113,7 @@ def show_command(*, run: str, verify: bool, as_json: bool) -> int:
             emit(f"step {step:,}: {'whole' if what is None else clean_line(what)}")
         run_name = shlex.quote(clean_line(run))
         done = summary.status == "finished"
-        next_step(f"vitruvius generate {run_name}" if done else f"vitruvius train --resume {run_name}")
+        next_step(f"vitruvius generate {run_name} --prompt 'Once'" if done else f"vitruvius train --resume {run_name}")
     return 1 if damage and any(damage.values()) else 0
 
 

@@ -41,7 +41,10 @@ _WORK: tuple[Callable[[Any], Any], ...] = (
     click.option("--cache-dtype", metavar="FORMAT", help="Keys and values; what the model computes in when not given."),
     click.option("--mode", help="inference, train, lora or qlora.  [default: inference]"),
     click.option("--optimizer", help="adamw, adamw-8bit, muon or adamw-bf16.  [default: adamw]"),
-    click.option("--checkpointing", help="none, or layers: keep the stream alone, compute each layer twice."),
+    click.option(
+        "--checkpointing",
+        help="none, or layers: keep the stream alone, compute each layer twice; layers/2 to layers/4: of so many, one.",
+    ),
     click.option("--loss", help="chunked, or whole: all logits at once.  [default: chunked]"),
     click.option("--attention", help="auto, or full: the matrix of scores is held.  [default: auto]"),
     click.option("--accumulate", type=Count(), metavar="N", help="Micro-batches of one update."),

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vitruvius.nn.place import Passed, Signals
 from vitruvius.nn.updates import Gathering
+from vitruvius.spec.recomputing import is_again
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 def through(module: nn.Module, x_BTD: Tensor, place: Place, state: Any = None) -> Tensor:
     """A layer of a stack, [B, T, D]; computed again in its backward pass where `place.checkpointing` says so."""
-    if place.checkpointing == "none" or state is not None or not torch.is_grad_enabled():
+    index = 0 if place.layer is None else place.layer.index
+    if not is_again(place.checkpointing, index) or state is not None or not torch.is_grad_enabled():
         return module(x_BTD, place, state)
     run = _Twice(module, place)
     # The variant that keeps the graph: gradients of inputs that reach the layer on other ways, such as keys that an

@@ -16,7 +16,7 @@ from vitruvius.nn.embeddings import EmbeddingModule
 from vitruvius.nn.encoder import EncoderModule, place_source
 from vitruvius.nn.mtp import build_mtp, shifted, targets_ahead
 from vitruvius.nn.ops import LossParts
-from vitruvius.nn.place import BackendName, Checkpointing, Place, Signals, place_packed
+from vitruvius.nn.place import BackendName, Place, Signals, place_packed
 from vitruvius.nn.registry import Factory, make
 from vitruvius.nn.stack import StreamsModule, build_layers
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vitruvius.nn.mtp import TokenAhead
     from vitruvius.nn.shapes import Float, Int
     from vitruvius.spec import Architecture, Graph
+    from vitruvius.spec.recomputing import Checkpointing
 
 
 class Model(nn.Module):
@@ -41,6 +42,8 @@ class Model(nn.Module):
         self.backend: BackendName = "auto"
         self.checkpointing: Checkpointing = "none"
         """`layers`: what a layer keeps for its backward pass is computed again there, for less memory."""
+        self.passes_alike = False
+        """Whether every layer belongs to the backward pass of every loss, since other processes wait for it there."""
         scope, architecture = graph.scope, graph.architecture
         self.embedding = EmbeddingModule(architecture.embedding, scope, factory)
         self.layers = build_layers(graph.layers, factory)
@@ -276,6 +279,8 @@ class Model(nn.Module):
             if bool((targets >= 0).any()):
                 h_ND = module.final_norm(x_BTD).flatten(0, 1)
                 losses.append(self.head.loss(h_ND, targets.flatten(), self.embedding.tokens.weight))
+            elif self.passes_alike:
+                signals.losses.append((x_BTD * 0).sum())
         if losses:
             mean = torch.stack(losses).mean()
             signals.report("mtp_loss", mean)

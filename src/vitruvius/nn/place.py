@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from vitruvius.nn.backends.request import Asked
     from vitruvius.nn.cross import Source
     from vitruvius.spec import Layer
+    from vitruvius.spec.recomputing import Checkpointing
 
 BackendName = Literal["auto", "reference", "sdpa", "chunked", "flex"]
-Checkpointing = Literal["none", "layers"]
-"""`layers`: what a layer keeps for its backward pass is computed again there (`vitruvius.nn.checkpointing`)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,6 +73,7 @@ class Place:
     backend: BackendName = "auto"
     """How attention is computed; `auto` reads the table in `vitruvius.nn.backends`."""
     checkpointing: Checkpointing = "none"
+    """Which layers are computed again in the backward pass (`vitruvius.nn.checkpointing`)."""
     """What is computed again in the backward pass."""
     signals: Signals | None = None
     source: Source | None = None

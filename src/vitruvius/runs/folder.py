@@ -22,7 +22,17 @@ from vitruvius.runs.files import not_written, read_json, sync_directory, write_j
 from vitruvius.runs.lines import LineLog, read_lines
 from vitruvius.runs.lock import LOCK_NAME, FolderLock
 from vitruvius.runs.manifest import Beside, verify_manifest, write_manifest
-from vitruvius.runs.shapes import MAPPING, MAPPING_OR_NULL, TEXT, TEXT_OR_NULL, Shape, first_misfit, one_of
+from vitruvius.runs.shapes import (
+    COUNT,
+    MAPPING,
+    MAPPING_OR_NULL,
+    NUMBER,
+    TEXT,
+    TEXT_OR_NULL,
+    Shape,
+    first_misfit,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -47,6 +57,10 @@ _RECORD: Shape = {
     "result": MAPPING,
 }
 """What `run.json` holds besides its schema."""
+
+_UPDATE: Shape = {"step": COUNT}
+_APPLIED: Shape = {"step": COUNT, "loss": NUMBER, "grad_norm": NUMBER}
+"""What a row of `metrics.jsonl` holds at least, where its update was left out and where it was applied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +129,25 @@ class RunReader:
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`, oldest first; a torn last line is passed over."""
         return list(read_lines(self.path / "metrics.jsonl"))
+
+    def updates(self, *, until: int) -> list[dict[str, Any]]:
+        """The rows of the first `until` updates, for a run that goes on after them.
+
+        Raises:
+            RunError: a row lacks what an update writes; names file and line.
+        """
+        found: list[dict[str, Any]] = []
+        for line, row in enumerate(self.metrics(), start=1):
+            misfit = first_misfit(_APPLIED if row.get("applied", 1) else _UPDATE, row)
+            if misfit is not None:
+                raise RunError(
+                    f"this row is no update of a run: {misfit}",
+                    where=f"{self.path / 'metrics.jsonl'}:{line}",
+                    fix="put the file back from a copy, or delete the line; it was changed after it was written",
+                )
+            if row["step"] <= until:
+                found.append(row)
+        return found
 
     def events(self) -> list[dict[str, Any]]:
         """The rows of `events.jsonl`, oldest first; a torn last line is passed over."""
@@ -269,8 +302,8 @@ class RunFolder:
         self._events.append({"time": now_utc(), "kind": kind, **fields})
 
     def truncate_metrics(self, *, after_step: int) -> int:
-        """Drop the rows past `after_step`, which a resumed run writes again; returns how many were dropped."""
-        return self._metrics.keep(lambda row: row["step"] <= after_step)
+        """Drop the rows past `after_step`, which a resumed run writes again, and those of no step; returns how many."""
+        return self._metrics.keep(lambda row: COUNT.fits(row.get("step")) and row["step"] <= after_step)
 
     @contextlib.contextmanager
     def checkpoint(self, step: int) -> Generator[Path]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, final
 
 from vitruvius.errors import RunError
-from vitruvius.runs.files import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +40,8 @@ class Following:
 
         Raises RunError for a whole line that is no JSON object.
         """
+        if self.path.exists() and not self.path.is_file():  # opening a pipe would wait for a writer for ever
+            raise RunError("this is not a regular file", where=str(self.path), fix="put the log back from a copy")
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -54,13 +55,12 @@ class Following:
             self._identity = identity
             file.seek(self._offset)
             rows: list[dict[str, Any]] = []
-            rest = b""
-            while chunk := file.read(CHUNK_BYTES):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    self._lines += 1
-                    self._offset += len(line) + 1
-                    rows.append(self._row(line))
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._lines += 1
+                self._offset += len(line)
+                rows.append(self._row(line))
         return News(rows=tuple(rows), is_anew=is_anew)
 
     def _row(self, line: bytes) -> dict[str, Any]:

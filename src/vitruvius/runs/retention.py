@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.errors import UsageError
+from vitruvius.runs.shapes import COUNT, NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,8 +93,8 @@ def validation_losses(run: Path) -> dict[int, float]:
                 continue
             row = _mapping(row)
             step, loss = row.get("step"), row.get("val_loss")
-            if type(step) is int and type(loss) in {int, float} and math.isfinite(cast("float", loss)):
-                found[step] = float(cast("float", loss))
+            if COUNT.fits(step) and NUMBER.fits(loss):
+                found[cast("int", step)] = float(cast("float", loss))
     return found
 
 

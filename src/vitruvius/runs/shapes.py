@@ -31,9 +31,14 @@ class Rule:
 
 Shape: TypeAlias = "Rule | Mapping[str, Shape] | list[Shape]"
 
+LARGEST_NUMBER = 1e300
+"""A number of ours is at most so large. A whole number in JSON may have thousands of digits, and is then no float."""
+
 TEXT = Rule(due="text", fits=lambda value: isinstance(value, str))
 COUNT = Rule(due="a whole number from 0", fits=lambda value: type(value) is int and 0 <= value < 2**63)
-NUMBER = Rule(due="a number", fits=lambda value: type(value) in {int, float} and abs(value) < float("inf"))
+NUMBER = Rule(
+    due="a number", fits=lambda value: type(value) in {int, float} and -LARGEST_NUMBER <= value <= LARGEST_NUMBER
+)
 MAPPING = Rule(due="a mapping", fits=lambda value: isinstance(value, dict))
 MAPPING_OR_NULL = Rule(due="a mapping or null", fits=lambda value: value is None or isinstance(value, dict))
 TEXT_OR_NULL = Rule(due="text or null", fits=lambda value: value is None or isinstance(value, str))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from vitruvius.errors import RunError
 from vitruvius.runs.folder import RunReader
 from vitruvius.runs.lock import is_held
+from vitruvius.runs.shapes import COUNT, NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -86,7 +86,7 @@ def summary_of(run: Path | str) -> RunSummary:
         architecture=name if isinstance(name, str) else None,
         started=record["started"],
         step=_count(last.get("step")),
-        steps=steps if type(steps) is int else None,
+        steps=cast("int", steps) if COUNT.fits(steps) else None,
         tokens=_count(last.get("tokens")),
         loss=number_of(last.get("loss")),
         val_loss=number_of(scored.get("val_loss")),
@@ -105,12 +105,11 @@ def mapping_of(value: object) -> dict[str, Any]:
 
 def number_of(value: object) -> float | None:
     """A number in a row that others may have changed; None where it is something else, or not finite."""
-    is_number = type(value) in {int, float} and math.isfinite(cast("float", value))
-    return cast("float", value) if is_number else None
+    return cast("float", value) if NUMBER.fits(value) else None
 
 
 def _count(value: object) -> int:
-    return value if type(value) is int else 0
+    return cast("int", value) if COUNT.fits(value) else 0
 
 
 def runs_below(folder: Path) -> Iterator[Path]:

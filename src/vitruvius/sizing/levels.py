@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from vitruvius.sizing.parts import Part
+from vitruvius.spec.recomputing import is_again
 from vitruvius.spec.tracing.tape import AT_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from vitruvius.spec.recomputing import Checkpointing
     from vitruvius.spec.tracing.activity import Stretch
 
-Checkpointing = Literal["none", "layers"]
 RANDOM_STATE = 5056
 """Bytes of torch's CPU generator, which a layer that is computed again starts from."""
 
@@ -120,7 +121,7 @@ class _Walk:
 
     def __init__(self, stretches: Sequence[Stretch], checkpointing: Checkpointing) -> None:
         self.stretches = stretches
-        self.again = [checkpointing == "layers" and stretch.is_layer for stretch in stretches]
+        self.again = [stretch.index is not None and is_again(checkpointing, stretch.index) for stretch in stretches]
         self.constants: dict[str, int] = {}
         for stretch in stretches:
             self.constants |= stretch.replay.constants

@@ -16,6 +16,7 @@ from vitruvius.sizing.adapters import adapter_tensors
 from vitruvius.sizing.formats import weight_format
 from vitruvius.sizing.memory import context_of, memory_of, stored_tensors
 from vitruvius.sizing.traffic import decode_traffic, experts_touched, share_touched, weights_touched
+from vitruvius.spec.recomputing import share_again
 
 if TYPE_CHECKING:
     from vitruvius.sizing.hardware import Device
@@ -227,8 +228,8 @@ def _training(graph: Graph, workload: Workload, memory: Memory) -> tuple[tuple[f
     """Forward and backward passes of all micro-batches, then the optimizer, which nothing overlaps with."""
     tokens = context_of(graph, workload)
     forward, backward = train_flops(graph, workload)
-    again = forward if workload.checkpointing == "layers" else 0.0
-    passes = 3 if again else 2
+    share = share_again(workload.checkpointing, len(graph.layers), len(graph.encoder))
+    again, passes = forward * share, 2 + share
     mode = "train" if workload.mode == "train" else "inference"
     stored = list(stored_tensors(graph, workload.weights, mode))
     touched = sum(size * share_touched(tensor.used, workload.batch * tokens) for _, tensor, size in stored)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from vitruvius.spec.recomputing import Checkpointing
 
 Mode = Literal["inference", "train", "lora", "qlora"]
-Checkpointing = Literal["none", "layers"]
 Loss = Literal["chunked", "whole"]
 Kernel = Literal["auto", "full"]
 Optimizer = Literal["adamw", "adamw-8bit", "muon", "adamw-bf16"]
@@ -39,7 +41,8 @@ class Workload:
     """adamw: fp32 masters and moments (12 bytes a parameter); adamw-8bit: fp32 masters, 8-bit moments; muon: fp32
     masters and one momentum for matrices, AdamW for the rest; adamw-bf16: moments in the model's format, no masters."""
     checkpointing: Checkpointing = "none"
-    """`layers`: only the stream between layers is kept, and each layer computed again in the backward pass."""
+    """`layers`: only the stream between layers is kept, and each layer computed again in the backward pass;
+    `layers/N`: the first of every N layers."""
     loss: Loss = "chunked"
     """`chunked`: logits a few at a time (what `vitruvius train` does); `whole`: all at once, as most trainers do."""
     attention: Kernel = "auto"

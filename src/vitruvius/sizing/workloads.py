@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from vitruvius.errors import UsageError
 from vitruvius.sizing.formats import FORMATS, bytes_per_value, weight_format
-from vitruvius.sizing.workload import Adapters, Checkpointing, Kernel, Loss, Mode, Optimizer, Workload
+from vitruvius.sizing.workload import Adapters, Kernel, Loss, Mode, Optimizer, Workload
+from vitruvius.spec.recomputing import Checkpointing
 
 if TYPE_CHECKING:
     from vitruvius.spec.graph import Graph

@@ -186,7 +186,7 @@ def _restore_companion(companion: Companion, checkpoint: Checkpoint, state: obje
     try:
         companion.restore(cast("dict[str, Any]", state))
         companion.load_tensors(engine.read(file) if file.exists() else {})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         what = f"the state of {companion.name} is damaged: {error}"
         raise CorruptCheckpointError(what, where=str(path), fix=_ANOTHER) from None
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from vitruvius.spec.recomputing import Checkpointing  # noqa: TC001 (pydantic reads the annotation)
 from vitruvius.training.settings import (
     EngineSettings,
     Guard,
@@ -152,9 +153,9 @@ class TrainConfig:
     """CPU threads; torch's own choice when not given. Bits repeat only for the same number."""
     compile: Literal["none", "default"] = "none"
     """`default` runs the model through torch.compile: a slow first step, faster ones after."""
-    checkpointing: Literal["none", "layers"] = "none"
+    checkpointing: Checkpointing = "none"
     """`layers` keeps only the stream between layers and computes each layer again in the backward pass: less memory,
-    about a third more time, the same bits."""
+    about a third more time, the same bits. `layers/2` to `layers/4` do so with the first of every 2 to 4 layers."""
     memory_check: Literal["refuse", "warn"] = "refuse"
     """What happens to a run on a CPU that is predicted to take more memory than there is: `warn` starts it anyway."""
 

@@ -14,10 +14,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
+import numpy as np
 import torch
 
 from vitruvius.data import PackedBatches
+from vitruvius.runs.shortage import is_out_of_memory
 from vitruvius.training.engines.local import LocalEngine
+from vitruvius.training.pieces import Shortage
 from vitruvius.training.scoring_pairs import PairScoring
 
 if TYPE_CHECKING:
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
     from vitruvius.nn import Model
     from vitruvius.training.config import TrainConfig
     from vitruvius.training.engines import Engine
-    from vitruvius.training.objectives import Objective
+    from vitruvius.training.objectives import Objective, Piece
+    from vitruvius.training.objectives.base import Judged
+    from vitruvius.training.pieces import Slices
     from vitruvius.training.stopping import StopRequest
 
 SAMPLE_SEED = 0
@@ -81,6 +86,9 @@ class Validation:
             pairs=config.pairs.limits(config.context) if of_pairs else None,
         )
         self.pairs = PairScoring(shards, config) if of_pairs and config.pairs.score else None
+        self.slices: Slices | None = None
+        """How many windows are scored at a time where memory has run out; None: nobody looks, and such an error goes
+        on its way."""
         self.objective = objective
         self.device = device
         self.byte_lengths = shards.tokenizer().byte_lengths
@@ -105,17 +113,16 @@ class Validation:
                 if not has_own and engine.has_whole_model:
                     continue
                 # In the last round some have none left: where weights are shared they compute with the others.
-                (piece,) = self.objective.pieces(together[engine.share_rank if has_own else 0], 1, self.device)
-                judged = self.objective.judge(model, piece)
-                if not has_own:
-                    continue
-                nats += float(judged.nats_BT.double().sum())
-                for name, parts in judged.means.items():
-                    means[name] = [sum(two) for two in zip(means[name], parts, strict=True)]
-                scored = piece.targets[piece.targets >= 0].cpu().numpy()
-                tokens += scored.size
-                text_bytes += int(self.byte_lengths[scored].sum())
-                windows += len(together[engine.share_rank].sample_ids)
+                for piece, judged in self._judged(model, together[engine.share_rank if has_own else 0]):
+                    if not has_own:
+                        continue
+                    nats += float(judged.nats_BT.double().sum())
+                    for name, parts in judged.means.items():
+                        means[name] = [sum(two) for two in zip(means[name], parts, strict=True)]
+                    scored = piece.targets[piece.targets >= 0].cpu().numpy()
+                    tokens += scored.size
+                    text_bytes += int(self.byte_lengths[scored].sum())
+                    windows += len(piece.tokens)
             metrics = {} if self.pairs is None else self.pairs.score(model, engine, stop)
             if metrics is None:
                 return None
@@ -133,6 +140,29 @@ class Validation:
             whole=windows == self.batches.windows,
             metrics=metrics,
         )
+
+
+    def _judged(self, model: Model, batch: Batch) -> Iterator[tuple[Piece, Judged]]:
+        """The windows of a batch, all at once, or as many at a time as fit into memory."""
+        start, count = 0, len(batch.sample_ids)
+        while start < count:
+            at_a_time = count if self.slices is None else self.slices.at_a_time(count)
+            stop = min(count, start + at_a_time)
+            part = batch if stop - start == count else batch.take(np.arange(start, stop))
+            short: Shortage | None = None
+            try:
+                (piece,) = self.objective.pieces(part, 1, self.device)
+                found = piece, self.objective.judge(model, piece)
+            except Exception as error:
+                if self.slices is None or not is_out_of_memory(error):
+                    raise
+                short = Shortage.of(error, process=self.engine.rank)
+            # Outside of the block that has caught it: its frames hold the pass.
+            if short is not None and self.slices is not None:
+                self.slices.shorten(stop - start, short)
+                continue
+            yield found
+            start = stop
 
 
 def rounds(batches: Iterable[Batch], shares: int) -> Iterator[list[Batch]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vitruvius.runs import Checkpoint
 from vitruvius.runs.checkpoints import latest_good_checkpoint, prune, set_aside
 from vitruvius.runs.environment import environment
+from vitruvius.training.pieces import halvings_of
 
 if TYPE_CHECKING:
     from vitruvius.runs import RunFolder
@@ -28,6 +29,7 @@ def note_changes(recorded: dict[str, Any], listener: Listener) -> None:
 def restore_newest(folder: RunFolder, trainer: Trainer, listener: Listener) -> None:
     """Put the newest whole checkpoint into a trainer; of several processes the main one chooses it, and all read it."""
     engine = trainer.engine
+    trainer.pieces.plan(map(tuple, engine.from_main(lambda: halvings_of(folder.reader))))
     step = engine.from_main(lambda: _newest(folder, listener))
     if step is None:
         listener.note("there is no checkpoint yet; starting from the beginning")

@@ -15,10 +15,11 @@ from vitruvius.training.config import to_plain
 from vitruvius.training.determinism import digest_of
 from vitruvius.training.engines.local import LocalEngine
 from vitruvius.training.guarding.guardian import Guardian
+from vitruvius.training.pieces import Pieces, applying
 from vitruvius.training.saving import Saver
 from vitruvius.training.scaling import OVERFLOW, bear_overflow
 from vitruvius.training.schedules import learning_rate
-from vitruvius.training.updating import Updater
+from vitruvius.training.updating import Gathered, ShortInPassError, Updater
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,6 +124,8 @@ class Trainer:
         self.saver = Saver(run, engine=self.engine, retention=rules, how=config.recovery.save)
         self.guard = Guardian(self)
         self.companions = (*companions, *self.guard.companions)
+        known = [each for each in companions if isinstance(each, Pieces)]
+        self.pieces = known[0] if known else Pieces(config)
         self.last_row: dict[str, Any] | None = None
         self.last_loss: float | None = None
         """Of the last update that was applied by this process."""
@@ -139,7 +142,7 @@ class Trainer:
             companions=self.companions,
             engine=self.engine,
         )
-        self.guard.remember(row for row in self.run.reader.metrics() if row["step"] <= self.state.step)
+        self.guard.remember(self.run.reader.updates(until=self.state.step))
 
     def train(self, stop: StopRequest, listener: Listener) -> bool:
         """Train until the last step or until asked to stop; returns whether the last step is done and validated.
@@ -253,15 +256,8 @@ class Trainer:
         None, with nothing changed, when asked to stop meanwhile.
         """
         step = self.state.step + 1
-        for companion in self.companions:
-            companion.before(step)
-        for observer in self.observers:
-            observer.before(step, batch)
-        self.guard.before(step, batch)
-        gathered = self.updater.gradients(batch, stop)
+        gathered = self._gathered(step, batch, stop, listener)
         if gathered is None:
-            for observer in self.observers:
-                observer.after(step, "stopped")
             return None
         for observer in self.observers:
             observer.gathered(step, gathered)
@@ -269,7 +265,8 @@ class Trainer:
         lr = learning_rate(self.config, self.state.step) * self.state.lr_factor
         metrics = dict(gathered.metrics)
         if judgement.applies:
-            metrics |= self.updater.apply(gathered, lr=lr, clip=self.config.clip)
+            with applying(self):
+                metrics |= self.updater.apply(gathered, lr=lr, clip=self.config.clip)
         else:
             self.updater.discard()
         metrics |= self.guard.after(step, judgement)
@@ -284,6 +281,27 @@ class Trainer:
         return Update(
             loss=gathered.loss, grad_norm=gathered.grad_norm, lr=lr, metrics=metrics, verdict=judgement.verdict
         )
+
+    def _gathered(self, step: int, batch: Batch, stop: StopRequest, listener: Listener) -> Gathered | None:
+        """The gradients of a batch, in smaller pieces where it does not fit into memory; None when asked to stop."""
+        while True:
+            for companion in self.companions:
+                companion.before(step)
+            for observer in self.observers:
+                observer.before(step, batch)
+            self.guard.before(step, batch)
+            try:
+                found = self.updater.gradients(batch, stop)
+            except ShortInPassError as error:
+                short = error.shortage
+                raise self.pieces.leave_word(self, short) from None
+            if isinstance(found, Gathered):
+                return found
+            for observer in self.observers:
+                observer.after(step, "stopped")
+            if found is None:
+                return None
+            self.pieces.halve(self, step, found, listener)
 
     def _score(self, stop: StopRequest) -> Score | None:
         """Validation after an update, when due. The last step's covers `final_eval_batches`."""

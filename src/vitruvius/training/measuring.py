@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vitruvius.checks.memory import Device, Measured, ProcessMemory
     from vitruvius.nn import Model
     from vitruvius.spec import Architecture
+    from vitruvius.spec.recomputing import Checkpointing
 
 
 def measure_step(
@@ -37,7 +38,7 @@ def measure_step(
     tokens: int | None = None,
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16",
     optimizer: Literal["adamw", "adamw-8bit", "muon"] = "adamw",
-    checkpointing: Literal["none", "layers"] = "none",
+    checkpointing: Checkpointing = "none",
     accumulate: int = 1,
     documents: Literal["joined", "separate"] = "joined",
     device: Device = "cpu",

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 EIGHT_BIT = frozenset({"adamw-8bit", "adamw-8bit-paged"})
 """Names in `train.optimizer` whose moments take 8 bits."""
 
+_VECTORS = frozenset({"gain", "bias"})
+"""Roles that scale or shift channels; some have two dimensions, as Mamba's A or a bias for each expert."""
+
 MUON_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -101,6 +104,11 @@ def require_optimizer(config: TrainConfig) -> None:
         require_bitsandbytes()
 
 
+def _dims(parameter: nn.Parameter, weight: Weight) -> int:
+    """The dimensions of a parameter as the rules of decay count them: a gain or a bias is no matrix in any shape."""
+    return 1 if weight.tensor.role in _VECTORS else parameter.dim()
+
+
 def groups_of(model: Model, config: TrainConfig) -> list[ParameterGroup]:
     """Trainable parameters by what they share: those that decay first, then the others, in the order of the model."""
     placed, init, scope = weights(model.graph), model.architecture.init, model.graph.scope
@@ -111,7 +119,7 @@ def groups_of(model: Model, config: TrainConfig) -> list[ParameterGroup]:
             continue
         weight = placed[name]
         settings = OPTIMIZERS[config.optimizer](weight, init, scope, config)
-        decays = DECAYS[config.decay](parameter.dim(), weight.tensor.role == "table")
+        decays = DECAYS[config.decay](_dims(parameter, weight), weight.tensor.role == "table")
         (decayed if decays else undecayed).setdefault(settings, {})[name] = parameter
     return [
         ParameterGroup(

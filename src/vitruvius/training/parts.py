@@ -21,6 +21,7 @@ from vitruvius.training.loop import Listener, Trainer
 from vitruvius.training.numerics import notes_on, numerics_of
 from vitruvius.training.objectives import make_objective
 from vitruvius.training.optim import make_optimizer, require_optimizer
+from vitruvius.training.pieces import Pieces
 from vitruvius.training.preprocessing import pinned
 from vitruvius.training.room import ensure_room, room_here
 from vitruvius.training.sampling_text import ensure_prompts
@@ -117,7 +118,7 @@ def observers_of(config: TrainConfig, listener: Listener, engine: Engine) -> tup
 
 def companions_of(config: TrainConfig, architecture: Architecture) -> tuple[Companion, ...]:
     """Those who take part in the run, in the order in which they are asked."""
-    return (*shaping_companions(config, architecture), *numerics_of(config))
+    return (Pieces(config), *shaping_companions(config, architecture), *numerics_of(config))
 
 
 def _model(architecture: Architecture, config: TrainConfig, engine: Engine) -> Model:

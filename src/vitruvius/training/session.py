@@ -16,6 +16,7 @@ from vitruvius.nn.weights import copy_weights
 from vitruvius.runs import RunFolder, RunReader
 from vitruvius.runs.checkpoints import TOKENIZER_FILE
 from vitruvius.runs.files import sync_file
+from vitruvius.runs.shortage import is_out_of_memory
 from vitruvius.spec import ensure as ensure_architecture
 from vitruvius.spec import from_plain, to_data, to_yaml
 from vitruvius.training.checking import ensure
@@ -27,6 +28,7 @@ from vitruvius.training.going_on import note_changes, restore_newest
 from vitruvius.training.launch import as_launched
 from vitruvius.training.loading.wiring import keep_sources
 from vitruvius.training.parts import Parts, data_record, ensure_fits, open_data, parts_of, settled
+from vitruvius.training.pieces import Shortage, ended_by, halvings_of, smallest_yet
 from vitruvius.training.progress import Silent
 from vitruvius.training.sampling_text import with_samples
 from vitruvius.training.stopping import StopRequest
@@ -200,7 +202,8 @@ def resume(
         held(joint, run, lambda: RunFolder.open(run)) as folder,
     ):
         listener = _heard(listener or Silent(), joint)
-        ensure_fits(architecture, config, listener, joint)
+        halvings = joint.from_main(lambda: halvings_of(reader))
+        ensure_fits(architecture, smallest_yet(config, map(tuple, halvings), joint), listener, joint)
         known = _recorded(reader, record, "data", "fingerprint")
         shards = open_data(data or str(_recorded(reader, record, "data", "path")), architecture, config, listener)
         if shards.fingerprint != known:
@@ -265,7 +268,13 @@ def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest
 def _recording_failure(run: RunFolder, trainer: Trainer) -> Generator[None]:
     """Write an error into the record before it goes on its way; a second Ctrl-C leaves without a word."""
     try:
-        yield
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            short = Shortage.of(error, process=trainer.engine.rank)
+            raise ended_by(short, trainer, f"after step {trainer.state.step:,}") from None
     except Exception as error:
         with contextlib.suppress(OSError, RunError):  # the disk may be what failed
             run.event("failed", step=trainer.state.step, error=f"{type(error).__name__}: {error}")

@@ -1,7 +1,8 @@
-"""What tensor parallelism cuts: kinds of components and the numbers that a degree has to divide. No torch.
+"""What tensor and expert parallelism cut: kinds of components and the numbers that a degree has to divide. No torch.
 
-The other half is `vitruvius.training.engines.tensors`, which cuts the modules of the same kinds. A kind that is in
-neither is computed whole by every process of a group.
+The other half of tensor parallelism is `vitruvius.training.engines.tensors`, which cuts the modules of the same kinds.
+A kind that is in neither is computed whole by every process of a group. That of expert parallelism, which divides the
+experts of every mixture, is `vitruvius.training.engines.experts`.
 """
 
 from __future__ import annotations
@@ -65,12 +66,38 @@ def undivided(architecture: Architecture, degree: int) -> Iterator[Finding]:
                 place = f"{layer.name}.{name}.{field}"
                 if number % degree and (place, number) not in said:
                     said.add((place, number))
-                    ways = [str(way) for way in range(1, min(number, 64) + 1) if number % way == 0]
-                    yield Finding(
-                        path="train.engine.tensor_parallel",
-                        what=f"{degree} does not divide {number:,} ({place})",
-                        fix=f"use one of {', '.join(ways[:8])}, or change the architecture",
-                    )
+                    yield _undivided("tensor_parallel", degree, number, place)
+
+
+def undivided_experts(architecture: Architecture, degree: int) -> Iterator[Finding]:
+    """Mixtures whose experts a degree does not divide, each number of each kind of layer once; none at all, too."""
+    counts = experts_of(architecture)
+    if not counts:
+        what = f"{degree} processes are to divide the experts, and {architecture.name} has none"
+        fix = "leave it out; kind: fsdp2 alone divides every weight"
+        yield Finding(path="train.engine.expert_parallel", what=what, fix=fix)
+    for place, number in counts.items():
+        if number % degree:
+            yield _undivided("expert_parallel", degree, number, place)
+
+
+def experts_of(architecture: Architecture) -> dict[str, int]:
+    """The experts of each kind of layer that has a mixture, by their place in the spec, in the order of the model."""
+    return {
+        f"{layer.name}.{name}.experts": component.experts
+        for layer in resolve(architecture).every_layer()
+        for name, component in parts_of_layer(layer)
+        if isinstance(component, Moe)
+    }
+
+
+def _undivided(setting: str, degree: int, number: int, place: str) -> Finding:
+    ways = [str(way) for way in range(1, min(number, 64) + 1) if number % way == 0]
+    return Finding(
+        path=f"train.engine.{setting}",
+        what=f"{degree} does not divide {number:,} ({place})",
+        fix=f"use one of {', '.join(ways[:8])}, or change the architecture",
+    )
 
 
 def whole_kinds(architecture: Architecture) -> list[str]:

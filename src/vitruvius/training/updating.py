@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 from vitruvius.nn.updates import Gathering, after_step, gathered_by, put_back
+from vitruvius.runs.shortage import is_out_of_memory
 from vitruvius.training.averaging import WeightAverage
 from vitruvius.training.clipping import ZClip
 from vitruvius.training.companions import Companion
 from vitruvius.training.determinism import random_state, restore_random_state
 from vitruvius.training.engines.local import LocalEngine
+from vitruvius.training.pieces import Pieces, Shortage
 from vitruvius.training.scaling import LossScaler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
@@ -84,14 +87,27 @@ class Updater:
         if self.average is not None:
             self.average.begin(model, optimizer)
         self._before: list[tuple[Gathering, Any]] = []
+        self._halves = _one(Pieces, companions) is not None and config.recovery.out_of_memory == "halve"
+        # Routers gather the load of their experts over all processes, in the forward pass.
+        routes = self.engine.ranks > 1 and bool(gathered_by(model))
+        self._alone = self.engine.computes_alone and not routes
 
-    def gradients(self, batch: Batch, stop: StopRequest) -> Gathered | None:
+    def gradients(self, batch: Batch, stop: StopRequest) -> Gathered | Shortage | None:
         """Forward and backward over this process's share of a batch, and the sum of all processes' gradients.
 
-        None, with nothing changed, when asked to stop between its pieces.
+        None, with nothing changed, when asked to stop between its pieces; a shortage, with nothing changed, when memory
+        ran out in any process. Raises ShortInPassError when it did in a pass that the others compute with this one.
         """
+        random_before = random_state() if self.config.accumulate > 1 or self._halves else None
+        found = self._gradients(batch, stop)
+        if not isinstance(found, Gathered):
+            self.discard()
+            assert random_before is not None
+            restore_random_state(random_before)
+        return found
+
+    def _gradients(self, batch: Batch, stop: StopRequest) -> Gathered | Shortage | None:
         self._before = gathered_by(self.model)
-        random_before = random_state() if self.config.accumulate > 1 else None
         share = self.engine.share(batch, self.config.accumulate)
         found = self.objective.pieces(share, self.config.accumulate, self.device)
         totals = [int(total) for total in self.engine.total([piece.scored for piece in found])]
@@ -102,19 +118,66 @@ class Updater:
         scale = 1.0 if self.scaler is None else self.scaler.scale
         results: list[_Computed] = []
         for piece, total in pieces:
-            if random_before is not None and self.engine.agree_to_stop(stop):
-                self.discard()
-                restore_random_state(random_before)
+            if self.config.accumulate > 1 and self.engine.agree_to_stop(stop):
                 return None
-            result = self.objective.train(self.model, piece)
+            result = self._fitting(partial(self.objective.train, self.model, piece))
+            if isinstance(result, Shortage):
+                return result
             results.append(_Computed(piece=piece, result=result, total=total))
             if self.engine.anywhere(here=not math.isfinite(float(result.objective.detach()))):
                 return self._gathered(results, math.nan)
-            (result.objective * (piece.scored / scored * scale)).backward()
-            if len(pieces) > 1:
-                self.optimizer.accumulate()
-        self.engine.reduce(self.optimizer)
-        return self._gathered(results, self.optimizer.grad_norm() / scale)
+            weight = piece.scored / scored * scale
+            short = self._fitting(partial(self._backward, result, weight, summed=len(pieces) > 1))
+            if short is not None:
+                return short
+        norm = self._reduced_norm()
+        return norm if isinstance(norm, Shortage) else self._gathered(results, norm / scale)
+
+    def _backward(self, result: Result, weight: float, *, summed: bool) -> None:
+        (result.objective * weight).backward()
+        if summed:
+            self.optimizer.accumulate()
+
+    def _reduced_norm(self) -> float | Shortage:
+        """The norm of the gradients, once those of all processes are in it."""
+
+        def reduced() -> float:
+            self.engine.reduce(self.optimizer)
+            return self.optimizer.grad_norm()
+
+        # Between several processes the messages are under way: the one that fails cannot tell the others.
+        return self._fitting(reduced) if self.engine.ranks == 1 else self._alone_or_stop(reduced)
+
+    def _fitting(self, work: Callable[[], _Value]) -> _Value | Shortage:
+        """What `work` gives, or a shortage, in all processes, when memory runs out in any of them."""
+        if not self._halves:
+            return work()
+        if not self._alone:
+            return self._alone_or_stop(work)
+        value: _Value | None = None
+        short: Shortage | None = None
+        try:
+            value = work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            short = Shortage.of(error, process=self.engine.rank)
+        # Outside of the block that has caught it: its frames hold the pass.
+        if not self.engine.anywhere(here=short is not None):
+            return cast("_Value", value)
+        told = self.engine.gather(None if short is None else asdict(short))
+        return Shortage(**next(each for each in told if each is not None))
+
+    def _alone_or_stop(self, work: Callable[[], _Value]) -> _Value:
+        """What `work` gives, which all processes do together. Raises ShortInPassError where memory runs out here."""
+        short: Shortage | None = None
+        try:
+            return work()
+        except Exception as error:
+            if not (self._halves and is_out_of_memory(error)):
+                raise
+            short = Shortage.of(error, process=self.engine.rank)
+        raise ShortInPassError(short)
 
     def apply(self, gathered: Gathered, *, lr: float, clip: float | None) -> dict[str, float]:
         """The optimizer's step, and what modules and companions do after one; numbers for its row of metrics."""
@@ -158,6 +221,14 @@ class Updater:
         )
 
 
+class ShortInPassError(Exception):
+    """Memory ran out in a pass that other processes compute with this one: they wait for it and cannot be told."""
+
+    def __init__(self, shortage: Shortage) -> None:
+        super().__init__(shortage.error)
+        self.shortage = shortage
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Computed:
     """A piece that is done."""
@@ -182,6 +253,7 @@ def _averaged(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 _Kind = TypeVar("_Kind", bound=Companion)
+_Value = TypeVar("_Value")
 
 
 def _one(kind: type[_Kind], companions: Sequence[Companion]) -> _Kind | None:

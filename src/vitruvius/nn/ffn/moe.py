@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vitruvius.spec import Scope
 
     GroupedLinear = Callable[[Tensor, Sequence[tuple[Tensor, Tensor | None]], Tensor], tuple[Tensor, ...]]
+    Journey = Callable[["Experts", Tensor, Tensor, GroupedLinear], Tensor]
 
 
 class Experts(nn.Module):
@@ -34,12 +35,20 @@ class Experts(nn.Module):
         super().__init__()
         self.gated = isinstance(expert, Gated)
         self.activation: str = expert.activation
+        self.journey: Journey | None = None
+        """Set where other processes have some of the experts: how rows come to theirs, and results back."""
         for name, tensor in expert.tensors(scope).items():
             parameter = nn.Parameter(torch.empty(count, *tensor.shape, **factory))
             self.register_parameter(name.replace(".", "_"), parameter)
 
     def forward(self, x_RD: Tensor, sizes_E: Tensor, linear: GroupedLinear) -> Tensor:
         """Rows sorted by expert through their experts, [R, D] to [R, D]; `sizes_E` says how many each expert has."""
+        if self.journey is not None:
+            return self.journey(self, x_RD, sizes_E, linear)
+        return self.compute(x_RD, sizes_E, linear)
+
+    def compute(self, x_RD: Tensor, sizes_E: Tensor, linear: GroupedLinear) -> Tensor:
+        """The same through the experts that this module has the tensors of."""
         if self.gated:
             gate_RF, up_RF = linear(x_RD, [self._map("gate"), self._map("up")], sizes_E)
             h_RF = gated_activation(gate_RF, up_RF, activation=self.activation)
@@ -101,11 +110,11 @@ class MoeModule(nn.Module):
         """Sort the (token, expert) pairs by expert, run each expert on its run, add up per token."""
         widths = {x_ND.shape[1], *(weight.shape[-1] for weight in self.experts.parameters())}
         linear = _choose(x_ND, backend, widths)
-        rounded = linear is not looped_linear and x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16
-        multiple = ROWS if rounded else 1
+        # Where rows travel, runs are filled up behind the journey.
+        multiple = rows_multiple(x_ND, linear) if self.experts.journey is None else 1
         if routing.kept_NK is not None:
             return self._mix_kept(x_ND, routing, routing.kept_NK, linear, multiple)
-        runs = _Runs.of(routing.chosen_NK.flatten(), self.count, multiple=multiple)
+        runs = Runs.of(routing.chosen_NK.flatten(), self.count, multiple=multiple)
         token_R, row_NK = runs.pair_R // routing.chosen_NK.shape[1], runs.row_P.view_as(routing.chosen_NK)
         y_RD = self.experts(dispatch(x_ND, token_R, row_NK), runs.sizes_E, linear)
         return combine(y_RD, routing.weights_NK, token_R, row_NK)
@@ -115,8 +124,8 @@ class MoeModule(nn.Module):
     ) -> Tensor:
         """The same where some pairs are left out, so that tokens have different numbers of rows."""
         token_P, choice_P = kept_NK.nonzero(as_tuple=True)
-        runs = _Runs.of(routing.chosen_NK[token_P, choice_P], self.count, multiple=multiple)
-        if not token_P.numel():
+        runs = Runs.of(routing.chosen_NK[token_P, choice_P], self.count, multiple=multiple)
+        if not token_P.numel() and self.experts.journey is None:
             return torch.zeros_like(x_ND)
         x_RD = x_ND.index_select(0, token_P[runs.pair_R])
         y_PD = self.experts(x_RD, runs.sizes_E, linear).index_select(0, runs.row_P)
@@ -128,8 +137,14 @@ ROWS = 32
 """On CPUs, bf16 products are compiled for each number of rows; rounding runs up to this lets them be reused."""
 
 
+def rows_multiple(x_ND: Tensor, linear: GroupedLinear) -> int:
+    """What the rows of each run are rounded up to."""
+    rounded = linear is not looped_linear and x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16
+    return ROWS if rounded else 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Runs:
+class Runs:
     """(token, expert) pairs in runs, one run for each expert."""
 
     pair_R: Tensor
@@ -140,7 +155,8 @@ class _Runs:
     """Row of each pair."""
 
     @classmethod
-    def of(cls, expert_P: Tensor, experts: int, *, multiple: int) -> _Runs:
+    def of(cls, expert_P: Tensor, experts: int, *, multiple: int) -> Runs:
+        """The runs of pairs with these experts, each filled up to a multiple of so many rows."""
         order = expert_P.argsort(stable=True)
         counts_E = torch.bincount(expert_P, minlength=experts)
         sizes_E = (counts_E + multiple - 1) // multiple * multiple

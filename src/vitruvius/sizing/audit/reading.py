@@ -28,9 +28,10 @@ from vitruvius.sizing.audit.topics import TOPICS, WITHOUT_SPEC, Topic
 from vitruvius.sizing.formats import FORMATS
 from vitruvius.sizing.hardware import device_named
 from vitruvius.sizing.memory import BYTES_PER_VALUE
-from vitruvius.sizing.workload import Checkpointing, Kernel, Loss, Mode, Optimizer
+from vitruvius.sizing.workload import Kernel, Loss, Mode, Optimizer
 from vitruvius.spec.graph import resolve
 from vitruvius.spec.reading import read, read_text
+from vitruvius.spec.recomputing import Checkpointing
 from vitruvius.spec.reporting import Report, did_you_mean, listed
 from vitruvius.spec.source import load, parse_text
 from vitruvius.spec.tree import Mark, Node, to_plain

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vitruvius.sizing.parallel.ranks import Zero
     from vitruvius.sizing.parallel.stages import SequenceParallel
-    from vitruvius.sizing.workload import Checkpointing
+    from vitruvius.spec.recomputing import Checkpointing
 
 UNTESTED_CONTEXT = "context parallelism is counted, and untested in this project"
 _ZERO = {0: "DDP", 1: "ZeRO-1", 2: "ZeRO-2", 3: "FSDP"}

@@ -14,6 +14,7 @@ from vitruvius.sizing.parallel.ranks import Shelf, Stored, Storing
 from vitruvius.sizing.parallel.sharding import outside
 from vitruvius.sizing.parallel.stages import Layers, Shares, balanced, crossing
 from vitruvius.sizing.training import training_memory
+from vitruvius.spec.recomputing import share_again
 from vitruvius.spec.widen import weights
 
 if TYPE_CHECKING:
@@ -337,7 +338,7 @@ class Evaluation:
     def _computing(self, schedule: Schedule, cut: _Cut, storage: list[Stored], held: list[int]) -> float:
         """Of the slowest stage: what its operations take, or the bytes they move; then the optimizer's bytes."""
         device = self.device
-        again = schedule.checkpointing == "layers"
+        again = share_again(schedule.checkpointing, len(self.graph.layers), len(self.graph.encoder))
         passes = 1 + BACKWARD + again
         most = max(range(len(storage)), key=lambda stage: storage[stage].parameters)
         kept = storage[most]

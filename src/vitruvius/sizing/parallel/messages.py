@@ -44,7 +44,7 @@ class Messages:
         self._positions = schedule.micro_batch * -(-schedule.tokens // degrees.context)
         self._stream = self._positions * graph.scope.width * value_bytes
         # Forward and backward, and forward again where layers are computed twice.
-        self._passes = 3 if schedule.checkpointing == "layers" else 2
+        self._passes = 2 if schedule.checkpointing == "none" else 3
 
     def all(self, dense: int, experts: int) -> tuple[Message, ...]:
         """Every message; `dense` and `experts` are the parameters of the rank before data ranks divide them."""

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from vitruvius.sizing.hardware import Device
     from vitruvius.sizing.money import Prices
     from vitruvius.sizing.parallel.evaluate import Plan
-    from vitruvius.sizing.workload import Checkpointing, Optimizer, Workload
+    from vitruvius.sizing.workload import Optimizer, Workload
     from vitruvius.spec.graph import Graph
+    from vitruvius.spec.recomputing import Checkpointing
 
 CHECKPOINT_BYTES = 14
 """Of a parameter in a checkpoint: the bf16 weight, fp32 master and two fp32 moments."""

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from vitruvius.sizing.hardware import Device
     from vitruvius.sizing.parallel.ranks import Zero
     from vitruvius.sizing.parallel.stages import SequenceParallel
-    from vitruvius.sizing.workload import Checkpointing, Workload
+    from vitruvius.sizing.workload import Workload
     from vitruvius.spec.graph import Graph
+    from vitruvius.spec.recomputing import Checkpointing
 
 MOST_DEVICES = 2**20
 MOST_TOKENS = 2**40

@@ -18,9 +18,10 @@ from vitruvius.spec.tracing.activity import steps
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vitruvius.sizing.workload import Checkpointing, Workload
+    from vitruvius.sizing.workload import Workload
     from vitruvius.spec.graph import Graph
     from vitruvius.spec.layer import Layer, Stack
+    from vitruvius.spec.recomputing import Checkpointing
     from vitruvius.spec.tracing.activity import Stretch
 
 SequenceParallel = Literal["off", "on"]

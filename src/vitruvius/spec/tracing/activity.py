@@ -37,7 +37,8 @@ class Stretch:
     """Names of what it gives on, on its tape -> in the step."""
     weights: str
     """Whose weights its own are: stretches of one name share them."""
-    is_layer: bool = False
+    index: int | None = None
+    """Of a layer of a stack, its place there."""
     tied: int = 0
     """Of the gradients of its weights, bytes that are the token table's where the head's map is that table."""
 
@@ -151,7 +152,7 @@ class _Walk:
             reads=known,
             leaves={"output": leaves, **lent},
             weights=layer.stack.value.format(index=layer.weights),
-            is_layer=True,
+            index=layer.index,
         )
 
     def _skip(self, layer: Layer) -> int | None:

@@ -36,7 +36,9 @@ def joined(settings: EngineSettings, *, device: str) -> AbstractContextManager[E
 
     Raises UsageError where the launch and the settings disagree, RunError when other processes do not come.
     """
-    return ENGINES[settings.kind](agreed_launch(settings), settings, device)
+    # Where processes have different experts, a model is in parts, whatever becomes of its other weights.
+    kind = "fsdp2" if settings.expert_parallel > 1 else settings.kind
+    return ENGINES[kind](agreed_launch(settings), settings, device)
 
 
 __all__ = ["ENGINES", "DdpEngine", "Engine", "LocalEngine", "ShardedEngine", "held", "joined"]

@@ -68,6 +68,11 @@ class Engine(ABC):
         """Whether a process can compute by itself; where not, every forward pass is one of all processes."""
         return True
 
+    @property
+    def computes_alone(self) -> bool:
+        """Whether forward and backward pass of this process wait for no other one (routers aside)."""
+        return self.ranks == 1
+
     def notes(self, config: TrainConfig, architecture: Architecture) -> Iterator[str]:
         """What is worth knowing about a run under this engine."""
         del config, architecture

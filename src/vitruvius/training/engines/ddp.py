@@ -15,24 +15,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 import torch
-import torch.distributed as dist
 
 from vitruvius.training.engines.processes import ProcessEngine
+from vitruvius.training.engines.sums import sum_gradients
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from torch import Tensor
-
-    from vitruvius.training.master import MasterOptimizer, Slot
-
-BUCKET = 1 << 23
-"""Elements that are sent together (32 MiB): large enough that the latency of a message does not count."""
+    from vitruvius.training.master import MasterOptimizer
 
 
 @final
 class DdpEngine(ProcessEngine):
     """One of several processes with the whole model each."""
+
+    @property
+    def computes_alone(self) -> bool:
+        """Gradients are summed after the passes."""
+        return True
 
     @torch.no_grad()
     def reduce(self, optimizer: MasterOptimizer) -> None:
@@ -43,34 +41,4 @@ class DdpEngine(ProcessEngine):
         slots = list(optimizer.slots())
         present = self.total([float(slot.gradient() is not None) for slot in slots])
         slots = [slot for slot, count in zip(slots, present, strict=True) if count]
-        for work in [dist.all_reduce(_flattened(bucket), async_op=True) for bucket in _buckets(slots)]:
-            assert work is not None  # this process is in the group
-            work.wait()
-
-
-def _buckets(slots: Sequence[Slot]) -> Iterator[list[Slot]]:
-    """The slots in their order, in groups of about `BUCKET` elements on one device."""
-    bucket: list[Slot] = []
-    size = 0
-    for slot in slots:
-        if bucket and (size + slot.master.numel() > BUCKET or slot.master.device != bucket[0].master.device):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(slot)
-        size += slot.master.numel()
-    if bucket:
-        yield bucket
-
-
-def _flattened(bucket: Sequence[Slot]) -> Tensor:
-    """One fp32 tensor with the gradients of a bucket; from here on they are views of it."""
-    flat = torch.zeros(sum(slot.master.numel() for slot in bucket), device=bucket[0].master.device)
-    start = 0
-    for slot in bucket:
-        part = flat[start : start + slot.master.numel()].view(slot.master.shape)
-        start += slot.master.numel()
-        gradient = slot.gradient()
-        if gradient is not None:
-            part.copy_(gradient)
-        slot.accumulated, slot.parameter.grad = part, None
-    return flat
+        sum_gradients(slots)

@@ -3,7 +3,9 @@
 The weights of a layer are gathered when it computes, by FSDP2 (`torch.distributed.fsdp.fully_shard`; Zhao et al.,
 "PyTorch FSDP", 2023; Rajbhandari et al., "ZeRO", 2020), and its gradients are summed and scattered behind it. Sums are
 those of the ddp engine: fp32, over targets, without a mean over processes. With `tensor_parallel` some processes
-compute a share of the batch together, each with a part of the heads and hidden channels (`engines/tensors.py`).
+compute a share of the batch together, each with a part of the heads and hidden channels (`engines/tensors.py`). With
+`expert_parallel` some divide the experts of every mixture, and send each other rows in the place of weights
+(`engines/experts.py`); under `kind: ddp` nothing else is in parts then.
 
 All forward passes are passes of all processes. Masters and moments are parts too: the optimizer sees local tensors.
 """
@@ -21,8 +23,10 @@ import torch.distributed as dist
 from vitruvius.errors import UsageError
 from vitruvius.nn.weights import ensure_fits, weights_of
 from vitruvius.runs.checkpoints import MODEL_FILE
+from vitruvius.training.engines.experts import mixtures_of, spread_experts
 from vitruvius.training.engines.processes import ProcessEngine
 from vitruvius.training.engines.shards import Grid, Part, Shard, Shards, Split, part_of
+from vitruvius.training.engines.sums import sum_gradients
 from vitruvius.training.engines.tensors import split_layers
 from vitruvius.training.engines.wrapping import shard_model
 from vitruvius.training.master import local
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from vitruvius.nn import Model
     from vitruvius.spec import Architecture
@@ -40,11 +44,12 @@ if TYPE_CHECKING:
     from vitruvius.training.engines.base import Files
     from vitruvius.training.engines.shards import Axis
     from vitruvius.training.launch import Launch
-    from vitruvius.training.master import MasterOptimizer
+    from vitruvius.training.master import MasterOptimizer, Slot
     from vitruvius.training.settings import EngineSettings
 
 _DONE = -1
 """What the first process says when it wants no more tensors."""
+EXPERT_AXES: tuple[Axis, ...] = ("expert", "copies")
 
 
 @final
@@ -52,16 +57,11 @@ class ShardedEngine(ProcessEngine):
     """One of several processes with parts of one model."""
 
     def __init__(self, launch: Launch, settings: EngineSettings) -> None:
-        """Raise UsageError when the processes cannot be divided into groups of `tensor_parallel`."""
+        """Raise UsageError when the processes cannot be divided into groups as the settings say."""
         super().__init__(launch, settings)
-        degree = settings.tensor_parallel
-        if launch.ranks % degree:
-            raise UsageError(
-                f"{launch.ranks} processes cannot stand in groups of {degree}",
-                where="train.engine.tensor_parallel",
-                fix=f"launch a multiple of {degree} processes, or use another degree",
-            )
-        self.grid = Grid(data=launch.ranks // degree, tensor=degree)
+        self.grid = _grid(launch.ranks, settings)
+        self.cuts_all = settings.kind == "fsdp2"
+        """Whether weights that every row has are cut too."""
         self.shards = Shards(grid=self.grid, rank=launch.rank, by_name={})
         self.groups: dict[Axis, dist.ProcessGroup] = {}
         self._summed_over_tensor: frozenset[str] = frozenset()
@@ -98,16 +98,9 @@ class ShardedEngine(ProcessEngine):
     def met(self, device: str) -> None:
         """Make the groups of rows and columns, with a timeout of their own: torch's default is half an hour."""
         del device
-        members: dict[Axis, list[list[int]]] = {
-            "tensor": [
-                [self.grid.rank(data=d, tensor=t) for t in range(self.grid.tensor)] for d in range(self.grid.data)
-            ],
-            "data": [
-                [self.grid.rank(data=d, tensor=t) for d in range(self.grid.data)] for t in range(self.grid.tensor)
-            ],
-        }
-        for axis, groups in members.items():
-            for ranks in groups:
+        axes: list[Axis] = ["tensor", "data", *(() if self.grid.expert == 1 else EXPERT_AXES)]
+        for axis in axes:
+            for ranks in self.grid.members(axis):
                 made = dist.new_group(ranks, timeout=timedelta(seconds=self.settings.timeout))
                 if self.rank in ranks:
                     assert isinstance(made, dist.ProcessGroup)
@@ -119,30 +112,45 @@ class ShardedEngine(ProcessEngine):
         return self.summed([value if first else 0.0 for value in values])
 
     def place(self, model: Model, device: torch.device) -> Model:
-        """Cut the layers among the processes of a row, then all tensors among those of a column."""
+        """Cut the layers among the processes of a row, experts and then all tensors among those of a column."""
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         cuts: Mapping[str, int] = {}
+        spread: frozenset[str] = frozenset()
+        apart: dict[nn.Module, dist.ProcessGroup] = {}
         if self.grid.tensor > 1:
             cuts, self._summed_over_tensor = split_layers(model, self.groups["tensor"])
-        if self.grid.data > 1:
-            shard_model(model, self.groups["data"], device)
+        if self.grid.expert > 1:
+            spread = spread_experts(model, self.groups["expert"])
+            apart = {experts: self.groups["copies"] for _, experts in mixtures_of(model)}
+        if self.cuts_all and self.grid.data > 1:
+            shard_model(model, self.groups["data"], device, apart=apart)
         else:
             model.to(device)
-        by_name: dict[str, Shard] = {}
-        for name, shape in shapes.items():
-            splits = [Split(axis="tensor", dim=cuts[name])] if name in cuts else []
-            if self.grid.data > 1 and shape:
-                splits.append(Split(axis="data", dim=0))
-            by_name[name] = Shard(shape=shape, splits=tuple(splits))
+        by_name = {
+            name: Shard(shape=shape, splits=tuple(self._splits(name, shape, cuts, spread)))
+            for name, shape in shapes.items()
+        }
         self.shards = replace(self.shards, by_name=by_name)
         return model
+
+    def _splits(
+        self, name: str, shape: tuple[int, ...], cuts: Mapping[str, int], spread: frozenset[str]
+    ) -> Iterator[Split]:
+        """How a parameter is cut, in the order of the cuts."""
+        if name in cuts:
+            yield Split(axis="tensor", dim=cuts[name])
+        if name in spread:
+            yield Split(axis="expert", dim=0)
+        among: Axis = "copies" if name in spread else "data"
+        if self.cuts_all and shape and self.grid.size(among) > 1:
+            yield Split(axis=among, dim=0)
 
     def own(self, optimizer: MasterOptimizer) -> None:
         """The norm of its gradients is one over all processes, and its matrices are gathered where a rule asks."""
         optimizer.elsewhere = frozenset(name for name in self.shards.by_name if not self.shards.counted(name))
         optimizer.combined = self._norm
         for name, slot in optimizer.named_slots():
-            shard = self.shards.by_name[name]
+            shard = self.shards.by_name[name].of_matrices(self.grid, self.rank)
             if shard.splits:
                 slot.shared = _SharedMatrix(self, shard)
 
@@ -152,6 +160,9 @@ class ShardedEngine(ProcessEngine):
     @torch.no_grad()
     def reduce(self, optimizer: MasterOptimizer) -> None:
         """The sums that FSDP does not take: of weights that act on every process's own heads, and of scalars."""
+        if not self.cuts_all:
+            self._sum_all(optimizer)
+            return
         for name, slot in optimizer.named_slots():
             axes: list[Axis] = ["tensor"] if name in self._summed_over_tensor else []
             if self.grid.data > 1 and not self.shards.by_name[name].splits:
@@ -163,6 +174,18 @@ class ShardedEngine(ProcessEngine):
             for axis in axes:
                 dist.all_reduce(total, group=self.groups[axis])
             slot.accumulated, slot.parameter.grad = total, None
+
+    def _sum_all(self, optimizer: MasterOptimizer) -> None:
+        """Where only experts are in parts: theirs over the processes that have the same ones, all others' over all."""
+        named = list(optimizer.named_slots())
+        present = self.summed([float(slot.gradient() is not None) for _, slot in named])
+        among: dict[Axis, list[Slot]] = {"data": [], "copies": []}
+        for (name, slot), count in zip(named, present, strict=True):
+            if count:
+                among["copies" if self.shards.by_name[name].splits else "data"].append(slot)
+        for axis, slots in among.items():
+            if self.grid.size(axis) > 1:
+                sum_gradients(slots, self.groups[axis])
 
     def replicated(self, model: Model) -> Mapping[str, Tensor]:
         """Buffers, and the few weights that are not cut."""
@@ -238,6 +261,21 @@ class ShardedEngine(ProcessEngine):
         said = torch.tensor([index])
         dist.broadcast(said, src=0)
         return int(said)
+
+
+def _grid(ranks: int, settings: EngineSettings) -> Grid:
+    """Raise UsageError when the processes cannot be divided into groups as the settings say."""
+    tensor, expert = settings.tensor_parallel, settings.expert_parallel
+    for name, degree, rows in (("tensor_parallel", tensor, ranks), ("expert_parallel", expert, ranks // tensor)):
+        if rows % degree:
+            of = "" if rows == ranks else f" ({ranks} in rows of {tensor})"
+            raise UsageError(
+                f"{rows} processes{of} cannot stand in groups of {degree}",
+                where=f"train.engine.{name}",
+                fix=f"launch a multiple of {tensor * (expert if name == 'expert_parallel' else 1)} processes, "
+                "or use another degree",
+            )
+    return Grid(data=ranks // tensor, tensor=tensor, expert=expert)
 
 
 def _joined(part: Tensor, dim: int, size: int, parts: int, group: dist.ProcessGroup) -> Tensor:

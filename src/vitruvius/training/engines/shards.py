@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Axis = Literal["data", "tensor"]
+Axis = Literal["data", "tensor", "expert", "copies"]
+"""`data` are all rows, `expert` those that have other experts than each other, `copies` those that have the same."""
 Box = tuple[slice, ...]
 
 
@@ -38,16 +39,32 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The processes as a table: those of a row compute the same samples, those of a column have the same layers."""
+    """The processes as a table: those of a row compute the same samples, those of a column have the same layers.
+
+    Rows that follow each other stand in groups of `expert`, of which each has other experts of every mixture.
+    """
 
     data: int
     """Rows: shares of a batch."""
     tensor: int
     """Columns: parts of each layer."""
+    expert: int = 1
+    """Rows that divide the experts of a mixture; a divisor of `data`."""
+
+    @property
+    def copies(self) -> int:
+        """Rows that have the same experts."""
+        return self.data // self.expert
 
     def at(self, rank: int) -> dict[Axis, int]:
-        """Where a process stands; neighbours share layers, since they talk most."""
-        return {"data": rank // self.tensor, "tensor": rank % self.tensor}
+        """Where a process stands; neighbours share layers, since they talk most, and then experts."""
+        row = rank // self.tensor
+        return {
+            "data": row,
+            "tensor": rank % self.tensor,
+            "expert": row % self.expert,
+            "copies": row // self.expert,
+        }
 
     def rank(self, *, data: int, tensor: int) -> int:
         """Who stands there."""
@@ -55,7 +72,21 @@ class Grid:
 
     def size(self, axis: Axis) -> int:
         """How many processes an axis has."""
-        return self.data if axis == "data" else self.tensor
+        return {"data": self.data, "tensor": self.tensor, "expert": self.expert, "copies": self.copies}[axis]
+
+    def members(self, axis: Axis) -> list[list[int]]:
+        """The groups of processes of an axis, each in the order of its parts."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        others: list[Axis] = {
+            "data": ["tensor"],
+            "tensor": ["data"],
+            "expert": ["tensor", "copies"],
+            "copies": ["tensor", "expert"],
+        }[axis]
+        for rank in range(self.data * self.tensor):
+            at = self.at(rank)
+            found.setdefault(tuple(at[other] for other in others), []).append(rank)
+        return list(found.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +107,13 @@ class Shard:
             bounds[split.dim] = (start + low, start + high)
         return tuple(slice(start, stop) for start, stop in bounds)
 
+    def of_matrices(self, grid: Grid, rank: int) -> Shard:
+        """How the matrices of a process's stack are shared: a cut through the stack leaves each of them whole."""
+        first = len(self.shape) - 2
+        mine, bounds = self.box(grid, rank)[: max(first, 0)], self.shape[max(first, 0) :]
+        shape = (*(part.stop - part.start for part in mine), *bounds)
+        return Shard(shape=shape, splits=tuple(split for split in self.splits if split.dim >= first))
+
     def local_shape(self, grid: Grid, rank: int) -> tuple[int, ...]:
         """The shape of a process's part."""
         return tuple(part.stop - part.start for part in self.box(grid, rank))
@@ -83,10 +121,12 @@ class Shard:
     def owners(self, grid: Grid) -> Iterator[int]:
         """Processes whose parts make up the whole; of those with the same part the first."""
         axes = {split.axis for split in self.splits}
-        for data, tensor in itertools.product(
-            range(grid.data if "data" in axes else 1), range(grid.tensor if "tensor" in axes else 1)
+        for copy, expert, tensor in itertools.product(
+            range(grid.copies if axes & {"data", "copies"} else 1),
+            range(grid.expert if axes & {"data", "expert"} else 1),
+            range(grid.tensor if "tensor" in axes else 1),
         ):
-            yield grid.rank(data=data, tensor=tensor)
+            yield grid.rank(data=copy * grid.expert + expert, tensor=tensor)
 
 
 def part_of(size: int, *, parts: int, index: int) -> tuple[int, int]:

@@ -3,8 +3,6 @@
 Attention is cut by heads, feed-forward networks by hidden channels, each expert of a mixture too, embedding and head by
 tokens. Maps into a part need nothing of the others; of the maps out of it the results are summed. What is not in
 `PLANS` is computed whole by every process: right, and without gain. Source: Shoeybi et al., "Megatron-LM", 2019.
-
-A place for expert parallelism: a plan for `Experts` that cuts dimension 0, and exchanges rows around its `forward`.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,6 +17,7 @@ from vitruvius.nn.cross import CrossAttentionModule
 from vitruvius.nn.ffn.mlp import GatedModule, MlpModule
 from vitruvius.nn.ffn.moe import Experts
 from vitruvius.nn.mixers.attention import AttentionModule
+from vitruvius.training.engines.cutting import cut
 from vitruvius.training.engines.exchange import copied, summed
 from vitruvius.training.engines.vocabulary import split_vocabulary
 from vitruvius.training.splitting import ROTATIONS
@@ -55,7 +53,7 @@ def split_layers(model: Model, group: dist.ProcessGroup) -> tuple[dict[str, int]
     for name, module in list(_cut_modules(model)):
         cuts = PLANS[type(module)](module, group)
         for parameter, dim in cuts.dims.items():
-            _cut(module, parameter, dim, group)
+            cut(module, parameter, dim, group)
             dims[f"{name}.{parameter}"] = dim
         partial |= {f"{name}.{parameter}" for parameter in cuts.summed}
     dims |= _cut_vocabulary(model, group)
@@ -185,23 +183,10 @@ def _cut_vocabulary(model: Model, group: dist.ProcessGroup) -> dict[str, int]:
     if model.architecture.vocab_size % group.size():
         return {}
     split_vocabulary(table, head, group)
-    _cut(table, "weight", 0, group)
+    cut(table, "weight", 0, group)
     dims = {"embedding.tokens.weight": 0}
     for name in ("weight", "bias"):
         if getattr(head, name) is not None:
-            _cut(head, name, 0, group)
+            cut(head, name, 0, group)
             dims[f"head.{name}"] = 0
     return dims
-
-
-@torch.no_grad()
-def _cut(module: nn.Module, name: str, dim: int, group: dist.ProcessGroup) -> None:
-    """Leave this process's part of a parameter in its place."""
-    at, _, last = name.rpartition(".")
-    holder = module.get_submodule(at)
-    whole = holder.get_parameter(last)
-    size = whole.shape[dim] // group.size()
-    part = whole.narrow(dim, group.rank() * size, size).clone(memory_format=torch.contiguous_format)
-    setattr(holder, last, nn.Parameter(part, requires_grad=whole.requires_grad))
-    if isinstance(holder, nn.Linear) and last == "weight":
-        holder.out_features, holder.in_features = part.shape

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from vitruvius.nn.block import LayerModule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import distributed as dist
     from torch import nn
@@ -23,23 +23,36 @@ ENTRANCES = ("loss", "hidden", "encode")
 """Methods of a model that compute with its weights, besides `forward`, the only one where FSDP's hooks fire."""
 
 
-def shard_model(model: Model, group: dist.ProcessGroup, device: torch.device) -> None:
+def shard_model(
+    model: Model,
+    group: dist.ProcessGroup,
+    device: torch.device,
+    *,
+    apart: Mapping[nn.Module, dist.ProcessGroup] | None = None,
+) -> None:
     """Cut every tensor along its first dimension among the processes of a group, layer by layer, on a device.
 
+    apart: modules inside layers whose tensors are cut among a group of their own; not at all where it has one process.
     Scalars stay whole; their gradients are summed by nobody here.
     """
     mesh = DeviceMesh.from_group(group, device.type, mesh_dim_names=("data",))
     # Sums are fp32, and are rounded once, to the dtype of the weights, as those of one process are.
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-    scalars = {parameter for parameter in model.parameters() if parameter.dim() == 0}
-    for scalar in scalars:
-        scalar.data = scalar.data.to(device)
+    whole = {parameter for parameter in model.parameters() if parameter.dim() == 0}
+    for module, own in (apart or {}).items():
+        if own.size() == 1:
+            whole.update(module.parameters())
+            continue
+        copies = DeviceMesh.from_group(own, device.type, mesh_dim_names=("copies",))
+        fully_shard(module, mesh=copies, mp_policy=policy)
+    for parameter in whole:
+        parameter.data = parameter.data.to(device)
     for layer in [module for module in model.modules() if isinstance(module, LayerModule)]:
-        fully_shard(layer, mesh=mesh, mp_policy=policy, ignored_params=scalars)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, ignored_params=whole)
         layer.register_forward_pre_hook(_hidden, prepend=True)
         layer.register_forward_pre_hook(_found)
     # What is left (embedding, head, last norm) computes first and last: it is kept through a step.
-    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=scalars, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=whole, reshard_after_forward=False)
     for module in _sharded(model):
         # Losses are weighted by targets, so that gradients are summed over processes, and not averaged.
         module.set_gradient_divide_factor(1.0)

@@ -93,6 +93,11 @@ class BatchLoader:
         # As a batch in everything that is asked of one; FollowedRun does the same for a run folder.
         return cast("Batch", SharedBatch(self.reader, number, mine, self.only))
 
+    def share(self, places: Sequence[int]) -> None:
+        """From here on this process computes the samples at these places; what was read ahead is dropped."""
+        self.close()
+        self.only = list(places)
+
     def close(self) -> None:
         """End the workers."""
         if self._workers is not None:

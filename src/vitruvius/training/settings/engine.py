@@ -9,7 +9,7 @@ from annotated_types import Ge, Le
 
 from vitruvius.errors import Finding
 from vitruvius.training.settings.section import Section
-from vitruvius.training.splitting import undivided
+from vitruvius.training.splitting import undivided, undivided_experts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,9 @@ class EngineSettings(Section):
     tensor_parallel: Annotated[int, Ge(1), Le(4096)] = 1
     """Under `fsdp2`: so many processes compute a share of the batch together, each with a part of every layer's heads
     and hidden channels."""
+    expert_parallel: Annotated[int, Ge(1), Le(65_536)] = 1
+    """Under `fsdp2` or `ddp`: so many processes divide the experts of every mixture, and send each other the rows for
+    them."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """How processes talk under `ddp`: `gloo` between CPUs, `nccl` between CUDA devices; `auto` is what fits the
     device."""
@@ -46,23 +49,37 @@ class EngineSettings(Section):
         if self.backend == "gloo" and config.device == "cuda":
             what = "gloo connects CPUs, and the device is cuda"
             yield Finding(path="train.engine.backend", what=what, fix="use backend: nccl, or leave it out")
-        if self.kind == "fsdp2":
+        if self.kind == "fsdp2" or self.expert_parallel > 1:
             yield from self._of_parts(config)
+        if self.expert_parallel > 1:
+            yield from self._of_experts(architecture)
+        if self.kind == "fsdp2":
             if architecture is not None and self.tensor_parallel > 1:
                 yield from undivided(architecture, self.tensor_parallel)
         elif self.tensor_parallel > 1:
             what = f"{self.tensor_parallel} processes are to share a layer, and kind: {self.kind} shares none"
             yield Finding(path="train.engine.tensor_parallel", what=what, fix="add kind: fsdp2, or leave it out")
 
+    def _of_experts(self, architecture: Architecture | None) -> Iterator[Finding]:
+        """Processes that divide no experts, and experts that cannot be divided."""
+        if self.kind not in {"ddp", "fsdp2"}:
+            what = f"{self.expert_parallel} processes are to divide the experts, and kind: {self.kind} divides none"
+            fix = "add kind: fsdp2 or kind: ddp, or leave it out"
+            yield Finding(path="train.engine.expert_parallel", what=what, fix=fix)
+        elif architecture is not None:
+            yield from undivided_experts(architecture, self.expert_parallel)
+
     def _of_parts(self, config: TrainConfig) -> Iterator[Finding]:
         """What needs the whole of a tensor in one process."""
+        shared = "kind: fsdp2" if self.kind == "fsdp2" else f"expert_parallel: {self.expert_parallel}"
+        other = "kind: ddp" if self.expert_parallel == 1 else "kind: ddp without expert_parallel"
         if config.optimizer.startswith("adamw-8bit"):
-            what = "blocks of 8-bit state reach over the parts of a tensor, and kind: fsdp2 cuts them"
-            yield Finding(path="train.optimizer", what=what, fix="use adamw: its state is cut too; or kind: ddp")
+            what = f"blocks of 8-bit state reach over the parts of a tensor, and {shared} cuts them"
+            yield Finding(path="train.optimizer", what=what, fix=f"use adamw: its state is cut too; or {other}")
         if config.compile != "none":
-            what = "the compiled loss does not pass the hooks that gather the weights under kind: fsdp2"
-            yield Finding(path="train.compile", what=what, fix="use compile: none, or kind: ddp")
+            what = f"the compiled loss does not pass the hooks that bring the parts together under {shared}"
+            yield Finding(path="train.compile", what=what, fix=f"use compile: none, or {other}")
         if config.samples.every is not None:
-            what = "one process writes the samples, and under kind: fsdp2 none has the whole model"
-            fix = "leave train.samples out and read checkpoints with vitruvius generate, or use kind: ddp"
+            what = f"one process writes the samples, and under {shared} none has the whole model"
+            fix = f"leave train.samples out and read checkpoints with vitruvius generate, or use {other}"
             yield Finding(path="train.samples.every", what=what, fix=fix)

@@ -1,4 +1,4 @@
-"""`train.recovery`: how checkpoints are written, and which of them stay."""
+"""`train.recovery`: how checkpoints are written, which of them stay, and what happens when memory runs out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CountOrNone = Annotated[int, Ge(0), Le(2**31 - 1)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery(Section):
-    """How checkpoints are written, and which of them stay beside the `keep` newest."""
+    """How checkpoints are written, which of them stay beside the `keep` newest, and what a lack of memory does."""
 
     effect: ClassVar[Literal["bits", "none"]] = "none"
 
@@ -33,6 +33,9 @@ class Recovery(Section):
     """Checkpoints whose step this divides stay for good."""
     keep_best: CountOrNone = 0
     """So many checkpoints with the lowest `val_loss` stay too; only those count at whose step a validation was due."""
+    out_of_memory: Literal["halve", "stop"] = "halve"
+    """What happens when an update or a validation runs out of memory. `halve`: it is thrown away and computed again in
+    smaller pieces, and so is all that follows; see [memory](training/memory.md). `stop`: the run ends."""
 
     def findings(self, config: TrainConfig, architecture: Architecture | None) -> Iterator[Finding]:
         """A rule that no checkpoint can ever meet is a mistake."""
