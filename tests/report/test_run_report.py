@@ -17,6 +17,7 @@ from vitruvius.report.run_charts import Line, chart, short
 from vitruvius.report.run_history import Point, history_of, marks_of, spread, thinned
 from vitruvius.report.run_live import Live, clock
 from vitruvius.report.run_report import MOST_POINTS, Reported, report_data, report_page, report_text
+from vitruvius.report.run_titles import TITLES
 from vitruvius.runs.summary import RunSummary
 
 JSON_VALUES = st.recursive(
@@ -220,3 +221,26 @@ def test_numbers_of_an_axis_are_short(value, told):
 @pytest.mark.parametrize(("seconds", "told"), [(0, "0:00"), (130, "2:10"), (3723, "1:02:03")])
 def test_clocks(seconds, told):
     assert clock(seconds) == told
+
+
+def test_a_field_that_a_schedule_changed_holds_until_it_changes_again():
+    rows = [{"step": step, "loss": 1.0} for step in range(1, 7)]
+    rows[1]["shape/window"], rows[4]["shape/window"] = 8, 16
+    assert history_of(rows).curves["shape/window"] == ((2, 8.0), (3, 8.0), (4, 8.0), (5, 16.0), (6, 16.0))
+
+
+NO_CHART = {"step", "loss", "val_loss", "tokens", "val_tokens", "samples", "applied", "shape/FIELD"}
+
+
+@pytest.mark.parametrize(
+    ("page", "starts", "ends", "column"),
+    [("training.md", "## What is measured", "### The guard", 1), ("monitoring.md", "| Measure | Key |", "\n\n", 2)],
+)
+def test_every_key_that_is_documented_has_a_title(page, starts, ends, column):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    table = text[text.index(starts) :].partition(ends)[0]
+    cells = [line.split("|")[column] for line in table.splitlines() if line.startswith("|")]
+    keys = {key for cell in cells for key in re.findall("`([^`]+)`", cell)} - NO_CHART
+    families = {"grad_norm/" if key.startswith("grad_norm/") else key.split("/")[0] for key in keys}
+    assert len(families) > 12
+    assert families <= TITLES.keys()

@@ -41,7 +41,6 @@ KINDS: dict[str, list[str]] = {
         "blocks.moe.ffn.shared_gate=sigmoid",
     ],
     "hash": ["blocks.moe.ffn.router={kind: hash}"],
-    "expert-choice": ["blocks.moe.ffn.router={kind: expert-choice}"],
     "noisy": ["blocks.moe.ffn.router={kind: softmax, noise: 0.5, z_loss: 0.01, balance_loss: 0.02}"],
     "with-biases": [f"{EXPERT}={{kind: mlp, hidden: 16, bias: true}}"],
     "repeated": ["layers=dense^2 moe^2"],
@@ -50,16 +49,43 @@ KINDS: dict[str, list[str]] = {
 }
 
 
+def _ahead(plain: Any) -> None:
+    plain["mtp"] = {"depth": 2, "block": "moe", "loss_weight": 0.3}
+
+
+def _parallel(plain: Any) -> None:
+    plain["blocks"]["moe"]["order"] = "parallel"
+
+
+def _expert_choice(plain: Any) -> None:
+    plain["head"] = {"kind": "mlm"}
+    plain["blocks"]["dense"]["mixer"]["sees"] = plain["blocks"]["moe"]["mixer"]["sees"] = "everything"
+    plain["blocks"]["moe"]["ffn"]["router"] = {"kind": "expert-choice"}
+
+
+def _pairs(plain: Any) -> None:
+    moe = plain["blocks"]["moe"]
+    plain["blocks"]["read"] = {**moe, "mixer": {**moe["mixer"], "sees": "everything"}}
+    moe["cross"] = {"kind": "attention", "heads": 2}
+    plain["blocks"]["dense"]["cross"] = {"kind": "attention", "heads": 2}
+    plain["encoder"] = {"layers": "read"}
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "ahead": _ahead,
+    "parallel": _parallel,
+    "expert-choice": _expert_choice,
+    "encoder-decoder": _pairs,
+}
+
+
 def architecture_of(kind: str) -> Architecture:
     """Mixtures of every kind, or what `sharded_ranks.py` has."""
     if kind in KINDS:
         return preset("tiny-llama-moe", overrides=[*MIXTURE, *KINDS[kind]])
-    if kind in {"ahead", "parallel"}:
-        plain = to_data(preset("tiny-llama-moe", overrides=MIXTURE))
-        if kind == "ahead":
-            plain["mtp"] = {"count": 2, "block": "moe", "loss_weight": 0.3}
-        else:
-            plain["blocks"]["moe"]["residual"] = "parallel"
+    if kind in CHANGES:
+        plain = to_data(preset("tiny-llama-moe", overrides=EVEN_MIXTURE))
+        CHANGES[kind](plain)
         return from_plain(plain)
     return _others(kind)
 
@@ -73,10 +99,12 @@ CASES: dict[str, tuple[str, int, EngineSettings, dict[str, Any]]] = {
     "biased": ("biased", 2, FSDP, {"accumulate": 2, "checkpointing": "layers"}),
     "ddp-biased": ("biased", 2, DDP, {"accumulate": 2, "checkpointing": "layers"}),
     "many-experts": ("many", 2, FSDP, {}),
-    **{name: (name, 2, FSDP, {}) for name in KINDS},
-    "ahead": ("ahead", 2, FSDP, {}),
-    "ahead-short": ("ahead", 2, DDP, {"packing": "by-length"}),
+    **{name: (name, 2, FSDP, {}) for name in KINDS if name != "capacity"},
+    "ahead": ("ahead", 2, FSDP, {"checkpointing": "layers"}),
     "parallel": ("parallel", 2, FSDP, {}),
+    "expert-choice": ("expert-choice", 2, FSDP, {"mask_token": 310}),
+    "encoder-decoder": ("encoder-decoder", 2, FSDP, {}),
+    "curriculum": ("mixture", 2, FSDP, {"packing": "by-length"}),
     "muon": ("mixture", 2, FSDP, {"optimizer": "muon", "muon_dtype": "fp32"}),
     "ddp-muon": ("mixture", 2, DDP, {"optimizer": "muon", "muon_dtype": "fp32", "ema": 0.9}),
     "average": ("biased", 2, FSDP, {"ema": 0.9, "z_loss": 1e-3}),
@@ -87,6 +115,21 @@ CASES: dict[str, tuple[str, int, EngineSettings, dict[str, Any]]] = {
     "four": ("mixture", 4, replace(FSDP, expert_parallel=4), {}),
 }
 """Name -> architecture, processes, how they share the work, settings."""
+TWINS = (
+    "deepseek-v3",
+    "jamba-like",
+    "llama-moe",
+    "llama-moe-16e",
+    "llama-moe-70b",
+    "mixtral-8x7b",
+    "qwen3-30b-a3b",
+    "tiny-llama-moe",
+    "tiny-mixtral",
+    "tiny-qwen3-moe",
+)
+"""Every preset with a mixture."""
+CASES |= {f"twin-{name}": (f"twin:{name}", 2, FSDP, {"context": 16}) for name in TWINS}
+CASES |= {f"ddp-twin-{name}": (f"twin:{name}", 2, DDP, {"context": 16}) for name in TWINS}
 
 
 def equal(data: Path, folder: Path, *names: str) -> Any:

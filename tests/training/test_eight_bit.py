@@ -74,7 +74,7 @@ def test_a_parameter_longer_than_a_chunk_is_updated_as_one_piece(monkeypatch):
     one, two = optimiser(whole), optimiser(parts)
     for step in range(3):
         for weight, opt, chunk in ((whole, one, 1 << 18), (parts, two, 256)):
-            monkeypatch.setattr("vitruvius.training.eight_bit.CHUNK", chunk)
+            monkeypatch.setattr("vitruvius.training.master.CHUNK", chunk)
             weight.grad = drawn(100, 77, seed=step)
             opt.step()
     assert torch.equal(whole, parts)

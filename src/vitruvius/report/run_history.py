@@ -72,7 +72,23 @@ def history_of(rows: Iterable[Mapping[str, Any]]) -> History:
                 left_out += value is not None or key in {"loss", "grad_norm", "val_loss"}
                 continue
             curves.setdefault(key, []).append((step, number))
+    for key, points in curves.items():
+        if key.startswith(STEPWISE):
+            points[:] = _held(points, by_step)
     return History(curves={key: tuple(points) for key, points in curves.items()}, left_out=left_out)
+
+
+STEPWISE = "shape/"
+"""Rows say such a value where it is new; it holds until the next one."""
+
+
+def _held(points: Sequence[tuple[int, float]], steps: Iterable[int]) -> list[tuple[int, float]]:
+    """The value at every step from the first that says it."""
+    new, found = dict(points), list[tuple[int, float]]()
+    for step in sorted(steps):
+        if step in new or found:
+            found.append((step, new[step] if step in new else found[-1][1]))
+    return found
 
 
 def finite(value: object) -> float | None:

@@ -11,6 +11,7 @@ from vitruvius.report.curve import Series, curve_text
 from vitruvius.report.run_charts import Line, chart
 from vitruvius.report.run_history import History, event_text, history_of, marks_of, spread, thinned
 from vitruvius.report.run_samples import samples_html
+from vitruvius.report.run_titles import TITLES
 from vitruvius.report.runs_text import list_text, number
 from vitruvius.report.sheet import page, table
 from vitruvius.units import format_bytes, format_count
@@ -26,33 +27,6 @@ MOST_POINTS = 400
 """Points of a curve; where there are more updates, each is the mean of some."""
 MOST_EVENTS = 100
 """Events of a run in its table, the last ones."""
-
-TITLES: dict[str, tuple[str, str]] = {
-    "loss": ("Loss", "nats per token; held-out text dashed"),
-    "val_bits_per_byte": ("Held-out text", "bits per byte"),
-    "lr": ("Learning rate", ""),
-    "grad_norm": ("Gradient norm", "before clipping"),
-    "tokens_per_second": ("Speed", "tokens a second, each update by itself"),
-    "attention_entropy": ("Attention entropy", "nats, mean over heads"),
-    "attention_distance": ("Attention distance", "tokens, mean over heads"),
-    "sink_mass": ("Sink mass", "weight on the first token and on learned sinks"),
-    "stream_rms": ("Residual stream", "root mean square after each layer"),
-    "output_lse": ("Log-sum-exp of the logits", "nats"),
-    "attention_logit_max": ("Attention logits", "the largest before the softmax"),
-    "output_lse_max": ("Log-sum-exp of the logits, largest", "nats, its size"),
-    "embedding_norm_max": ("Embedding table", "L2 norm of its largest row"),
-    "alarms": ("Alarms", "raised and not over"),
-    "guard_seconds": ("Time of the detectors", "seconds of an update in which they read"),
-    "gate_mean": ("Position gates, mean", ""),
-    "gate_std": ("Position gates, deviation", ""),
-    "grad_norm/": ("Gradient norm of each block", "before clipping"),
-    "update_ratio": ("Update over weights", "L2 norms"),
-    "forward_seconds": ("Forward time", "seconds an update"),
-    "kept_bytes": ("Kept for the backward pass", "bytes of a piece"),
-    "watch_seconds": ("Time of a sample", "seconds given to measuring"),
-    "watch_share": ("Cost of watching", "share of the updates' time"),
-}
-"""Key or family -> title and unit of its chart; others go by their name."""
 
 FIRST = ("loss", "val_bits_per_byte", "lr", "grad_norm", "tokens_per_second")
 _WITH_LOSS = frozenset({"val_loss", "tokens", "val_tokens"})

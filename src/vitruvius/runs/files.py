@@ -69,7 +69,7 @@ def replacing(path: Path) -> Generator[BinaryIO]:
 
 
 def _refuse_special(path: Path) -> None:
-    """Raise OSError where a rename would put a file in the place of a directory, a device or a pipe."""
+    """Raise OSError where `path` is a directory, a device or a pipe; where there is nothing, nothing is wrong."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -95,9 +95,10 @@ def read_json(path: Path) -> Any:
     """What the JSON file `path` holds.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is a directory, a device or a pipe.
         ValueError: it is not UTF-8 or not JSON, of which NaN and infinities are no part.
     """
+    _refuse_special(path)  # reading a pipe would wait for a writer for ever, and a device may have no end
     try:
         return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError:

@@ -67,8 +67,8 @@ def _files_below(directory: Path) -> list[Path]:
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST_NAME
     try:
-        raw = path.read_bytes()
         manifest = read_json(path)
+        raw = path.read_bytes()
     except FileNotFoundError:
         raise _corrupt(path, "there is no manifest, so the folder was not completely written") from None
     except OSError as error:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from vitruvius.errors import UsageError
-from vitruvius.training.master import AdamWRule
+from vitruvius.training.master import AdamWRule, chunk_on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +30,6 @@ LEAST = 4096
 """Numbers from which a parameter's moments take 8 bits; bitsandbytes' `min_8bit_size`."""
 LEAST_PAGED = 100_000
 """Numbers from which they are paged, on a GPU; as bitsandbytes has it."""
-CHUNK = 1 << 18
-"""Numbers updated at a time, whole blocks: what a step takes besides does not grow with the parameter."""
-
 Memory = Literal["device", "paged"]
 
 
@@ -76,9 +73,10 @@ class EightBitAdamWRule:
         master, weight, grad = slot.master.view(-1), slot.weight.view(-1), grad.reshape(-1)
         signed, unsigned = _codes(master.device)
         paged = slot.state["exp_avg"].device != master.device
-        scratch = torch.empty(min(CHUNK, grad.numel()), device=master.device)
-        for start in range(0, grad.numel(), CHUNK):
-            part = slice(start, min(start + CHUNK, grad.numel()))
+        chunk = chunk_on(master.device)  # whole blocks: what a step takes besides does not grow with the parameter
+        scratch = torch.empty(min(chunk, grad.numel()), device=master.device)
+        for start in range(0, grad.numel(), chunk):
+            part = slice(start, min(start + chunk, grad.numel()))
             blocks = slice(start // BLOCK, -(-part.stop // BLOCK))
             wide = scratch[: part.stop - start].copy_(grad[part])
             if step.clip != 1.0:

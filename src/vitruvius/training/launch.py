@@ -84,7 +84,7 @@ def agreed_launch(settings: EngineSettings) -> Launch:
 def as_launched(settings: EngineSettings) -> EngineSettings:
     """The settings for a run that goes on: its checkpoints fit any number of processes, so the launch decides."""
     if launched() is None:
-        return replace(settings, kind="local", tensor_parallel=1, expert_parallel=1)
+        return replace(settings, kind="local", tensor_parallel=1, expert_parallel=1, zero=None)
     return replace(settings, kind="ddp") if settings.kind == "local" else settings
 
 

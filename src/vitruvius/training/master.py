@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 CHUNK = 1 << 18
 """Elements updated at a time: master, moments and gradient of a chunk (4 MiB) stay in a core's cache."""
 
+DEVICE_CHUNK = 1 << 24
+"""The same on a GPU, where a kernel's start costs more than 2^18 elements do; 64 MiB of scratch."""
+
 DecayRule = Literal["matrices", "matrices-not-embeddings", "everything", "nothing"]
 
 
@@ -106,10 +109,12 @@ class AdamWRule:
         """One step of torch's fused AdamW on master and moments."""
         master, weight, grad = slot.master.view(-1), slot.weight.view(-1), grad.reshape(-1)
         exp_avg, exp_avg_sq = slot.state["exp_avg"].view(-1), slot.state["exp_avg_sq"].view(-1)
-        number = torch.tensor(float(step.number), device=master.device)
-        scratch = torch.empty(min(CHUNK, grad.numel()), device=master.device)
-        for start in range(0, grad.numel(), CHUNK):
-            part = slice(start, min(start + CHUNK, grad.numel()))
+        # Filled there: a number that is copied to a GPU makes the host wait for it, for each parameter of each step.
+        number = torch.full((), float(step.number), device=master.device)
+        chunk = chunk_on(master.device)
+        scratch = torch.empty(min(chunk, grad.numel()), device=master.device)
+        for start in range(0, grad.numel(), chunk):
+            part = slice(start, min(start + chunk, grad.numel()))
             wide = scratch[: part.stop - start].copy_(grad[part])
             if step.clip != 1.0:
                 wide.mul_(step.clip)
@@ -343,6 +348,11 @@ class MasterAdamW(MasterOptimizer):
         """Raise UsageError as MasterOptimizer does."""
         rule = AdamWRule(betas=betas, eps=eps)
         super().__init__([replace(group, rule=rule) for group in groups], lr=lr)
+
+
+def chunk_on(device: torch.device) -> int:
+    """How many elements a step updates at a time."""
+    return CHUNK if device.type == "cpu" else DEVICE_CHUNK
 
 
 def zeros_for(names: Iterable[str], master: Tensor) -> dict[str, Tensor]:

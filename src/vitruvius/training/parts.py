@@ -20,7 +20,7 @@ from vitruvius.training.loading.wiring import LoaderKeeper, loader_of
 from vitruvius.training.loop import Listener, Trainer
 from vitruvius.training.numerics import notes_on, numerics_of
 from vitruvius.training.objectives import make_objective
-from vitruvius.training.optim import make_optimizer, require_optimizer
+from vitruvius.training.optim import require_optimizer
 from vitruvius.training.pieces import Pieces
 from vitruvius.training.preprocessing import pinned
 from vitruvius.training.room import ensure_room, room_here
@@ -60,7 +60,7 @@ class Parts:
 
     def trainer(self, run: RunFolder) -> Trainer:
         """The trainer, at step 0."""
-        optimizer = make_optimizer(self.model, self.config)
+        optimizer = self.engine.optimizer(self.model, self.config)
         self.engine.own(optimizer)
         return Trainer(
             config=self.config,
@@ -188,6 +188,6 @@ def ensure_fits(architecture: Architecture, config: TrainConfig, listener: Liste
     if room is not None:
         room = replace(room, size=room.size // engine.launch.local_ranks)
     share = replace(config, batch=max(1, config.batch // engine.shares))
-    note = ensure_room(architecture, share, room, parts=1 if engine.has_whole_model else engine.ranks)
+    note = ensure_room(architecture, share, room, parts=engine.sharing)
     if note is not None:
         listener.note(note)

@@ -117,7 +117,7 @@ class Updater:
         scored = sum(total for _, total in pieces)
         scale = 1.0 if self.scaler is None else self.scaler.scale
         results: list[_Computed] = []
-        for piece, total in pieces:
+        for number, (piece, total) in enumerate(pieces, 1):
             if self.config.accumulate > 1 and self.engine.agree_to_stop(stop):
                 return None
             result = self._fitting(partial(self.objective.train, self.model, piece))
@@ -127,15 +127,15 @@ class Updater:
             if self.engine.anywhere(here=not math.isfinite(float(result.objective.detach()))):
                 return self._gathered(results, math.nan)
             weight = piece.scored / scored * scale
-            short = self._fitting(partial(self._backward, result, weight, summed=len(pieces) > 1))
+            short = self._fitting(partial(self._backward, result, weight, number, len(pieces)))
             if short is not None:
                 return short
         norm = self._reduced_norm()
         return norm if isinstance(norm, Shortage) else self._gathered(results, norm / scale)
 
-    def _backward(self, result: Result, weight: float, *, summed: bool) -> None:
-        (result.objective * weight).backward()
-        if summed:
+    def _backward(self, result: Result, weight: float, number: int, count: int) -> None:
+        self.engine.backward(result.objective * weight, last=number == count)
+        if count > 1:
             self.optimizer.accumulate()
 
     def _reduced_norm(self) -> float | Shortage:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitruvius.nn.ffn.mlp import activate
 from vitruvius.nn.ops import gated_activation
+from vitruvius.nn.ops.counting import occurrences
 from vitruvius.nn.ops.grouped import combine, dispatch, fused_linear, grouped_linear, looped_linear
 from vitruvius.nn.registry import Factory, implements, make, make_router
 from vitruvius.nn.shapes import Float, shaped
@@ -97,7 +98,7 @@ class MoeModule(nn.Module):
         expert_P = routing.chosen_NK.flatten()
         most = math.ceil(capacity * expert_P.numel() / self.count)
         order_P = expert_P.argsort(stable=True)
-        counts_E = torch.bincount(expert_P, minlength=self.count)
+        counts_E = occurrences(expert_P, self.count)
         starts_E = counts_E.cumsum(0) - counts_E
         rank_P = torch.arange(expert_P.numel(), device=expert_P.device) - starts_E[expert_P[order_P]]
         kept_P = torch.empty_like(order_P, dtype=torch.bool)
@@ -158,7 +159,7 @@ class Runs:
     def of(cls, expert_P: Tensor, experts: int, *, multiple: int) -> Runs:
         """The runs of pairs with these experts, each filled up to a multiple of so many rows."""
         order = expert_P.argsort(stable=True)
-        counts_E = torch.bincount(expert_P, minlength=experts)
+        counts_E = occurrences(expert_P, experts)
         sizes_E = (counts_E + multiple - 1) // multiple * multiple
         shift_E = (sizes_E - counts_E).cumsum(0) - (sizes_E - counts_E)
         row_of_sorted = torch.arange(expert_P.numel(), device=expert_P.device) + shift_E[expert_P[order]]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitruvius.nn.ops.counting import occurrences
 from vitruvius.nn.ops.draws import keys_of_places, normal
 from vitruvius.nn.ops.norm import statistics_dtype
 from vitruvius.spec.layer import Stack
@@ -89,7 +90,7 @@ class RouterModule(nn.Module):
 
     def counted(self, chosen_NK: Tensor) -> Tensor:
         """Pairs of each expert in this pass, [E] int64, added to the load of the update while training."""
-        counts_E = torch.bincount(chosen_NK.flatten(), minlength=self.experts)
+        counts_E = occurrences(chosen_NK.flatten(), self.experts)
         if self._gathers and self.load_E is not None:
             self.load_E = self.load_E.to(counts_E.device) + counts_E
         return counts_E

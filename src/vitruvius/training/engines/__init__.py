@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitruvius.training.engines.base import Engine
 from vitruvius.training.engines.ddp import DdpEngine
+from vitruvius.training.engines.deepspeed_engine import DeepSpeedEngine
 from vitruvius.training.engines.following import held
 from vitruvius.training.engines.local import LocalEngine
 from vitruvius.training.engines.sharded import ShardedEngine
@@ -27,6 +28,7 @@ ENGINES: dict[str, Callable[..., AbstractContextManager[Any]]] = {
     "local": LocalEngine.joined,
     "ddp": DdpEngine.joined,
     "fsdp2": ShardedEngine.joined,
+    "deepspeed": DeepSpeedEngine.joined,
 }
 """Kind in `train.engine.kind` -> how to join its processes."""
 
@@ -41,4 +43,4 @@ def joined(settings: EngineSettings, *, device: str) -> AbstractContextManager[E
     return ENGINES[kind](agreed_launch(settings), settings, device)
 
 
-__all__ = ["ENGINES", "DdpEngine", "Engine", "LocalEngine", "ShardedEngine", "held", "joined"]
+__all__ = ["ENGINES", "DdpEngine", "DeepSpeedEngine", "Engine", "LocalEngine", "ShardedEngine", "held", "joined"]

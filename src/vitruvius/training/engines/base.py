@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitruvius.nn.weights import load_weights, read_tensors, weights_of
+from vitruvius.training.optim import make_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -73,6 +74,11 @@ class Engine(ABC):
         """Whether forward and backward pass of this process wait for no other one (routers aside)."""
         return self.ranks == 1
 
+    @property
+    def sharing(self) -> int:
+        """How many processes share weights, gradients and the optimizer's state, each with an equal part at least."""
+        return 1 if self.has_whole_model else self.ranks
+
     def notes(self, config: TrainConfig, architecture: Architecture) -> Iterator[str]:
         """What is worth knowing about a run under this engine."""
         del config, architecture
@@ -119,6 +125,11 @@ class Engine(ABC):
     def anywhere(self, *, here: bool) -> bool:
         """Whether it is so in any process."""
 
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """The gradients of a piece. last: whether it is the last one of its update."""
+        del last
+        loss.backward()
+
     @abstractmethod
     def reduce(self, optimizer: MasterOptimizer) -> None:
         """Put the sum over all processes, in fp32, in the place of the gradients that the optimizer reads."""
@@ -126,6 +137,10 @@ class Engine(ABC):
     def place(self, model: Model, device: torch.device) -> Model:
         """The model where this process computes it; called once, before an optimizer takes hold of its parameters."""
         return model.to(device)
+
+    def optimizer(self, model: Model, config: TrainConfig) -> MasterOptimizer:
+        """The optimizer of a model that was placed; called once. Raises UsageError as `make_optimizer`."""
+        return make_optimizer(model, config)
 
     def own(self, optimizer: MasterOptimizer) -> None:
         """Told of the optimizer, whose state lies where `place` has put the parameters."""

@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 
 from vitruvius.errors import Finding
 from vitruvius.training.settings.section import Section
+from vitruvius.training.settings.zero import zero_findings
 from vitruvius.training.splitting import undivided, undivided_experts
 
 if TYPE_CHECKING:
@@ -25,9 +26,12 @@ class EngineSettings(Section):
     effect: ClassVar[Literal["bits", "none"]] = "none"
     """A checkpoint is whole whatever wrote it, so that another number of processes may go on from it."""
 
-    kind: Literal["local", "ddp", "fsdp2"] = "local"
+    kind: Literal["local", "ddp", "fsdp2", "deepspeed"] = "local"
     """`local`: one process. `ddp`: several, started by torchrun, each with the whole model and a share of every batch.
-    `fsdp2`: the same, each with a part of the weights, gradients and optimizer; see docs/distributed.md."""
+    `fsdp2`: the same, each with a part of the weights, gradients and optimizer. `deepspeed`: the same by DeepSpeed's
+    ZeRO, a package of its own; see docs/distributed.md."""
+    zero: Literal[2, 3] | None = None
+    """Under `deepspeed`: 2 divides gradients and optimizer, 3 weights too; 2 where it is left out."""
     tensor_parallel: Annotated[int, Ge(1), Le(4096)] = 1
     """Under `fsdp2`: so many processes compute a share of the batch together, each with a part of every layer's heads
     and hidden channels."""
@@ -59,6 +63,11 @@ class EngineSettings(Section):
         elif self.tensor_parallel > 1:
             what = f"{self.tensor_parallel} processes are to share a layer, and kind: {self.kind} shares none"
             yield Finding(path="train.engine.tensor_parallel", what=what, fix="add kind: fsdp2, or leave it out")
+        if self.kind == "deepspeed":
+            yield from zero_findings(config, architecture)
+        elif self.zero is not None:
+            what = f"a stage of DeepSpeed's ZeRO, and kind: {self.kind} has none"
+            yield Finding(path="train.engine.zero", what=what, fix="add kind: deepspeed, or leave it out")
 
     def _of_experts(self, architecture: Architecture | None) -> Iterator[Finding]:
         """Processes that divide no experts, and experts that cannot be divided."""
