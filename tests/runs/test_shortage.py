@@ -27,6 +27,7 @@ ARRAY = "Unable to allocate 7.45 GiB for an array with shape (1000000000,) and d
         (OutOfMemoryError(CUDA), round(2.5 * 2**30)),
         (RuntimeError("CUDA error: out of memory"), None),
         (RuntimeError("std::bad_alloc"), None),
+        (RuntimeError("could not create a primitive"), None),
         (MemoryError(ARRAY), round(7.45 * 2**30)),
         (MemoryError(), None),
     ],

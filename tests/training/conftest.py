@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,9 +13,10 @@ from vitruvius.data import PrepareOptions, prepare
 from vitruvius.spec import preset
 from vitruvius.training import TrainConfig, train
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from vitruvius.spec import Architecture
     from vitruvius.training import TrainResult

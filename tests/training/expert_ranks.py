@@ -17,9 +17,10 @@ import ranks
 import sharded_ranks
 import torch
 from ranks import MIXTURE, before_update, digests, go_on, in_ranks, rows, start
-from sharded_ranks import EVEN_MIXTURE, QUIET, _loaded, _stored
+from sharded_ranks import EVEN_MIXTURE, QUIET
+from sharded_ranks import _loaded as loaded
+from sharded_ranks import _stored as stored_in
 
-from vitruvius.runs import RunReader
 from vitruvius.spec import from_plain, preset, to_data
 from vitruvius.training.settings import EngineSettings, Guard
 
@@ -151,7 +152,7 @@ def equal(data: Path, folder: Path, *names: str) -> Any:
             return start(kind, data, run, engine=engine, **shared)
 
         ends = in_ranks(work, folder / f"{name}-ends", count)
-        stored = [_stored(run, 4) for run in (one, many) if run.exists()]
+        stored = [stored_in(run, 4) for run in (one, many) if run.exists()]
         found[name] = {
             "one": rows(one),
             "two": rows(many) if many.exists() else [],
@@ -161,7 +162,167 @@ def equal(data: Path, folder: Path, *names: str) -> Any:
     return found
 
 
-SCENARIOS: dict[str, Callable[..., Any]] = {each.__name__: each for each in (equal,)}
+def reshard(data: Path, folder: Path) -> Any:
+    """One run that changes its engine at every stop; what each process has loaded; the same run without stops."""
+    long: dict[str, Any] = {"steps": 12, "checkpoint_every": 12, **QUIET}
+    straight, run = folder / "straight", folder / "run"
+    start("biased", data, straight, **long)
+    ways: list[tuple[int, EngineSettings]] = [
+        (2, FSDP),
+        (1, EngineSettings()),
+        (2, PLAIN),
+        (2, replace(PLAIN, kind="ddp")),
+        (2, DDP),
+        (2, FSDP),
+    ]
+    found: dict[str, Any] = {"ways": []}
+    for number, (count, engine) in enumerate(ways):
+        last = number == len(ways) - 1
+
+        def work(rank: int, number: int = number, engine: Any = engine, count: int = count, last: bool = last) -> Any:
+            if rank == count - 1 and not last:
+                before_update(2 * number + 2, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+            return start("biased", data, run, engine=engine, **long) if number == 0 else loaded(run, engine)
+
+        found["ways"].append(in_ranks(work, folder / f"ends-{number}", count))
+    found["rows"] = {each.name: rows(each) for each in (straight, run)}
+    return found
+
+
+def again(data: Path, folder: Path, kind: str) -> Any:
+    """Two that divide the experts: straight, stopped by SIGTERM and resumed, killed and resumed."""
+    engine = {"fsdp2": FSDP, "ddp": DDP}[kind]
+    settings: dict[str, Any] = {"engine": engine, "optimizer": "muon", "muon_dtype": "fp32", "ema": 0.9, **QUIET}
+    ways: dict[str, int | None] = {"straight": None, "stopped": signal.SIGTERM, "killed": signal.SIGKILL}
+    found: dict[str, Any] = {}
+    for name, sent in ways.items():
+        run = folder / name
+
+        def work(rank: int, run: Path = run, sent: int | None = sent) -> Any:
+            if rank == 1 and sent is not None:
+                before_update(3, lambda _: os.kill(os.getpid(), sent))
+            return start("biased", data, run, **settings)
+
+        found[f"{name}-first"] = in_ranks(work, folder / f"{name}-first")
+        if sent is not None:
+            found[f"{name}-second"] = in_ranks(lambda _, run=run: go_on(run), folder / f"{name}-second")
+        found[name] = {"bits": digests(run, 6), "rows": rows(run)}
+    return found
+
+
+def uneven(data: Path, folder: Path) -> Any:
+    """Rows for one expert alone, none from one process, and no token ahead in one: none is left waiting."""
+    from vitruvius.nn import model
+    from vitruvius.nn.ffn.moe import MoeModule
+    from vitruvius.nn.routers.base import RouterModule
+
+    quick: dict[str, Any] = {"steps": 3, "checkpoint_every": 3, "eval_every": 0, "guard": Guard(every=None)}
+    many = {"local": (1, EngineSettings()), "ddp": (2, replace(PLAIN, kind="ddp")), "two": (2, DDP), "parts": (2, FSDP)}
+
+    def one_expert(_: int) -> None:
+        RouterModule.pick = lambda _, choose, __: choose() * 0 + 3
+
+    def none_kept(rank: int) -> None:
+        within = MoeModule._within_capacity
+
+        def kept(self: Any, routing: Any, *rest: Any) -> Any:
+            routing = within(self, routing, *rest)
+            return replace(routing, kept_NK=routing.kept_NK & (rank != 1))
+
+        MoeModule._within_capacity = kept
+
+    def nothing_ahead(rank: int) -> None:
+        targets_ahead = model.targets_ahead
+        if rank == 1:
+            model.targets_ahead = lambda *given: targets_ahead(*given).fill_(-100)
+
+    cases: dict[str, tuple[str, Callable[[int], None], tuple[str, ...]]] = {
+        "one-expert": ("many", one_expert, ("local", "two", "parts")),
+        "capacity": ("capacity", lambda _: None, ("ddp", "two", "parts")),
+        "none-kept": ("capacity", none_kept, ("ddp", "two", "parts")),
+        "nothing-ahead": ("ahead", nothing_ahead, ("ddp", "two", "parts")),
+    }
+    found: dict[str, Any] = {}
+    for name, (kind, change, engines) in cases.items():
+        found[name] = {}
+        for way in engines:
+            count, engine = many[way]
+            run = folder / f"{name}-{way}"
+
+            def work(rank: int, change: Any = change, kind: str = kind, run: Path = run, engine: Any = engine) -> Any:
+                change(rank)
+                return start(kind, data, run, engine=engine, **quick)
+
+            ends = in_ranks(work, folder / f"{name}-{way}-ends", count)
+            found[name][way] = {"ends": ends, "rows": rows(run) if run.exists() else []}
+    return found
+
+
+def guarded(data: Path, folder: Path) -> Any:
+    """A gradient that is no number, in an expert that one process alone has."""
+    found: dict[str, Any] = {}
+    for kind, engine in (("fsdp2", FSDP), ("ddp", DDP)):
+        run = folder / kind
+
+        def work(rank: int, run: Path = run, engine: EngineSettings = engine) -> Any:
+            def poison(trainer: Trainer) -> None:
+                if rank == 1 and trainer.state.batches == 2:
+                    done = trainer.engine.reduce
+
+                    def reduce(optimizer: Any) -> None:
+                        done(optimizer)
+                        del trainer.engine.reduce
+                        named = optimizer.named_slots()
+                        next(slot for name, slot in named if ".experts." in name).gradient().fill_(torch.nan)
+
+                    trainer.engine.reduce = reduce
+
+            before_update(2, poison)
+            return start("biased", data, run, engine=engine, guard=Guard(not_finite="skip", every=2), eval_every=0)
+
+        ends = in_ranks(work, folder / f"{kind}-ends")
+        found[kind] = {"ends": ends, "applied": [row.get("applied", 1) for row in rows(run)]}
+    return found
+
+
+def part_sizes(data: Path, folder: Path) -> Any:
+    """Bytes of weights, gradients, masters and moments in each process, in bf16, of experts and of all else."""
+    found = {}
+    for name, count, engine in (
+        ("1", 1, EngineSettings()),
+        ("ddp 2, experts 2", 2, DDP),
+        ("ddp 4, experts 2", 4, DDP),
+        ("fsdp2 2, experts 2", 2, FSDP),
+        ("fsdp2 4, experts 2", 4, FSDP),
+        ("fsdp2 2x2, experts 2", 4, TENSOR),
+    ):
+
+        def work(_: int, name: str = name, engine: EngineSettings = engine) -> Any:
+            sizes: dict[str, int] = {"experts": 0, "others": 0}
+
+            def looking(trainer: Trainer) -> None:
+                apply = trainer.updater.apply
+
+                def measured(*arguments: Any, **options: Any) -> Any:
+                    for key, slot in trainer.optimizer.named_slots():
+                        kind = "experts" if ".experts." in key else "others"
+                        for tensor in (slot.weight, slot.master, *slot.state.values()):
+                            sizes[kind] += tensor.numel() * tensor.element_size()
+                    return apply(*arguments, **options)
+
+                trainer.updater.apply = measured
+
+            before_update(0, looking)
+            start("even-mixture", data, folder / name, engine=engine, steps=1, dtype="bf16", **QUIET)
+            return sizes
+
+        found[name] = [end["value"] for end in in_ranks(work, folder / f"{name}-ends", count)]
+    return found
+
+
+SCENARIOS: dict[str, Callable[..., Any]] = {
+    each.__name__: each for each in (equal, reshard, again, uneven, guarded, part_sizes)
+}
 
 
 if __name__ == "__main__":

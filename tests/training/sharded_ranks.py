@@ -188,7 +188,7 @@ def _loaded(run: Path, engine: EngineSettings) -> Any:
 
     Trainer.train = looking
     with stop_on_signals() as stop:
-        end = ended(resume(run, engine=engine, stop=stop))
+        end = ended(resume(run, changes=None if engine is None else {"engine": engine}, stop=stop))
     return {"same": all(same), "looked": len(same), **end}
 
 

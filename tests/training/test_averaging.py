@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from halves import StopAfter, final_manifest, rows  # pyright: ignore[reportMissingImports]
 from safetensors.torch import load_file
 
 from vitruvius.errors import RunError
@@ -16,10 +17,6 @@ from vitruvius.training.settings import Guard
 from vitruvius.training.stopping import StopRequest
 
 EVERY = {"steps": 5, "checkpoint_every": 1, "keep": 9, "eval_every": 2, "eval_batches": 1, "final_eval_batches": 2}
-
-
-def rows(run):
-    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in RunReader(run).metrics()]
 
 
 def masters(checkpoint):
@@ -143,27 +140,14 @@ def test_an_update_that_is_not_applied_is_not_averaged(dense, run_of, monkeypatc
     assert second.read_bytes() == third.read_bytes()
 
 
-class StopAfter:
-    def __init__(self, stop, step):
-        self.stop, self.step = stop, step
-
-    def row(self, row):
-        if row["step"] == self.step:
-            self.stop.ask(15)
-
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: None
-
-
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_a_resumed_run_ends_with_the_same_average(dtype, mixture, run_of):
     settings = {"steps": 6, "ema": 0.9, "dtype": dtype, "eval_every": 2, "final_eval_batches": 1}
-    straight, stop = run_of(mixture, "straight", **settings), StopRequest()
-    halved = run_of(mixture, "halved", stop=stop, listener=StopAfter(stop, 3), **settings)
+    straight, listener = run_of(mixture, "straight", **settings), StopAfter(3)
+    halved = run_of(mixture, "halved", stop=listener.stop, listener=listener, **settings)
     assert resume(halved.run).status == "finished"
-    manifests = [RunReader(run.run).checkpoints()[-1].path.joinpath("manifest.json") for run in (straight, halved)]
-    assert manifests[0].read_text() == manifests[1].read_text()
-    assert "ema.safetensors" in manifests[0].read_text()
+    assert final_manifest(halved.run) == final_manifest(straight.run)
+    assert "ema.safetensors" in final_manifest(straight.run)
     assert rows(halved.run) == rows(straight.run)
 
 

@@ -6,17 +6,16 @@ import itertools
 import math
 
 import pytest
+from halves import StopAfter, final_manifest, rows  # pyright: ignore[reportMissingImports]
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vitruvius.errors import SpecError
 from vitruvius.nn import Model
-from vitruvius.runs import RunReader
 from vitruvius.training import resume
 from vitruvius.training.checking import from_plain
 from vitruvius.training.clipping import ZClip
 from vitruvius.training.settings import ZClipSettings
-from vitruvius.training.stopping import StopRequest
 
 # Gradient norms of a tiny Llama on text, batch 4, lr 3e-3, and two spikes.
 RECORDED = [
@@ -150,10 +149,6 @@ def spike(monkeypatch):
     return plant
 
 
-def rows(run):
-    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in RunReader(run).metrics()]
-
-
 def test_a_spike_is_scaled_down_to_about_the_norms_before_it(dense, run_of, spike):
     spike(16, 300.0)
     found = rows(run_of(dense, **LONG, **ZCLIP).run)
@@ -184,28 +179,15 @@ def test_clip_is_a_ceiling_above_it_and_works_during_its_warm_up(dense, run_of):
     assert all("clipped_to" not in row for row in high)
 
 
-class StopAfter:
-    def __init__(self, stop, step):
-        self.stop, self.step = stop, step
-
-    def row(self, row):
-        if row["step"] == self.step:
-            self.stop.ask(15)
-
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: None
-
-
 @pytest.mark.parametrize("after", [4, 12])
 def test_a_resumed_run_clips_the_same_during_and_after_its_warm_up(after, dense, run_of):
     settings = {**LONG, **ZCLIP, "zclip": ZClipSettings(warmup=6, z=0.1, decay=0.5)}
-    straight, stop = run_of(dense, "straight", **settings), StopRequest()
-    halved = run_of(dense, "halved", stop=stop, listener=StopAfter(stop, after), **settings)
+    straight, listener = run_of(dense, "straight", **settings), StopAfter(after)
+    halved = run_of(dense, "halved", stop=listener.stop, listener=listener, **settings)
     assert resume(halved.run).status == "finished"
     assert rows(halved.run) == rows(straight.run)
     assert any("clipped_to" in row for row in rows(straight.run)[after + 1 :])
-    manifests = [RunReader(run.run).checkpoints()[-1].path.joinpath("manifest.json") for run in (straight, halved)]
-    assert manifests[0].read_text() == manifests[1].read_text()
+    assert final_manifest(halved.run) == final_manifest(straight.run)
 
 
 def test_limits_for_zclip_without_it_and_a_warm_up_longer_than_the_run_are_refused():

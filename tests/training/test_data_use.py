@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from halves import final_manifest, rows  # pyright: ignore[reportMissingImports]
 
 from vitruvius.data import PackedBatches, TokenShards
 from vitruvius.data.packing.index import fingerprint_of, read_index
@@ -67,14 +68,6 @@ def two_sources(data, tmp_path_factory):
     index["fingerprint"] = fingerprint_of(index)
     (folder / "index.json").write_text(json.dumps(index))
     return folder
-
-
-def final_manifest(run):
-    return RunReader(run).checkpoints()[-1].path.joinpath("manifest.json").read_text()
-
-
-def rows(run):
-    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in RunReader(run).metrics()]
 
 
 @pytest.mark.parametrize("kind", ["dense", "mixture"])

@@ -184,7 +184,7 @@ def test_the_event_and_the_line_say_what_happened(run_of, dense) -> None:
     }  # fmt: skip
     assert (second["accumulate"], second["next_accumulate"], second["samples_at_a_time"]) == (2, 6, 1)
     notes = [note for note in heard.notes if "out of memory" in note]
-    assert notes[0].startswith("warning: step 3: out of memory (4.0 KiB asked for): the batch is computed again")
+    assert notes[0].startswith("warning: step 3: out of memory (4.096 KB asked for): the batch is computed again")
     assert "in 2 pieces of 3 samples instead of 1 of 6 (train.accumulate=2)" in notes[0]
     assert "in 6 pieces of 1 sample instead of 2 of 3" in notes[1]
 
@@ -231,7 +231,7 @@ def test_a_sample_that_does_not_fit_by_itself_ends_the_run_with_ways_out_and_sav
     with room_for(0, since=4), pytest.raises(RunError) as ended:
         run_of(dense)
     said = str(ended.value)
-    assert "step 4: out of memory (4.0 KiB asked for) with one sample at a time" in said
+    assert "step 4: out of memory (4.096 KB asked for) with one sample at a time" in said
     assert "checkpoint step-3 is whole" in said
     for way in ("--resume", "train.checkpointing=layers", "--context 16", "adamw-8bit"):
         assert way in ended.value.fix
@@ -270,7 +270,7 @@ def test_memory_that_runs_out_between_updates_ends_the_run_in_our_words(run_of, 
         raise MemoryError
 
     monkeypatch.setattr(WeightAverage, "_put", fails)
-    with pytest.raises(RunError, match=r"out of memory, after step 2: checkpoint step-\d is whole|nothing is saved"):
+    with pytest.raises(RunError, match=r"out of memory \(MemoryError\), after step 2: nothing is saved"):
         run_of(dense, ema=0.9, eval_every=2)
 
 
@@ -290,7 +290,7 @@ def test_validation_is_done_in_fewer_windows_at_a_time(rows, run_of, dense, monk
     assert bits(run)["files"] == bits(straight)["files"]
     for one, other in zip(rows_of(run), rows_of(straight), strict=True):
         assert one.get("val_tokens") == other.get("val_tokens")
-        assert one.get("val_loss") == pytest.approx(other.get("val_loss"), rel=1e-3)
+        assert one.get("val_loss", 0.0) == pytest.approx(other.get("val_loss", 0.0), rel=1e-3)
     event = shortages(run)[0]
     assert (event["where"], event["windows"], event["next_windows"]) == ("validation", 4, 2)
     assert any("2 instead of 4 windows are scored at a time" in note for note in heard.notes)
@@ -302,7 +302,7 @@ def test_a_window_that_does_not_fit_by_itself_ends_the_run(run_of, dense, monkey
         raise MemoryError
 
     monkeypatch.setattr(TokenObjective, "judge", fails)
-    with pytest.raises(RunError, match="validation after step 4: out of memory with one window at a time"):
+    with pytest.raises(RunError, match=r"validation after step 4: out of memory \(MemoryError\) with one window at a time"):
         run_of(dense, eval_every=4)
 
 
@@ -326,7 +326,12 @@ def test_pieces_divide_the_share_of_every_process() -> None:
 
 def test_state_that_is_none_is_refused() -> None:
     pieces = Pieces(TrainConfig())
-    for wrong in ({}, {"accumulate": 0}, {"accumulate": True}, {"accumulate": 2, "windows": -1}, {"accumulate": math.inf}):
+    for wrong in (
+        {},
+        {"accumulate": 0},
+        {"accumulate": True},
+        {"accumulate": 2, "windows": -1},
+        {"accumulate": math.inf},
+    ):
         with pytest.raises(ValueError, match="no whole number from 1 on"):
             pieces.restore(wrong)
-

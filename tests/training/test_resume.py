@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from halves import StopAfter, final_manifest, rows  # pyright: ignore[reportMissingImports]
 
 from vitruvius.errors import CorruptCheckpointError, RunError, RunLockedError
 from vitruvius.runs import RunFolder, RunReader
@@ -11,39 +12,6 @@ from vitruvius.training import resume
 from vitruvius.training.evaluate import Validation
 from vitruvius.training.objectives import CausalLM
 from vitruvius.training.stopping import StopRequest
-
-
-class StopAfter:
-    """A listener that asks the run to stop once a step is done, as a signal would."""
-
-    def __init__(self, step, number):
-        self.step, self.number, self.stop, self.notes = step, number, StopRequest(), []
-
-    def started(self, *, step, steps):
-        pass
-
-    def row(self, row):
-        if row["step"] == self.step:
-            self.stop.ask(self.number)
-
-    def saved(self, checkpoint):
-        pass
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def ended(self):
-        pass
-
-
-def final_manifest(run):
-    """The hashes of the last checkpoint: weights, optimizer, and the state with random state and sample digest."""
-    return RunReader(run).checkpoints()[-1].path.joinpath("manifest.json").read_text()
-
-
-def rows(run):
-    """Every row without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in RunReader(run).metrics()]
 
 
 def stopped_and_resumed(run_of, architecture, *, after, name="halves", **settings):

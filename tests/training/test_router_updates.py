@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from halves import StopAfter  # pyright: ignore[reportMissingImports]
 
 from vitruvius.nn.weights import load_model, read_tensors
 from vitruvius.runs import RunReader
 from vitruvius.runs.checkpoints import MODEL_FILE
 from vitruvius.spec.routers.sigmoid import SigmoidRouter
 from vitruvius.training import resume
-from vitruvius.training.stopping import StopRequest
 
 BIAS = "layers.1.ffn.router.bias"
 
@@ -28,29 +28,6 @@ def with_moe(architecture, **fields):
 def biased(mixture):
     """The mixture of the other tests, balanced by a bias, with little capacity."""
     return with_moe(mixture, router=SigmoidRouter(bias_step=0.01), capacity=1.25)
-
-
-class StopAfter:
-    """A listener that asks the run to stop once a step is done."""
-
-    def __init__(self, step):
-        self.step, self.stop = step, StopRequest()
-
-    def row(self, row):
-        if row["step"] == self.step:
-            self.stop.ask(15)
-
-    def started(self, **_):
-        pass
-
-    def saved(self, checkpoint):
-        pass
-
-    def note(self, text):
-        pass
-
-    def ended(self):
-        pass
 
 
 def weights(run):

@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from halves import rows  # pyright: ignore[reportMissingImports]
 
 from vitruvius.errors import RunError
 from vitruvius.runs import RunReader
@@ -48,10 +49,6 @@ def files_of(run):
     """Every file of every checkpoint, byte for byte."""
     folder = run / "checkpoints"
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def rows(run):
-    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in RunReader(run).metrics()]
 
 
 @pytest.fixture

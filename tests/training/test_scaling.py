@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from halves import StopAfter, final_manifest, rows  # pyright: ignore[reportMissingImports]
 
 from vitruvius.errors import RunError, SpecError
 from vitruvius.nn import Model
@@ -15,18 +16,8 @@ from vitruvius.training.checking import from_plain
 from vitruvius.training.numerics import notes_on, numerics_of
 from vitruvius.training.scaling import LARGEST, LEAST, LossScaler
 from vitruvius.training.settings import Guard, Scaler
-from vitruvius.training.stopping import StopRequest
 
 FP16 = {"dtype": "fp16", "schedule": "constant", "warmup": 1, "eval_batches": 1, "final_eval_batches": 1}
-DROP = {"tokens_per_second"}
-
-
-def rows(run):
-    return [{k: v for k, v in row.items() if k not in DROP} for row in RunReader(run).metrics()]
-
-
-def manifest(run):
-    return RunReader(run).checkpoints()[-1].path.joinpath("manifest.json").read_text()
 
 
 @pytest.fixture
@@ -140,29 +131,17 @@ def test_the_scale_grows_after_so_many_good_updates_and_pieces_share_it(dense, r
     assert [row["loss_scale"] for row in found] == [4.0, 4.0, 16.0, 16.0, 64.0, 64.0]
 
 
-class StopAfter:
-    def __init__(self, stop, step):
-        self.stop, self.step = stop, step
-
-    def row(self, row):
-        if row["step"] == self.step:
-            self.stop.ask(15)
-
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: None
-
-
 @pytest.mark.parametrize("after", [2, 3, 4])
 def test_a_resumed_run_ends_in_the_same_bits_before_and_after_an_overflow(after, dense, run_of, times):
     settings = {**FP16, "steps": 6, "scaler": Scaler(growth_every=2)}
     times({3: 1e4})
     straight = run_of(dense, "straight", **settings)
     times({3: 1e4})
-    stop = StopRequest()
-    halved = run_of(dense, "halved", stop=stop, listener=StopAfter(stop, after), **settings)
+    listener = StopAfter(after)
+    halved = run_of(dense, "halved", stop=listener.stop, listener=listener, **settings)
     assert halved.step == after
     assert resume(halved.run).status == "finished"
-    assert manifest(halved.run) == manifest(straight.run)
+    assert final_manifest(halved.run) == final_manifest(straight.run)
     assert rows(halved.run) == rows(straight.run)
 
 

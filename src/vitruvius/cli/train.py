@@ -150,11 +150,11 @@ def _train(request: Request, *, as_json: bool) -> int:
 
 def _resume(run: str, data: str | None, settings: tuple[str, ...], *, as_json: bool) -> int:
     from vitruvius.training import resume
-    from vitruvius.training.loading.changing import changed_loader
+    from vitruvius.training.changing import changes_of
     from vitruvius.training.stopping import stop_on_signals
 
     with stop_on_signals() as stop:
-        result = resume(run, data=data, loader=changed_loader(run, settings), listener=_listener(), stop=stop)
+        result = resume(run, data=data, changes=changes_of(run, settings), listener=_listener(), stop=stop)
     return _report(result, as_json=as_json)
 
 

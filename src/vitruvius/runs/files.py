@@ -30,7 +30,20 @@ def json_text(value: object) -> str:
     Raises:
         ValueError: the value holds NaN or an infinity, which JSON cannot say.
     """
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    return encodable_json(value, indent=2, sort_keys=True) + "\n"
+
+
+def encodable_json(value: object, **style: Any) -> str:
+    """JSON that UTF-8 can say: readable, but spelled in ASCII where a text holds half a character.
+
+    A name that is not UTF-8 comes from the system as such a text, and comes back from the JSON as the same.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, **style)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, ensure_ascii=True, allow_nan=False, **style)
+    return text
 
 
 def not_written(path: Path, error: OSError) -> RunError:

@@ -197,6 +197,7 @@ class RunFolder:
             RunLockedError: another process is making a run there.
         """
         path = Path(path)
+        _refuse_name(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -331,6 +332,14 @@ class RunFolder:
             raise
         sync_directory(final_path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _refuse_name(path: Path) -> None:
+    """Refuse a name that is not UTF-8: the library that reads safetensors could not open what is written there."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise RunError("the path is not UTF-8", where=str(path), fix="choose another --out") from None
 
 
 def _refuse_to_overwrite(path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, cast, final
 
 from vitruvius.errors import RunError
-from vitruvius.runs.files import CHUNK_BYTES, not_written, replacing
+from vitruvius.runs.files import CHUNK_BYTES, encodable_json, not_written, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,8 +37,7 @@ class LineLog:
         Raises:
             RunError: it cannot be written (disk full); no part of it stays, and the rows before it are intact.
         """
-        text = json.dumps(_finite(row), separators=(", ", ": "), ensure_ascii=False, allow_nan=False)
-        data = (text + "\n").encode()
+        data = (encodable_json(_finite(row)) + "\n").encode()
         try:
             end = os.fstat(self._descriptor).st_size
             try:
@@ -64,7 +63,7 @@ class LineLog:
         with replacing(self.path) as file:
             for row in read_lines(self.path):
                 if wanted(row):
-                    file.write((json.dumps(row, separators=(", ", ": "), ensure_ascii=False) + "\n").encode())
+                    file.write((encodable_json(row) + "\n").encode())
                 else:
                     dropped += 1
         os.close(self._descriptor)

@@ -11,6 +11,10 @@ _SIGNS = (
     "std::bad_alloc",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    # oneDNN says no more than this when it finds no memory; whoever tells the user shows the message.
+    "could not create a primitive",
+    "could not create a memory object",
+    "could not execute a primitive",
 )
 """What the messages of torch's allocators and of the libraries under it say; on a CPU they are bare RuntimeErrors."""
 

@@ -58,15 +58,17 @@ def ensure(config: TrainConfig, architecture: Architecture) -> TrainConfig:
 def config_hash(config: TrainConfig, spec: dict[str, Any], fingerprint: str) -> str:
     """SHA-256 over everything that decides what a run computes; a checkpoint belongs to one such hash."""
     # What is computed twice comes out the same, so that it has no part in it.
-    without = _WITHOUT_EFFECT | {name for name, section in SECTIONS.items() if section.effect == "none"}
-    settings = {name: value for name, value in to_plain(config).items() if name not in without}
+    settings = {name: value for name, value in to_plain(config).items() if name not in WITHOUT_EFFECT}
     settings["preprocess"] = without_places(settings["preprocess"])
     text = json.dumps([settings, spec, fingerprint], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-_WITHOUT_EFFECT = {"checkpointing", "memory_check", "data_check", "keep"}
-"""Settings that change how much memory or disk a run takes or what it looks at first, and nothing that it computes."""
+WITHOUT_EFFECT = frozenset({"checkpointing", "memory_check", "data_check", "keep"}) | {
+    name for name, section in SECTIONS.items() if section.effect == "none"
+}
+"""Settings that change how much memory or disk a run takes, who computes it or what it looks at, and nothing that it
+learns."""
 
 
 @cache

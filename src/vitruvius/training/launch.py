@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -82,10 +83,17 @@ def agreed_launch(settings: EngineSettings) -> Launch:
 
 
 def as_launched(settings: EngineSettings) -> EngineSettings:
-    """The settings for a run that goes on: its checkpoints fit any number of processes, so the launch decides."""
-    if launched() is None:
+    """The settings for a run that goes on: its checkpoints fit any number of processes, so the launch decides.
+
+    Fewer processes than divide the experts divide them as far as they can.
+    """
+    launch = launched()
+    if launch is None:
         return replace(settings, kind="local", tensor_parallel=1, expert_parallel=1, zero=None)
-    return replace(settings, kind="ddp") if settings.kind == "local" else settings
+    if settings.kind == "local":
+        return replace(settings, kind="ddp")
+    rows = max(1, launch.ranks // settings.tensor_parallel)
+    return replace(settings, expert_parallel=math.gcd(settings.expert_parallel, rows))
 
 
 def ensure_divides(config: TrainConfig, shares: int) -> None:

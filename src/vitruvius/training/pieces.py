@@ -54,14 +54,15 @@ class Shortage:
     @classmethod
     def of(cls, error: BaseException, *, process: int = 0) -> Self:
         """What an error says; it keeps nothing of the error, whose frames hold the tensors of the pass."""
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = " ".join(f"{type(error).__name__}: {error}".rstrip(": ").split())
         return cls(asked=bytes_asked(error), error=text[:_TOLD], process=process)
 
     @property
     def words(self) -> str:
         """`out of memory`, and what was asked for."""
         where = f" in process {self.process}" if self.process else ""
-        return f"out of memory{where}" + ("" if self.asked is None else f" ({format_bytes(self.asked)} asked for)")
+        why = self.error if self.asked is None else f"{format_bytes(self.asked)} asked for"
+        return f"out of memory{where} ({why})"
 
 
 @final

@@ -82,9 +82,8 @@ class Placing:
         if chosen is None or chosen.config is None:
             raise UsageError(f"no arrangement of {self.count} {self.device.name} fits and can be run", fix=self.way_out)
         plain = to_plain(chosen.config)
-        engine = {key: plain["engine"][key] for key in ("kind", "tensor_parallel")}
-        if engine["tensor_parallel"] == 1:
-            del engine["tensor_parallel"]
+        degrees = {key: plain["engine"][key] for key in ("tensor_parallel", "expert_parallel")}
+        engine = {"kind": plain["engine"]["kind"], **{key: degree for key, degree in degrees.items() if degree > 1}}
         device = "cpu" if self.device.tier == "cpu" else "cuda"
         return {**{key: plain[key] for key in _SAYS}, "device": device, "engine": engine}
 
@@ -248,7 +247,9 @@ def _judged(plan: Plan, config: TrainConfig, architecture: Architecture) -> Opti
         return Option(plan=plan, config=None, why_not=why)
     degrees, schedule = plan.degrees, plan.schedule
     kind = _kind(degrees)
-    engine = replace(config.engine, kind=cast("Any", kind), tensor_parallel=degrees.tensor)
+    engine = replace(
+        config.engine, kind=cast("Any", kind), tensor_parallel=degrees.tensor, expert_parallel=degrees.expert
+    )
     ours = replace(
         config,
         accumulate=schedule.micro_batches,
@@ -272,7 +273,7 @@ def _why_not(plan: Plan, config: TrainConfig) -> str:
     """Why there is no engine for a plan; empty where there is one."""
     degrees, schedule = plan.degrees, plan.schedule
     kinds = set(get_args(EngineSettings.__dataclass_fields__["kind"].type)) or {"local", "ddp", "fsdp2"}
-    apart = {"pipeline stages": degrees.pipeline, "sequences divided": degrees.context, "experts": degrees.expert}
+    apart = {"pipeline stages": degrees.pipeline, "sequences divided": degrees.context}
     for what, degree in apart.items():
         if degree > 1:
             return f"no engine here has {what} among processes"

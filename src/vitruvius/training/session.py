@@ -19,6 +19,7 @@ from vitruvius.runs.files import sync_file
 from vitruvius.runs.shortage import is_out_of_memory
 from vitruvius.spec import ensure as ensure_architecture
 from vitruvius.spec import from_plain, to_data, to_yaml
+from vitruvius.training.changing import ensure_changeable
 from vitruvius.training.checking import ensure
 from vitruvius.training.checking import from_plain as config_from_plain
 from vitruvius.training.config import TrainConfig, to_plain
@@ -35,14 +36,13 @@ from vitruvius.training.stopping import StopRequest
 from vitruvius.training.watching import with_sinks
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from vitruvius.nn import Model
     from vitruvius.runs import Checkpoint
     from vitruvius.spec import Architecture
     from vitruvius.training.engines import Engine
     from vitruvius.training.loop import Listener, Trainer
-    from vitruvius.training.settings import EngineSettings, Loader
 
 RESULT_SCHEMA = "vitruvius.train/1"
 
@@ -171,26 +171,30 @@ def resume(
     run: Path | str,
     *,
     data: Path | str | None = None,
-    loader: Loader | None = None,
-    engine: EngineSettings | None = None,
+    changes: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
     stop: StopRequest | None = None,
 ) -> TrainResult:
     """Go on with a run from its newest whole checkpoint, to the same bits as if it had never stopped.
 
-    `data` is where the data lies now, when it was moved; it must be the same data. `loader` and `engine` replace those
-    that the run was started with, which changes no bits beyond what docs/distributed.md says; the launch decides where
-    they do not fit it. A damaged checkpoint is set aside with a warning and the one before it is taken.
+    `data` is where the data lies now, when it was moved; it must be the same data. `changes` has settings by name, such
+    as `loader` or `engine`, that take the place of those that the run was started with, this time; they are such that
+    no bits change beyond what docs/distributed.md says, and the launch decides where `engine` does not fit it. A
+    damaged checkpoint is set aside with a warning and the one before it is taken.
 
     Raises RunError when the folder is no run, its record was changed or the data differs, CorruptCheckpointError when
-    no checkpoint is whole, RunLockedError when someone is writing to it.
+    no checkpoint is whole, RunLockedError when someone is writing to it, UsageError when a change is none that may be,
+    SpecError when it does not go together with the rest.
     """
     reader = RunReader(run)
     record = reader.record()
     architecture = from_plain(_recorded(reader, record, "spec", "data"))
     config = config_from_plain(_recorded(reader, record, "config", "train"))
-    config = config if loader is None else replace(config, loader=loader)
-    config = replace(config, engine=as_launched(engine or config.engine))
+    ensure_changeable(changes := dict(changes or {}))
+    config = replace(config, **changes)
+    config = replace(config, engine=as_launched(config.engine))
+    if changes:
+        ensure(config, architecture)
     if config.context is None or config.device == "auto":
         raise RunError(
             "run.json's config.train lacks its context or device, so this run cannot be resumed",
@@ -218,6 +222,8 @@ def resume(
             restore_newest(folder, trainer, listener)
             folder.truncate_metrics(after_step=trainer.state.step)
             folder.resume()
+            if changes:
+                folder.event("settings", **{name: to_plain(config)[name] for name in changes})
             return _run(folder, trainer, listener, stop or StopRequest())
 
 

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from halves import StopAfter, final_manifest, rows  # pyright: ignore[reportMissingImports]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from vitruvius.training.engines import Engine
 from vitruvius.training.loading import BatchLoader
 from vitruvius.training.settings import Loader
 from vitruvius.training.settings.preprocess import HookUse
-from vitruvius.training.stopping import StopRequest
 
 ARRAYS = ("inputs", "targets", "documents", "crosses", "sample_ids", "epochs")
 PROCESSES = Loader(workers=2, by="processes", ahead=3)
@@ -164,35 +164,6 @@ def test_each_sample_comes_once_per_epoch_in_another_order_and_epochs_end_within
     assert len(mixed) >= 2
 
 
-class StopAfter:
-    def __init__(self, step):
-        self.step, self.stop = step, StopRequest()
-
-    def started(self, *, step, steps):
-        pass
-
-    def row(self, row):
-        if row["step"] == self.step:
-            self.stop.ask(15)
-
-    def saved(self, checkpoint):
-        pass
-
-    def note(self, text):
-        pass
-
-    def ended(self):
-        pass
-
-
-def final_manifest(run):
-    return RunReader(run).checkpoints()[-1].path.joinpath("manifest.json").read_text()
-
-
-def rows(run):
-    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in RunReader(run).metrics()]
-
-
 @pytest.fixture
 def dropout(monkeypatch):
     """No component of ours has dropout: here every training pass of a dense layer drops a tenth of its stream."""
@@ -231,7 +202,7 @@ def test_a_resumed_stream_equals_the_straight_one_in_each_epoch_with_dropout_and
         listener = StopAfter(stopping)
         half = run_of(dense, f"half-{number}", loader=first, listener=listener, stop=listener.stop, **run)
         assert (half.status, half.step) == ("stopped", stopping)
-        resumed = resume(half.run, loader=then)
+        resumed = resume(half.run, changes=None if then is None else {"loader": then})
         assert final_manifest(resumed.run) == final_manifest(straight.run)
         assert rows(resumed.run) == rows(straight.run)
     assert len(dropout) == 7 * steps, "it must have dropped in every pass"

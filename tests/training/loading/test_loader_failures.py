@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from halves import final_manifest  # pyright: ignore[reportMissingImports]
 
 from vitruvius.data import TokenShards
 from vitruvius.errors import DataError, RunError, VitruviusError
@@ -184,10 +185,6 @@ def test_a_run_whose_worker_dies_goes_on_to_the_bits_of_the_straight_one(dense, 
     resumed = resume(run)
     assert final_manifest(resumed.run) == final_manifest(straight.run)
     assert not children()
-
-
-def final_manifest(run):
-    return RunReader(run).checkpoints()[-1].path.joinpath("manifest.json").read_text()
 
 
 def children():

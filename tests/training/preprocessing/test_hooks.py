@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import pytest
+from halves import final_manifest  # pyright: ignore[reportMissingImports]
 
 from vitruvius.data import TokenShards
 from vitruvius.errors import RunError, SpecError, UsageError, VitruviusError
@@ -46,10 +47,6 @@ def checked(data, hooks):
     return check_hooks(loader.reader, loader.recipe)
 
 
-def final_manifest(run):
-    return RunReader(run).checkpoints()[-1].path.joinpath("manifest.json").read_text()
-
-
 def losses(run):
     return [row["loss"] for row in RunReader(run).metrics()]
 
@@ -76,7 +73,7 @@ def test_a_hook_decides_bits_and_a_resumed_run_has_them(dense, run_of, hook):
 
     half = run_of(dense, "half", preprocess=hooks, loader=Loader(workers=2), listener=Stopping(), stop=stop)
     assert half.step == 3
-    assert final_manifest(resume(half.run, loader=Loader()).run) == final_manifest(straight.run)
+    assert final_manifest(resume(half.run, changes={"loader": Loader()}).run) == final_manifest(straight.run)
 
 
 def test_the_record_names_source_and_hash_and_a_changed_source_is_refused(dense, run_of, hook, tmp_path):

@@ -39,7 +39,7 @@ def joined(settings: EngineSettings, *, device: str) -> AbstractContextManager[E
     Raises UsageError where the launch and the settings disagree, RunError when other processes do not come.
     """
     # Where processes have different experts, a model is in parts, whatever becomes of its other weights.
-    kind = "fsdp2" if settings.expert_parallel > 1 else settings.kind
+    kind = "fsdp2" if settings.kind == "ddp" and settings.expert_parallel > 1 else settings.kind
     return ENGINES[kind](agreed_launch(settings), settings, device)
 
 

@@ -125,6 +125,10 @@ class Engine(ABC):
     def anywhere(self, *, here: bool) -> bool:
         """Whether it is so in any process."""
 
+    def entered(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives, which computes with parts of a placed model by itself, and not by `loss` or `hidden`."""
+        return work()
+
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """The gradients of a piece. last: whether it is the last one of its update."""
         del last

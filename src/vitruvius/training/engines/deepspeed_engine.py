@@ -97,6 +97,11 @@ class DeepSpeedEngine(ProcessEngine):
         )
         return ZeroOptimizer(zero, lr=config.lr, total=lambda value: self.summed([value])[0])
 
+    def entered(self, work: Callable[[], Any]) -> Any:
+        """Inside a forward pass of DeepSpeed's, which gathers the weights that are asked for."""
+        assert self._zero is not None
+        return self._zero.entered(work)
+
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """DeepSpeed's, which sums and scatters too."""
         assert self._zero is not None

@@ -16,11 +16,13 @@ import logging
 import math
 import os
 import sys
+from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from vitruvius.errors import UsageError
 from vitruvius.training.master import AdamWRule
@@ -41,6 +43,14 @@ BUCKET = 1 << 23
 ENTRANCES = ("loss", "hidden", "encode")
 """Methods of a model that compute with its weights, as the engine is entered by one forward pass alone."""
 STATES = AdamWRule.state_names
+_WEIGHTS: dict[str, Any] = {
+    # Let go as soon as a layer has computed, and none kept whole.
+    "stage3_param_persistence_threshold": 0,
+    "stage3_max_reuse_distance": 0,
+    # Else it would replace torch's linear maps, in all of the process.
+    "memory_efficient_linear": False,
+}
+"""What DeepSpeed is told about weights, where it divides them."""
 
 
 def require_deepspeed() -> None:
@@ -109,9 +119,12 @@ class Zero:
         self.ranks = ranks
         self.groups = groups
         self.names: dict[str, nn.Parameter] = {n: p for group in groups for n, p in group.parameters.items()}
+        self._inside = self._backwards = False
         self._shapes = {name: tuple(parameter.shape) for name, parameter in self.names.items()}
         self._inner = torch.optim.AdamW([_torch_group(group) for group in groups], lr=0.0, fused=True)
         entrance = _Entrance(model)
+        if stage == 3:
+            _open_outputs(model)
         with _said_on_stderr():
             self._engine: Any = package.initialize(
                 model=entrance,
@@ -120,7 +133,11 @@ class Zero:
                 dist_init_required=False,
             )[0]
         self._zero: Any = self._engine.optimizer
-        _enter(model, self._engine)
+        if stage == 3:
+            _close_outputs(model)
+            self._keep_in_backward()
+        for name in ENTRANCES:
+            setattr(model, name, self._through(getattr(model, name)))
         for flat in self._flats():
             self._inner.state[flat] = {
                 "step": torch.zeros((), device=flat.device),
@@ -131,6 +148,20 @@ class Zero:
         """The memory of this process's masters: one tensor a group, or more of them."""
         zero = self._zero
         return list(zero.single_partition_of_fp32_groups if self.stage == 2 else zero.fp32_partitioned_groups_flat)
+
+    def _keep_in_backward(self) -> None:
+        """Let go of the weights of a layer that is computed again when its gradients are there, and not before.
+
+        DeepSpeed would when the layer is computed, as in a forward pass; torch wants them until it has the gradients.
+        """
+        offload = self._zero.parameter_offload
+        release = offload.post_sub_module_forward_function
+
+        def kept(module: nn.Module) -> None:
+            if not self._backwards:
+                release(module)
+
+        offload.post_sub_module_forward_function = kept
 
     def run(self, name: str) -> tuple[int, int]:
         """Which numbers of a parameter this process keeps."""
@@ -171,13 +202,36 @@ class Zero:
         """Of the whole of a parameter."""
         return self._shapes[name]
 
+    def entered(self, work: Callable[[], Any]) -> Any:
+        """Compute inside a forward pass of DeepSpeed's; `work` within `work` is a part of the same one."""
+        if self._inside:
+            return work()
+        self._inside = True
+        try:
+            # A layer that is computed again computes to its end, so that DeepSpeed sees it end.
+            with set_checkpoint_early_stop(False):  # noqa: FBT003 (torch's signature)
+                return self._engine(work)
+        finally:
+            self._inside = False
+
+    def _through(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def entered(*inputs: Any, **options: Any) -> Any:
+            return self.entered(lambda: method(*inputs, **options))
+
+        return entered
+
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Gradients of a piece, summed over the processes and into the runs of this one.
 
         DeepSpeed takes the mean over processes, where losses here are means over the targets of all of them.
         """
         self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss * self.ranks, scale_wrt_gas=False)
+        self._backwards = True
+        try:
+            self._engine.backward(loss * self.ranks, scale_wrt_gas=False)
+        finally:
+            self._backwards = False
 
     def squares(self) -> float:
         """The sum of the squares of the gradients in this process's runs, each number of a tensor in one process."""
@@ -229,26 +283,40 @@ class _Entrance(nn.Module):
         return work()
 
 
-def _enter(model: Any, engine: Any) -> None:
-    """Let every way into the model be one forward pass of the engine, however they call each other."""
-    inside = False
+def _open_outputs(model: nn.Module) -> None:
+    """Let DeepSpeed's hooks see the tensors in what a router gives, a dataclass: they look into tuples alone."""
 
-    def through(method: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(method)
-        def entered(*inputs: Any, **options: Any) -> Any:
-            nonlocal inside
-            if inside:
-                return method(*inputs, **options)
-            inside = True
-            try:
-                return engine(lambda: method(*inputs, **options))
-            finally:
-                inside = False
+    def opened(_module: nn.Module, _inputs: object, output: Any) -> Any:
+        if not is_dataclass(output):
+            return output
+        found = {each.name: getattr(output, each.name) for each in fields(output)}
+        tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+        return (_Opened(output, tuple(tensors)), *tensors.values())
 
-        return entered
+    for module in model.modules():
+        module.register_forward_hook(opened)
 
-    for name in ENTRANCES:
-        setattr(model, name, through(getattr(model, name)))
+
+def _close_outputs(model: nn.Module) -> None:
+    """After DeepSpeed's hooks: the dataclass again, with the tensors that they give."""
+
+    def closed(_module: nn.Module, _inputs: object, output: Any) -> Any:
+        if not (isinstance(output, tuple) and output and isinstance(output[0], _Opened)):
+            return output
+        opened, *tensors = output
+        return replace(opened.value, **dict(zip(opened.names, tensors, strict=True)))
+
+    for module in model.modules():
+        module.register_forward_hook(closed)
+
+
+class _Opened:
+    """The dataclass that a tuple was made of, and which of its fields follow."""
+
+    __slots__ = ("names", "value")
+
+    def __init__(self, value: Any, names: tuple[str, ...]) -> None:
+        self.value, self.names = value, names
 
 
 def _torch_group(group: ParameterGroup) -> dict[str, Any]:
@@ -284,8 +352,7 @@ def _config(model: Model, *, stage: int, ranks: int) -> dict[str, Any]:
             "reduce_scatter": True,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
-            # Weights are let go as soon as a layer has computed, and none is kept whole.
-            **({"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0} if stage == 3 else {}),
+            **(_WEIGHTS if stage == 3 else {}),
         },
     }
 

@@ -30,7 +30,7 @@ from vitruvius.training.engines.sums import sum_gradients
 from vitruvius.training.engines.tensors import split_layers
 from vitruvius.training.engines.wrapping import shard_model
 from vitruvius.training.master import local
-from vitruvius.training.splitting import whole_kinds
+from vitruvius.training.splitting import experts_of, whole_kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,6 +81,11 @@ class ShardedEngine(ProcessEngine):
         """Only where there is one process."""
         return self.ranks == 1
 
+    @property
+    def sharing(self) -> int:
+        """Where only experts are in parts, as many as divide them: weights that all have are not divided at all."""
+        return self.ranks if self.cuts_all else self.grid.expert
+
     def notes(self, config: TrainConfig, architecture: Architecture) -> Iterator[str]:
         """What is not measured, and what is not cut."""
         if not self.has_whole_model and config.watch.every is not None and config.watch.every <= config.steps:
@@ -88,6 +93,12 @@ class ShardedEngine(ProcessEngine):
                 "a process has parts of the weights, so train.watch measures nothing, the guard leaves out "
                 "update-ratio and embedding-norm, and where a number that is none came from is not looked for"
             )
+        if self.grid.expert > 1:
+            counts = ", ".join(
+                f"{number // self.grid.expert:,} of {number:,} ({place})"
+                for place, number in experts_of(architecture).items()
+            )
+            yield f"expert_parallel: each process has {counts}"
         if self.grid.tensor > 1:
             whole = whole_kinds(architecture)
             if architecture.vocab_size % self.grid.tensor:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 Axis = Literal["data", "tensor", "expert", "copies"]
 """`data` are all rows, `expert` those that have other experts than each other, `copies` those that have the same."""
+_CROSSING: Mapping[Axis, tuple[Axis, ...]] = {
+    "data": ("tensor",),
+    "tensor": ("data",),
+    "expert": ("tensor", "copies"),
+    "copies": ("tensor", "expert"),
+}
+"""Where processes of one group of an axis stand alike."""
 Box = tuple[slice, ...]
 
 
@@ -77,15 +84,9 @@ class Grid:
     def members(self, axis: Axis) -> list[list[int]]:
         """The groups of processes of an axis, each in the order of its parts."""
         found: dict[tuple[int, ...], list[int]] = {}
-        others: list[Axis] = {
-            "data": ["tensor"],
-            "tensor": ["data"],
-            "expert": ["tensor", "copies"],
-            "copies": ["tensor", "expert"],
-        }[axis]
         for rank in range(self.data * self.tensor):
             at = self.at(rank)
-            found.setdefault(tuple(at[other] for other in others), []).append(rank)
+            found.setdefault(tuple(at[other] for other in _CROSSING[axis]), []).append(rank)
         return list(found.values())
 
 

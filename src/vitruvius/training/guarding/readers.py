@@ -52,8 +52,10 @@ class Readers:
         share = trainer.engine.share(batch, trainer.config.accumulate)
         problem: str | None = None
         try:
-            self._taken = read_pass(
-                trainer.model, trainer.objective, share, rows=guard.rows, tokens=guard.tokens, detectors=wanted
+            self._taken = trainer.engine.entered(
+                lambda: read_pass(
+                    trainer.model, trainer.objective, share, rows=guard.rows, tokens=guard.tokens, detectors=wanted
+                )
             )
         except Exception as error:  # noqa: BLE001 (a run must not end because it is looked at)
             problem = f"{type(error).__name__}: {error}"[:500]
