@@ -10,6 +10,7 @@ import shutil
 import pytest
 
 from vitruvius.cli.main import run
+from vitruvius.data import PrepareOptions, prepare
 
 
 @pytest.fixture
@@ -31,6 +32,26 @@ def said(capsys):
         return code, shown.out, shown.err
 
     return call
+
+
+WORDS = ["arch", "beam", "stone", "river", "mason"]
+
+
+@pytest.fixture(scope="session")
+def data_of_words(tmp_path_factory):
+    """Prepare data, vocabulary 300, from texts of five words in random order: `data_of_words(texts, words, folder)`."""
+
+    def make(texts, words, folder=None):
+        folder = folder or tmp_path_factory.mktemp("words")
+        (folder / "texts").mkdir()
+        draw = random.Random(0)
+        for number in range(texts):
+            text = " ".join(draw.choice(WORDS) for _ in range(words))
+            (folder / "texts" / f"{number}.txt").write_text(text + ".\n")
+        prepare([folder / "texts"], folder / "data", PrepareOptions(vocab=300, held_out=0.2))
+        return folder / "data"
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from vitruvius.cli.main import run
-from vitruvius.data import PrepareOptions, prepare
 from vitruvius.evals import machine as machines
 from vitruvius.sizing.hardware import device_named
 from vitruvius.spec import preset
@@ -126,13 +124,8 @@ def test_fields_of_the_spec_can_be_set(said):
     assert json.loads(out)["contenders"][0]["parameters"] > 30_000
 
 
-def test_a_trained_run_is_timed_with_its_own_weights(said, here):
-    (here / "texts").mkdir()
-    draw = random.Random(0)
-    for number in range(8):
-        words = [draw.choice(["arch", "beam", "stone", "river"]) for _ in range(200)]
-        (here / "texts" / f"{number}.txt").write_text(" ".join(words))
-    prepare([here / "texts"], here / "data", PrepareOptions(vocab=300, held_out=0.2))
+def test_a_trained_run_is_timed_with_its_own_weights(said, here, data_of_words):
+    data_of_words(8, 200, here)
     quick = ["--steps", "1", "--batch", "2", "--set", "train.threads=1", "--set", "train.final_eval_batches=1"]
     assert run(["train", "small.yaml", "--data", "data", "--out", "runs/first", *quick]) == 0
     code, out, err = said("runs/first", *FEW, "--phases", "prefill,decode", "--json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 
 import pytest
 
@@ -91,6 +92,13 @@ def test_show_tells_what_is_not_the_default_and_verifies(here, said):
     assert told["checkpoint_damage"] == {"2": None, "4": None, "6": None}
 
 
+def test_the_next_command_of_a_finished_run_is_whole(here, said):
+    _, _, err = said("runs", "show", "runs/one")
+    following = shlex.split(err.partition("next: vitruvius ")[2])
+    assert following[:2] == ["generate", "runs/one"]
+    assert said(*following, "--max-tokens", "2")[0] == 0
+
+
 def test_show_verify_finds_one_flipped_bit_and_leaves_with_1(here, said):
     file = here / "runs" / "two" / "checkpoints" / "step-4" / "model.safetensors"
     content = bytearray(file.read_bytes())
@@ -163,6 +171,7 @@ def changed(record, **fields):
     return {**record, **fields}
 
 
+HUGE = 10**399
 ODD = {
     "older": lambda folder, record: changed(record, schema="vitruvius.run/0"),
     "settings are a list": lambda folder, record: changed(record, config={"train": [1]}, started="\x1b[2J"),
@@ -184,6 +193,22 @@ ODD = {
         os.mkfifo(folder / "metrics.jsonl"),
         record,
     )[-1],
+    "a device for a log": lambda folder, record: (
+        (folder / "events.jsonl").unlink(),
+        (folder / "events.jsonl").symlink_to("/dev/zero"),
+        record,
+    )[-1],
+    "a pipe for a manifest": lambda folder, record: (
+        (folder / "checkpoints" / "step-6" / "manifest.json").unlink(),
+        os.mkfifo(folder / "checkpoints" / "step-6" / "manifest.json"),
+        record,
+    )[-1],
+    "numbers of 400 digits": lambda folder, record: (
+        (folder / "metrics.jsonl").write_text(
+            f'{{"step": {HUGE}, "loss": {HUGE}, "tokens": {HUGE}, "val_loss": {HUGE}, "tokens_per_second": {HUGE}}}\n'
+        ),
+        changed(record, config={"train": {"steps": HUGE, "keep": HUGE, "recovery": {"keep_best": HUGE}}}),
+    )[-1],
     "half a checkpoint": lambda folder, record: ((folder / "checkpoints" / "step-9").mkdir(), record)[-1],
     "a file for a checkpoint": lambda folder, record: ((folder / "checkpoints" / "step-9").write_text("x"), record)[-1],
 }
@@ -194,9 +219,11 @@ def test_whatever_a_run_folder_holds_every_verb_answers_without_a_crash(odd, her
     folder = here / "runs" / "one"
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(ODD[odd](folder, record)))
-    for verb in (["list", "runs"], ["show"], ["compare", "runs/two"], ["prune", "--dry-run"], ["report"]):
+    verbs = [["list", "runs"], ["show"], ["show", "--verify"], ["compare", "runs/two"], ["prune", "--dry-run"]]
+    verbs += [["prune", "--dry-run", "--keep-best", "1"], ["report"], ["watch", "--once"]]
+    for verb in verbs:
         code, out, err = said("runs", *verb, *([] if verb[0] == "list" else ["runs/one"]))
-        assert code in {0, 2}, err
+        assert code in ({0, 1, 2} if verb[0] in {"show", "watch"} else {0, 2}), err
         assert "\x1b" not in out + err
         assert "bug" not in err
     assert said("runs", "list", "runs")[0] == 0

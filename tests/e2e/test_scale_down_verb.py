@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
 import yaml
 
-from vitruvius.data import PrepareOptions, prepare
 from vitruvius.spec import preset, read, resolve
 from vitruvius.training.request import read_request
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(data_of_words):
     """Some forty thousand tokens in a vocabulary of 300."""
-    folder = tmp_path_factory.mktemp("scale-down")
-    (folder / "texts").mkdir()
-    draw = random.Random(0)
-    for number in range(40):
-        words = [draw.choice(["arch", "beam", "stone", "river", "mason"]) for _ in range(700)]
-        (folder / "texts" / f"{number}.txt").write_text(" ".join(words) + ".\n")
-    prepare([folder / "texts"], folder / "data", PrepareOptions(vocab=300, held_out=0.2))
-    return folder / "data"
+    return data_of_words(40, 700)
 
 
 TRAINED = ["longcontext", "llama-moe", "deepseek-v3", "jamba-like", "gated-deltanet-hybrid", "seq2seq-small"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from vitruvius.data import PrepareOptions, prepare
 from vitruvius.runs import RunReader
 
 SPEC = """\
@@ -39,15 +37,8 @@ sweep:
 
 
 @pytest.fixture(scope="session")
-def swept_data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sweep-verb")
-    (folder / "texts").mkdir()
-    draw = random.Random(0)
-    for number in range(12):
-        words = [draw.choice(["arch", "beam", "stone", "river", "mason"]) for _ in range(300)]
-        (folder / "texts" / f"{number}.txt").write_text(" ".join(words) + ".\n")
-    prepare([folder / "texts"], folder / "data", PrepareOptions(vocab=300, held_out=0.2))
-    return folder / "data"
+def swept_data(data_of_words):
+    return data_of_words(12, 300)
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
 
-from vitruvius.data import PrepareOptions, prepare
 from vitruvius.runs import RunReader
 
 QUICK = ("--batch", "4", "--context", "24", "--set", "train.threads=1", "--set", "train.final_eval_batches=1")
@@ -15,15 +13,8 @@ SMALL = ("--set", "width=32", "--set", "vocab_size=320", "--set", "layers=dense 
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("memory")
-    (folder / "texts").mkdir()
-    draw = random.Random(0)
-    for number in range(10):
-        words = [draw.choice(["arch", "beam", "stone", "river", "mason"]) for _ in range(200)]
-        (folder / "texts" / f"{number}.txt").write_text(" ".join(words) + ".\n")
-    prepare([folder / "texts"], folder / "data", PrepareOptions(vocab=300, held_out=0.2))
-    return folder / "data"
+def corpus(data_of_words):
+    return data_of_words(10, 200)
 
 
 def losses(run):

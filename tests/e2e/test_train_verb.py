@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import time
 
 import pytest
 
-from vitruvius.data import PrepareOptions, prepare
 from vitruvius.runs import RunReader
 
 SPEC = """\
@@ -44,15 +42,8 @@ ENDLESS = 100_000
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("train-verb")
-    (folder / "texts").mkdir()
-    draw = random.Random(0)
-    for number in range(20):
-        words = [draw.choice(["arch", "beam", "stone", "river", "mason"]) for _ in range(300)]
-        (folder / "texts" / f"{number}.txt").write_text(" ".join(words) + ".\n")
-    prepare([folder / "texts"], folder / "data", PrepareOptions(vocab=300, held_out=0.2))
-    return folder / "data"
+def corpus(data_of_words):
+    return data_of_words(20, 300)
 
 
 @pytest.fixture

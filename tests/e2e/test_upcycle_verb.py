@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
 import torch
 
 from vitruvius.cli.main import run as vitruvius
-from vitruvius.data import PrepareOptions, prepare
 from vitruvius.nn.weights import load_model
 from vitruvius.runs import RunReader
 
@@ -32,15 +30,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, data_of_words):
     """A folder with data, both specs and a short dense run."""
     folder = tmp_path_factory.mktemp("upcycle")
-    (folder / "texts").mkdir()
-    draw = random.Random(0)
-    for number in range(20):
-        words = [draw.choice(["arch", "beam", "stone", "river", "mason"]) for _ in range(300)]
-        (folder / "texts" / f"{number}.txt").write_text(" ".join(words) + ".\n")
-    prepare([folder / "texts"], folder / "data", PrepareOptions(vocab=300, held_out=0.2))
+    data_of_words(20, 300, folder)
     for name, ffn in (("dense", DENSE), ("moe", MOE)):
         (folder / f"{name}.yaml").write_text(SPEC.replace("NAME", name).replace("FFN", ffn))
     quick = ["--steps", "3", "--batch", "4", "--set", "train.threads=1", "--set", "train.final_eval_batches=1"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vitruvius.lab.sweeping_results import ArmResult, judged
@@ -53,3 +55,24 @@ def test_only_seeds_that_both_arms_have_are_compared():
     b = ArmResult(name="b", losses={0: 1.2, 1: 1.3, 2: 0.9}, scored=frozenset({5}))
     (pair,) = judged([a, b]).pairs
     assert pair.seeds == 2 and pair.difference.mean == pytest.approx(-0.2)
+
+
+def test_an_arm_that_failed_with_some_seeds_does_not_win_by_the_others():
+    lucky = ArmResult(name="lucky", losses={0: 1.0, 1: 1.1}, scored=frozenset({5}), failed=1)
+    steady = ArmResult(name="steady", losses={0: 2.0, 1: 2.1, 2: 2.05}, scored=frozenset({5}))
+    verdict = judged([lucky, steady])
+    assert (verdict.best, verdict.winner) == ("lucky", None) and "failed with 1 of its seeds" in verdict.why
+    assert judged([replace(lucky, failed=0), steady]).winner == "lucky"
+
+
+def test_an_arm_may_win_against_one_that_fails():
+    steady = ArmResult(name="steady", losses={0: 1.0, 1: 1.1, 2: 1.05}, scored=frozenset({5}))
+    shaky = ArmResult(name="shaky", losses={0: 2.0, 1: 2.1}, scored=frozenset({5}), failed=1)
+    assert judged([steady, shaky]).winner == "steady"
+
+
+def test_there_is_no_winner_while_runs_are_left():
+    early = ArmResult(name="early", losses={0: 1.0, 1: 1.1}, scored=frozenset({5}))
+    late = ArmResult(name="late", losses={0: 2.0, 1: 2.1}, scored=frozenset({5}), left=1)
+    verdict = judged([early, late])
+    assert verdict.winner is None and "runs are left: 1" in verdict.why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -68,3 +69,9 @@ def test_a_whole_line_that_is_no_object_is_named(tmp_path, line):
     with pytest.raises(RunError) as caught:
         Following(path).news()
     assert caught.value.where.endswith("a.jsonl:2")
+
+
+def test_a_pipe_in_the_place_of_a_log_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(RunError, match="not a regular file"):
+        Following(tmp_path / "pipe.jsonl").news()

@@ -273,3 +273,55 @@ def test_opening_removes_what_a_killed_writer_left_of_a_checkpoint(tmp_path):
     (partial / "model").touch()
     RunFolder.open(tmp_path / "run").close()
     assert not partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("{}", "step is missing"),
+        ('{"step": "2", "loss": 1.0, "grad_norm": 1.0}', "a whole number"),
+        ('{"step": 2, "loss": null, "grad_norm": 1.0}', "loss is null"),
+        ('{"step": 2, "loss": 1.0}', "grad_norm is missing"),
+        (f'{{"step": 2, "loss": {10**399}, "grad_norm": 1.0}}', "a number is due"),
+    ],
+)
+def test_a_row_that_no_run_can_go_on_from_is_named_with_its_line(folder, line, what):
+    folder.metric(**row(1))
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(RunError, match=what) as found:
+        folder.reader.updates(until=9)
+    assert str(found.value.where).endswith("metrics.jsonl:2")
+
+
+def test_updates_end_where_they_are_asked_to_and_those_left_out_need_no_numbers(folder):
+    for step in (1, 2, 3):
+        folder.metric(**row(step))
+    folder.metric(**row(4, loss=float("nan"), applied=0))
+    assert [each["step"] for each in folder.reader.updates(until=2)] == [1, 2]
+    assert len(folder.reader.updates(until=9)) == 4
+
+
+def test_a_name_that_is_not_utf_8_is_recorded_as_it_is(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    with RunFolder.create(tmp_path / "run", command=["vitruvius", name]) as folder:
+        folder.event("begun", made_from=name)
+        assert folder.reader.record()["command"] == ["vitruvius", name]
+        assert [event["made_from"] for event in folder.reader.events()] == [name]
+        folder.metric(**row(1, odd=name))
+        folder.truncate_metrics(after_step=1)
+        assert [each["odd"] for each in folder.reader.metrics()] == [name]
+
+
+def test_a_run_is_not_created_under_a_name_that_is_not_utf_8(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(RunError, match="not UTF-8"):
+        RunFolder.create(path)
+    assert not path.exists()
+
+
+def test_a_result_that_is_not_a_number_is_recorded_all_the_same(folder):
+    folder.finish("finished", val_loss=float("nan"), step=3)
+    record = folder.reader.record()
+    assert record["status"] == "finished"
+    assert record["result"] == {"val_loss": None, "step": 3, "non_finite": {"val_loss": "nan"}}

@@ -285,6 +285,21 @@ def guarded(data: Path, folder: Path) -> Any:
     return found
 
 
+def drifted(data: Path, folder: Path) -> Any:
+    """One weight of an expert that two of four processes have is no longer the same in both."""
+
+    def moved(trainer: Trainer) -> None:
+        named = trainer.model.named_parameters()
+        next(parameter for name, parameter in named if ".experts." in name).data.view(-1)[0] += 1e-3
+
+    def work(rank: int) -> Any:
+        if rank == 3:
+            before_update(1, moved)
+        return start("mixture", data, folder / "run", engine=DDP, **QUIET)
+
+    return in_ranks(work, folder / "ends", 4)
+
+
 def part_sizes(data: Path, folder: Path) -> Any:
     """Bytes of weights, gradients, masters and moments in each process, in bf16, of experts and of all else."""
     found = {}
@@ -320,8 +335,61 @@ def part_sizes(data: Path, folder: Path) -> Any:
     return found
 
 
+def journey(_: Path, folder: Path) -> Any:
+    """Rows through experts of three processes, forwards and backwards, against all experts in one; fp64."""
+    from torch import distributed as dist
+    from torch import nn
+
+    from vitruvius.nn.ffn.moe import Experts
+    from vitruvius.nn.ops.grouped import grouped_linear, looped_linear
+    from vitruvius.spec import Scope
+    from vitruvius.spec.ffn.mlp import Mlp
+    from vitruvius.training.engines.experts import spread_experts
+
+    ways = {"looped": looped_linear, "grouped": grouped_linear}
+    # Rows of each of six experts, in each process.
+    loads = [
+        [[3, 1, 0, 2, 4, 1], [2, 2, 2, 2, 2, 2], [0, 0, 5, 0, 0, 1]],
+        [[0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0]],
+        [[0, 0, 0, 0, 0, 7], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]],
+        [[0, 0, 0, 0, 0, 0]] * 3,
+    ]
+
+    def work(rank: int) -> Any:
+        dist.init_process_group("gloo", rank=rank, world_size=3)
+        group, scope = dist.group.WORLD, Scope(width=4, vocab_size=8, context=8, depth=1)
+        furthest = 0.0
+        for number, load in enumerate(loads):
+            for linear in ways.values():
+                whole, parts = nn.Module(), nn.Module()
+                for each in (whole, parts):
+                    expert = Mlp(hidden=5, activation="gelu", bias=True)
+                    each.experts = Experts(expert, 6, scope, {"dtype": torch.float64, "device": "cpu"})
+                    torch.manual_seed(number)
+                    for parameter in each.experts.parameters():
+                        nn.init.normal_(parameter)
+                assert spread_experts(parts, group) == {f"experts.{n}" for n, _ in whole.experts.named_parameters()}
+                sizes, rows = torch.tensor(load[rank]), sum(load[rank])
+                torch.manual_seed(100 * number + rank)
+                given, pull = torch.randn(rows, 4, dtype=torch.float64), torch.randn(rows, 4, dtype=torch.float64)
+                x, y = given.clone().requires_grad_(), given.clone().requires_grad_()
+                one, many = whole.experts(x, sizes, linear), parts.experts(y, sizes, linear)
+                one.backward(pull)
+                many.backward(pull)
+                pairs = [(one.detach(), many.detach()), (x.grad, y.grad)]
+                for name, parameter in whole.experts.named_parameters():
+                    total = parameter.grad.clone()
+                    dist.all_reduce(total)
+                    pairs.append((total[2 * rank : 2 * rank + 2], parts.experts.get_parameter(name).grad))
+                assert all(a.shape == b.shape for a, b in pairs)
+                furthest = max(furthest, *(float((a - b).abs().max()) for a, b in pairs if a.numel()))
+        return furthest
+
+    return in_ranks(work, folder / "ends", 3)
+
+
 SCENARIOS: dict[str, Callable[..., Any]] = {
-    each.__name__: each for each in (equal, reshard, again, uneven, guarded, part_sizes)
+    each.__name__: each for each in (equal, reshard, again, uneven, guarded, drifted, part_sizes, journey)
 }
 
 

@@ -61,6 +61,23 @@ def test_decay_chooses_the_weights_that_shrink_and_by_how_much(decay, optimizer)
         torch.testing.assert_close(after[name], before[name] * (1 - 0.1 * 0.5), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides", "vectors"),
+    [
+        ("tiny-llama-moe", ["blocks.moe.ffn.expert={kind: mlp, hidden: 16, bias: true}"], ("up_bias", "down_bias")),
+        ("mamba", ["layers=layer"], ("A_log",)),
+    ],
+)
+def test_a_gain_or_bias_of_two_dimensions_does_not_decay_as_a_matrix(name, overrides, vectors):
+    model = build(preset(name, overrides=["width=32", "vocab_size=64", *overrides]), dtype="fp32")
+    decays = {n: group.weight_decay > 0 for group in groups_of(model, TrainConfig()) for n in group.parameters}
+    found = {n: p.dim() for n, p in model.named_parameters() if n.endswith(vectors)}
+    assert found and set(found.values()) == {2}
+    assert not any(decays[n] for n in found) and any(decays.values())
+    everything = groups_of(model, TrainConfig(decay="everything"))
+    assert all(group.weight_decay > 0 for group in everything if found.keys() & group.parameters.keys())
+
+
 def test_no_weight_decay_leaves_a_weight_without_gradient_alone():
     before, after, _, _ = trained(gradient=0.0, weight_decay=0.0, lr=0.1, decay="everything")
     assert moved(before, after) == set()

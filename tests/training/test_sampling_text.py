@@ -15,9 +15,10 @@ from vitruvius.runs.samples import SAMPLES_FILE, newest, samples_of
 from vitruvius.spec import preset
 from vitruvius.training import TrainConfig, resume
 from vitruvius.training.checking import config_hash, ensure
-from vitruvius.training.sampling_text import described, prompt_ids, undisturbed
+from vitruvius.training.sampling_text import described, prompt_ids
 from vitruvius.training.settings import Samples
 from vitruvius.training.stopping import StopRequest, signalled, stop_on_signals
+from vitruvius.training.watching.reading import undisturbed
 
 SMALL = ["width=32", "context=32", "vocab_size=320"]
 WRITES = Samples(every=2, prompts=("The mason", ""), max_tokens=5)

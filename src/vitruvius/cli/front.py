@@ -23,6 +23,7 @@ VERBS = (
     Verb(stage="Run", name="check", help="Test the built model: leaks, cache, gradients, numerics."),
     Verb(stage="Run", name="data", help="Turn documents into token shards."),
     Verb(stage="Run", name="config", help="Show every setting, and where each comes from."),
+    Verb(stage="Run", name="find-batch", help="Find the batch size that is fast and fits."),
     Verb(stage="Run", name="train", help="Pretrain; resume bit for bit."),
     Verb(stage="Run", name="sweep", help="Train every combination of listed values; resumable."),
     Verb(stage="Run", name="runs", help="List, show, compare and prune runs."),

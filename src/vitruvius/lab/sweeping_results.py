@@ -28,6 +28,10 @@ class ArmResult:
     """Seed -> nats per token on held-out text, of the runs that are finished."""
     scored: frozenset[int]
     """How many targets were scored: one number, where its runs compare."""
+    failed: int = 0
+    """Runs that ended with an error: what is left of the arm are the seeds that went well."""
+    left: int = 0
+    """Runs that are not done."""
 
     @property
     def interval(self) -> Interval | None:
@@ -67,7 +71,8 @@ def judged(arms: Sequence[ArmResult]) -> Verdict:
     """The verdict over arms that were trained with the same seeds.
 
     Differences of the same seed have Student's t interval; with k others each is at level 1 - 0.05 / k (Bonferroni), so
-    that all hold together with 95 %. It needs two seeds that the best arm shares with each other one.
+    that all hold together with 95 %. It needs two seeds that the best arm shares with each other one, and every run of
+    the best arm: one that fails with some seeds is not better for it.
     """
     scored = [arm for arm in arms if arm.losses]
     if not scored:
@@ -82,6 +87,10 @@ def judged(arms: Sequence[ArmResult]) -> Verdict:
     if len(scored) < len(arms):
         missing = ", ".join(arm.name for arm in arms if not arm.losses)
         return _none(best.name, f"arms without a finished run: {missing}")
+    if any(arm.left for arm in arms):
+        return _none(best.name, f"runs are left: {sum(arm.left for arm in arms):,}")
+    if best.failed:
+        return _none(best.name, f"it failed with {best.failed:,} of its seeds, which are not in its mean")
     others = [arm for arm in scored if arm is not best]
     level = 1 - (1 - LEVEL) / len(others)
     pairs = tuple(pair for other in others if (pair := _pair(best, other, level)) is not None)
@@ -104,6 +113,8 @@ def arm_result(name: str, states: Sequence[RunState]) -> ArmResult:
         name=name,
         losses={state.planned.seed: state.val_loss for state in done if state.val_loss is not None},
         scored=frozenset(state.val_tokens for state in done if state.val_tokens is not None),
+        failed=sum(state.status == "failed" for state in states),
+        left=sum(state.status not in {"failed", "finished"} for state in states),
     )
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast, final, get_args
 from vitruvius.errors import RunError
 from vitruvius.runs.environment import environment, now_utc
 from vitruvius.runs.files import not_written, read_json, sync_directory, write_json
-from vitruvius.runs.lines import LineLog, read_lines
+from vitruvius.runs.lines import LineLog, finite, read_lines
 from vitruvius.runs.lock import LOCK_NAME, FolderLock
 from vitruvius.runs.manifest import Beside, verify_manifest, write_manifest
 from vitruvius.runs.shapes import (
@@ -275,8 +275,8 @@ class RunFolder:
             raise not_written(file, error) from None
 
     def finish(self, status: RunStatus, **result: Any) -> None:
-        """Record how the run ended, when, and what came out."""
-        self.update(status=status, finished=now_utc(), result=result)
+        """Record how the run ended, when, and what came out; NaN and infinities as in a row of metrics."""
+        self.update(status=status, finished=now_utc(), result=finite(result))
 
     def resume(self) -> None:
         """Record that the run goes on, under which environment."""

@@ -37,7 +37,7 @@ class LineLog:
         Raises:
             RunError: it cannot be written (disk full); no part of it stays, and the rows before it are intact.
         """
-        data = (encodable_json(_finite(row)) + "\n").encode()
+        data = (encodable_json(finite(row)) + "\n").encode()
         try:
             end = os.fstat(self._descriptor).st_size
             try:
@@ -117,7 +117,8 @@ def _end_of_last_line(descriptor: int) -> int:
     return 0
 
 
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+def finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row that JSON can say: NaN and infinities are null, and stand in words under `non_finite`."""
     clean = dict(row)
     odd = {key: repr(value) for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
     clean.update(dict.fromkeys(odd))

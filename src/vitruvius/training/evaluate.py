@@ -141,7 +141,6 @@ class Validation:
             metrics=metrics,
         )
 
-
     def _judged(self, model: Model, batch: Batch) -> Iterator[tuple[Piece, Judged]]:
         """The windows of a batch, all at once, or as many at a time as fit into memory."""
         start, count = 0, len(batch.sample_ids)

@@ -102,7 +102,7 @@ def parts_of(
         loader=loader,
         validation=_validation(config, shards, objective, listener, engine),
         objective=objective,
-        model=_model(architecture, config, engine),
+        model=model_of(architecture, config, engine),
         belongs_to=belongs_to,
         observers=observers_of(config, listener, engine),
         companions=companions_of(config, architecture),
@@ -121,7 +121,8 @@ def companions_of(config: TrainConfig, architecture: Architecture) -> tuple[Comp
     return (Pieces(config), *shaping_companions(config, architecture), *numerics_of(config))
 
 
-def _model(architecture: Architecture, config: TrainConfig, engine: Engine) -> Model:
+def model_of(architecture: Architecture, config: TrainConfig, engine: Engine) -> Model:
+    """The model of a run, where its engine has it, before anything is restored or trained."""
     model = build(architecture, dtype=config.dtype, seed=config.seed)
     # Growing replaces a parameter, so tables grow before the optimizer takes hold of them.
     for table in tables_that_grow(model).values():

@@ -263,7 +263,9 @@ def applying(trainer: Trainer) -> Generator[None]:
 def ended_by(shortage: Shortage, trainer: Trainer, place: str) -> RunError:
     """The error of a run whose state in memory is worth nothing any more; its checkpoints are."""
     steps = [checkpoint.step for checkpoint in trainer.run.reader.checkpoints()]
-    kept = f"checkpoint step-{max(steps)} is whole, and what came after it is done again" if steps else "nothing is saved"
+    kept = (
+        f"checkpoint step-{max(steps)} is whole, and what came after it is done again" if steps else "nothing is saved"
+    )
     return RunError(
         f"{shortage.words}, {place}: {kept}",
         where=str(trainer.run.path),

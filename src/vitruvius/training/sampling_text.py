@@ -9,27 +9,23 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
-import torch
-
 from vitruvius.data.tokenization.of_run import tokenizer_of_run
 from vitruvius.errors import UsageError
 from vitruvius.inference import Generation, Sampler, fill
-from vitruvius.nn.backends import flex_masks
-from vitruvius.nn.backends.packed import forget_batches
-from vitruvius.nn.backends.plans import forget_plans
 from vitruvius.runs.lines import LineLog
 from vitruvius.runs.samples import SAMPLES_FILE, is_sample, samples_of
 from vitruvius.spec.reporting import printable, quoted
 from vitruvius.training.settings.samples import MASK
 from vitruvius.training.stopping import signalled
+from vitruvius.training.watching.reading import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    import torch
     from torch import Tensor
 
     from vitruvius.data import Tokenizer
-    from vitruvius.nn import Model
     from vitruvius.runs import Checkpoint
     from vitruvius.spec import Architecture
     from vitruvius.training.config import TrainConfig
@@ -233,23 +229,3 @@ def prompt_ids(prompt: str, tokenizer: Tokenizer, config: TrainConfig, *, mask: 
     for index, piece in enumerate(prompt.split(MASK)):
         ids += [mask] * (index > 0) + tokenizer.encode(piece)
     return ids
-
-
-@contextlib.contextmanager
-def undisturbed(model: Model) -> Generator[None]:
-    """Inside, modules do as in evaluation; afterwards each is as before, and no generator has moved.
-
-    Masks that attention keeps for later calls are forgotten: those made without gradients can have none.
-    """
-    before = [(module, module.training) for module in model.modules()]
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        model.eval()
-        try:
-            yield
-        finally:
-            for module, training in before:
-                module.training = training
-            forget_plans()
-            forget_batches()
-            flex_masks.forget_keys()

@@ -205,10 +205,13 @@ class Updater:
 
     def _gathered(self, results: Sequence[_Computed], norm: float) -> Gathered:
         scored = sum(each.total for each in results)
-        loss, objective = self.engine.total(
+        parts = [(each.piece.scored / scored, each.result) for each in results]
+        named = BY_TARGETS if self.config.z_loss else ()
+        loss, objective, *means = self.engine.total(
             [
-                math.fsum(float(each.result.loss) * each.piece.scored / scored for each in results),
-                math.fsum(float(each.result.objective.detach()) * each.piece.scored / scored for each in results),
+                math.fsum(float(result.loss) * share for share, result in parts),
+                math.fsum(float(result.objective.detach()) * share for share, result in parts),
+                *(math.fsum(result.metrics[name] * share for share, result in parts if share) for name in named),
             ]
         )
         return Gathered(
@@ -217,6 +220,7 @@ class Updater:
             grad_norm=norm,
             loss_scale=None if self.scaler is None else self.scaler.scale,
             metrics=_averaged(self.engine.gather(_averaged([each.result.metrics for each in results])))
+            | dict(zip(named, means, strict=True))
             | ({} if self.scaler is None else {"loss_scale": self.scaler.scale}),
         )
 
@@ -239,6 +243,8 @@ class _Computed:
     """Targets that count in this piece, over all processes."""
 
 
+BY_TARGETS = ("z_loss", "lse_mean")
+"""Metrics that are means over the targets, as the loss is, so pieces count by how many they have."""
 LARGEST = frozenset({"lse_max"})
 """Metrics of which the largest counts, and not the mean."""
 

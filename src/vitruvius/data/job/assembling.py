@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import json
 import shutil
@@ -17,7 +16,7 @@ from vitruvius.data.job.stage import Stage
 from vitruvius.data.job.tokenizing import tokenizer_of
 from vitruvius.data.ledger import COUNTS_SCHEMA, DUPLICATES, Tally, duplicate_row
 from vitruvius.data.mapped import mapped
-from vitruvius.data.packing.index import DATA_SCHEMA, SPLITS, dtype_for, fingerprint_of
+from vitruvius.data.packing.index import SPLITS, dtype_for, index_of
 from vitruvius.data.packing.writing import SplitWriter
 from vitruvius.data.reading.units import first_lines
 from vitruvius.runs.files import write_json
@@ -141,18 +140,5 @@ def _write_shards(job: Job, whole: Path, tokenizer: Tokenizer) -> dict[str, Any]
 
 def _index(job: Job, tokenizer: Tokenizer, splits: dict[str, Any]) -> dict[str, Any]:
     options = job.options
-    index: dict[str, Any] = {
-        "schema": DATA_SCHEMA,
-        "vocab_size": tokenizer.vocab_size,
-        "dtype": dtype_for(tokenizer.vocab_size),
-        "eos": tokenizer.eos,
-        "eos_id": tokenizer.eos_id,
-        "tokenizer": {"file": "tokenizer.json", "sha256": hashlib.sha256(tokenizer.text.encode()).hexdigest()},
-        "splits": splits,
-        "settings": options.as_json()
-        | {
-            "parts": [part.as_json() for part in options.parts],
-            "inputs": [asdict(file) for file in job.plan.files],
-        },
-    }
-    return index | {"fingerprint": fingerprint_of(index)}
+    parts, inputs = [part.as_json() for part in options.parts], [asdict(file) for file in job.plan.files]
+    return index_of(tokenizer, splits, options.as_json() | {"parts": parts, "inputs": inputs})

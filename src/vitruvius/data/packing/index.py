@@ -15,11 +15,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from vitruvius.errors import DataError
 from vitruvius.runs.files import read_json
 from vitruvius.runs.shapes import COUNT, MAPPING, TEXT, Rule, Shape, first_misfit, matching, one_of
+
+if TYPE_CHECKING:
+    from vitruvius.data.tokenization.tokenizer import Tokenizer
 
 DATA_SCHEMA = "vitruvius.data/2"
 BLOCK_BYTES = 4 * 2**20
@@ -201,6 +204,22 @@ def shard_of(directory: Path, entry: dict[str, Any]) -> Shard:
 
 _ESSENTIAL = ("schema", "vocab_size", "dtype", "eos", "eos_id", "tokenizer", "splits")
 _NAMES_ALONE = {"origins_file", "origins_sha256", "origins_bytes"}
+
+
+def index_of(tokenizer: Tokenizer, splits: dict[str, Any], settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The index of prepared data: what training reads, what it was made from, and its fingerprint."""
+    index: dict[str, Any] = {
+        "schema": DATA_SCHEMA,
+        "vocab_size": tokenizer.vocab_size,
+        "dtype": dtype_for(tokenizer.vocab_size),
+        "eos": tokenizer.eos,
+        "eos_id": tokenizer.eos_id,
+        "tokenizer": {"file": "tokenizer.json", "sha256": hashlib.sha256(tokenizer.text.encode()).hexdigest()},
+        "splits": splits,
+        **more,
+        "settings": settings,
+    }
+    return index | {"fingerprint": fingerprint_of(index)}
 
 
 def fingerprint_of(index: dict[str, Any]) -> str:

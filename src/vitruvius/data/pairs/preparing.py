@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vitruvius.data.extras import require
 from vitruvius.data.job.folder import check_output, evidence_folder, leave_evidence, publish
 from vitruvius.data.ledger import COUNTS_SCHEMA, HELD_IN_TRAINING, Refusal, Tally, meaning_of, refusal_row
-from vitruvius.data.packing.index import DATA_SCHEMA, dtype_for, fingerprint_of, read_index
+from vitruvius.data.packing.index import index_of, read_index
 from vitruvius.data.packing.writing import SplitWriter
 from vitruvius.data.pairs.options import PairOptions
 from vitruvius.data.pairs.reading import Fields, Pair, read_pairs
@@ -197,16 +196,6 @@ def _write(
 
 
 def _index(tokenizer: Tokenizer, splits: dict[str, Any], options: PairOptions, found: Inputs) -> dict[str, Any]:
-    index: dict[str, Any] = {
-        "schema": DATA_SCHEMA,
-        "vocab_size": tokenizer.vocab_size,
-        "dtype": dtype_for(tokenizer.vocab_size),
-        "eos": tokenizer.eos,
-        "eos_id": tokenizer.eos_id,
-        "tokenizer": {"file": "tokenizer.json", "sha256": hashlib.sha256(tokenizer.text.encode()).hexdigest()},
-        "splits": splits,
-        "pairs": {"source": options.source, "target": options.target, "group": options.group},
-        "settings": options.as_json()
-        | {"inputs": [{"name": file.name, "size_bytes": file.path.stat().st_size} for file in found.files]},
-    }
-    return index | {"fingerprint": fingerprint_of(index)}
+    inputs = [{"name": file.name, "size_bytes": file.path.stat().st_size} for file in found.files]
+    keys = {"source": options.source, "target": options.target, "group": options.group}
+    return index_of(tokenizer, splits, options.as_json() | {"inputs": inputs}, pairs=keys)

@@ -138,9 +138,7 @@ class Fragments:
         return found
 
 
-def with_whole(
-    engine: ProcessEngine, fragments: Fragments, files: Files, work: Callable[[Files], Any]
-) -> Any:
+def with_whole(engine: ProcessEngine, fragments: Fragments, files: Files, work: Callable[[Files], Any]) -> Any:
     """Work of the first process, which asks for one tensor after another, while the others answer until it is done."""
     parts = {file: {name: fragments.part(name, tensor) for name, tensor in files[file].items()} for file in files}
     ordered = [part for file in sorted(parts) for _, part in sorted(parts[file].items())]
@@ -154,9 +152,7 @@ def with_whole(
             _say(number[id(part)])
             return fragments.receive(part)
 
-        return FlatPart(
-            local=part.local, shape=part.shape, dtype=part.dtype, fragment=part.fragment, asked=whole
-        )
+        return FlatPart(local=part.local, shape=part.shape, dtype=part.dtype, fragment=part.fragment, asked=whole)
 
     wholes = cast("Files", {file: {name: asked(part) for name, part in parts[file].items()} for file in parts})
 

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from vitruvius.errors import UsageError
 from vitruvius.nn.weights import ensure_fits, weights_of
 from vitruvius.runs.checkpoints import MODEL_FILE
+from vitruvius.training.determinism import digest_of
 from vitruvius.training.engines.experts import mixtures_of, spread_experts
 from vitruvius.training.engines.processes import ProcessEngine
 from vitruvius.training.engines.shards import Grid, Part, Shard, Shards, Split, part_of
@@ -199,13 +200,18 @@ class ShardedEngine(ProcessEngine):
                 sum_gradients(slots, self.groups[axis])
 
     def replicated(self, model: Model) -> Mapping[str, Tensor]:
-        """Buffers, and the few weights that are not cut."""
-        by_name = self.shards.by_name
-        return {
-            name: local(tensor)
-            for name, tensor in weights_of(model).items()
-            if name not in by_name or not by_name[name].splits
-        }
+        """Buffers, and weights that are not cut; of experts that several have, what all of them come to."""
+        mine, by_name = {name: local(tensor) for name, tensor in weights_of(model).items()}, self.shards.by_name
+        cut = {name for name in mine if name in by_name and by_name[name].splits}
+        whole = {name: tensor for name, tensor in mine.items() if name not in cut}
+        if cut and not self.cuts_all:
+            # A process has a digest of each one's experts: the same everywhere where copies are.
+            digest = digest_of({name: mine[name] for name in cut})
+            said = torch.frombuffer(bytearray(digest.encode()), dtype=torch.uint8)
+            heard = [torch.empty_like(said) for _ in range(self.grid.expert)]
+            dist.all_gather(heard, said, group=self.groups["expert"])
+            whole["experts"] = torch.cat(heard)
+        return whole
 
     def with_whole(self, files: Files, work: Callable[[Files], Any]) -> Any:
         """The first process asks for one tensor after another, in any order; the others answer until it is done."""

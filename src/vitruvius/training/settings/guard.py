@@ -28,6 +28,10 @@ ACTIONS: dict[Action, str] = {
 """What can be done about an update, from the mildest to the hardest."""
 
 
+LEAST_WINDOW = 8
+"""Updates; the deviations of fewer say too little."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard(Section):
     """What is looked for in every update, and what happens when it is found."""
@@ -42,7 +46,7 @@ class Guard(Section):
     """A loss so many deviations above the median of the last `window` updates is a spike; null: none is."""
     grad_z: Annotated[float, Gt(0.0), Le(1e6)] | None = 12.0
     """The same for the gradients' norm, in its logarithm."""
-    window: Annotated[int, Ge(8), Le(10_000)] = 64
+    window: Annotated[int, Ge(LEAST_WINDOW), Le(10_000)] = 64
     """Updates that a spike is measured against; while there are fewer, nothing is one."""
     lr_cut: Annotated[float, Gt(0.0), Lt(1.0)] = 0.5
     """What `lower-lr` multiplies the learning rate by."""
@@ -88,7 +92,9 @@ class Guard(Section):
             yield Finding(path="train.guard.spike", what=what, fix="set loss_z: 6, or leave spike out")
         if self.window >= config.steps > 1 and self.spike != "note":
             what = f"spikes are measured against {self.window} updates, and the run has {config.steps}"
-            yield Finding(path="train.guard.window", what=what, fix=f"use at most {max(8, config.steps // 2)}")
+            most = config.steps // 2
+            fix = f"use at most {most}" if most >= LEAST_WINDOW else "leave spike out, or take more steps"
+            yield Finding(path="train.guard.window", what=what, fix=fix)
         yield from self._alarm_findings(config)
 
     def _alarm_findings(self, config: TrainConfig) -> Iterator[Finding]:

@@ -12,6 +12,9 @@ import torch
 from vitruvius.checks.causality import backend
 from vitruvius.evals.inspecting.gates import gates_of
 from vitruvius.evals.inspecting.listening import Listener
+from vitruvius.nn.backends import flex_masks
+from vitruvius.nn.backends.packed import forget_batches
+from vitruvius.nn.backends.plans import forget_plans
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -132,7 +135,10 @@ def _mean(values: Tensor, counts: Tensor) -> Tensor:
 
 @contextmanager
 def undisturbed(model: Model) -> Iterator[None]:
-    """Inside, modules do as in evaluation; afterwards each is as before, and no generator has moved."""
+    """Inside, modules do as in evaluation; afterwards each is as before, and no generator has moved.
+
+    Masks that attention keeps for later calls are forgotten: those made without gradients can have none.
+    """
     before: list[tuple[Any, bool]] = [(module, module.training) for module in model.modules()]
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -142,3 +148,6 @@ def undisturbed(model: Model) -> Iterator[None]:
         finally:
             for module, training in before:
                 module.training = training
+            forget_plans()
+            forget_batches()
+            flex_masks.forget_keys()
