@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -176,6 +175,15 @@ class Results:
         self.rows.append(row)
         self.save()
 
+    def put(self, row: dict[str, Any], *, key: tuple[str, ...]) -> None:
+        """A row that grows: in the place of the one with the same values under these names, or behind all others."""
+        for place, known in enumerate(self.rows):
+            if all(known[name] == row[name] for name in key):
+                self.rows[place] = row
+                self.save()
+                return
+        self.add(row)
+
     def data(self) -> dict[str, Any]:
         """All of it."""
         return {
@@ -200,16 +208,20 @@ class Results:
         self.save()
         print(json.dumps(self.data(), indent=1) if self.asked.json else self.page(self.data()))
 
+    def _source(self, where: str) -> str:
+        env = self.facts["environment"]
+        versions = [f"{name} {version}" for name, version in env["packages"].items() if name in _NAMED]
+        when, ours = env["time_utc"][:10], env["vitruvius"]
+        about = ", ".join([f"CUDA {self.facts['cuda']}", f"python {env['python']}", f"vitruvius {ours}", *versions])
+        return f"Written by `bench/gpu/{self.script}` on {when}; {where}; {about}."
+
     def _page(self) -> str:
         data, env = self.data(), self.facts["environment"]
         where = data["card"] or env["cpu"] or env["machine"]
-        versions = ", ".join(
-            [f"python {env['python']}", *(f"{name} {v}" for name, v in env["packages"].items() if name in _NAMED)]
-        )
         lines = [
             f"# {self.title}",
             "",
-            f"Written by `bench/gpu/{self.script}` on {env['time_utc'][:10]}; {where}, CUDA {data['cuda']}; {versions}.",
+            self._source(where),
             "",
         ]
         if data["small"] or data["device"] == "cpu":
@@ -220,7 +232,7 @@ class Results:
         return "\n".join(lines).rstrip() + "\n"
 
 
-_NAMED = ("torch", "transformers", "vitruvius")
+_NAMED = ("torch", "transformers")
 
 
 def written(path: Path, text: str) -> None:
@@ -228,7 +240,7 @@ def written(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -38,7 +38,7 @@ SCHEMA = "vitruvius.bench.gpu_correctness/1"
 PARTS = ("gradients", "decode", "resume")
 BACKENDS = ("reference", "sdpa", "chunked", "flex")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BOUNDS = {("fp32", "flex"): 5e-3, ("fp32", "any"): 2e-4, ("bf16", "flex"): 8e-2, ("bf16", "any"): 8e-2}
+BOUNDS = {("fp32", "flex"): 5e-3, ("fp32", "any"): 2e-4, ("bf16", "flex"): 3e-2, ("bf16", "any"): 3e-2}
 """Relative error of all gradients together. Triton multiplies fp32 as TF32 by default, hence flex's own bound."""
 OWN = 2.0
 """An error beyond its bound passes all the same when it is at most so many times the CPU's own in that format."""
@@ -234,7 +234,7 @@ class StopAfter:
 def _texts(folder: Path) -> Path:
     folder.mkdir()
     draw = random.Random(0)
-    words = "mason arch beam stone river carries meets holds draws".split()
+    words = ["mason", "arch", "beam", "stone", "river", "carries", "meets", "holds", "draws"]
     for number in range(16):
         lines = (" ".join(draw.choice(words) for _ in range(8)) + "." for _ in range(30))
         (folder / f"{number:02}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -259,8 +259,10 @@ def page(data: dict[str, Any]) -> str:
     within = sum(bool(row["passed"]) for row in judged)
     return "\n".join(
         [
-            f"{within} of {len(judged)} within their bounds. Errors are relative, of all gradients (or logits) "
-            "together, against fp64 on the CPU through the reference backend.",
+            (
+                f"{within} of {len(judged)} within their bounds. Errors are relative, of all gradients (or logits) "
+                "together, against fp64 on the CPU through the reference backend."
+            ),
             "",
             table(header, rows),
         ]
@@ -292,7 +294,11 @@ def main() -> int:
             results.note(f"{part} of {name} and what comes after it: not started, out of time")
             break
         forget_kernels()
-        found = list(gradients(name, asked)) if part == "gradients" else [{"decode": decode, "resume": resume}[part](name, asked)]
+        found = (
+            list(gradients(name, asked))
+            if part == "gradients"
+            else [{"decode": decode, "resume": resume}[part](name, asked)]
+        )
         for row in found:
             results.add(row)
         say(f"{part} of {name}: {'ok' if all(row['passed'] is not False for row in found) else 'OFF'}")

@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def run(case: Case, mode: str, names: dict[str, str], asked: Any, results: Resul
                     done += _ready([name], names, case, mode, asked, results, stack)
                     if done and done[-1].name == name:
                         _turn(done[-1], number, asked, results)
-        _record(case, mode, _merged(done), asked, results)
+                        _record(case, mode, _merged(done), asked, results)
         return
     with contextlib.ExitStack() as stack:
         contestants = _ready(list(names), names, case, mode, asked, results, stack)
@@ -127,9 +128,9 @@ def run(case: Case, mode: str, names: dict[str, str], asked: Any, results: Resul
             first = number % max(1, len(contestants))
             for one in contestants[first:] + contestants[:first]:
                 _turn(one, number, asked, results)
+            _record(case, mode, contestants, asked, results)
             contestants = [one for one in contestants if one.process.poll() is None]
             say(f"{case.name}, {mode}: round {number + 1} of {asked.rounds}")
-        _record(case, mode, contestants, asked, results)
 
 
 def _ready(
@@ -167,19 +168,23 @@ def _turn(one: Contestant, number: int, asked: Any, results: Results) -> None:
 
 
 def _merged(done: list[Contestant]) -> list[Contestant]:
-    """One contestant for all processes of a name."""
+    """One contestant for all processes of a name: the first, with the rows of all."""
     merged: dict[str, Contestant] = {}
     for one in done:
-        if one.name in merged:
-            merged[one.name].rows += one.rows
+        known = merged.get(one.name)
+        if known is None:
+            merged[one.name] = copy(one)
         else:
-            merged[one.name] = one
+            known.rows = [*known.rows, *one.rows]
     return list(merged.values())
 
 
 def _record(case: Case, mode: str, contestants: list[Contestant], asked: Any, results: Results) -> None:
     """A row for each contestant that has measured something."""
     ours = next((one for one in contestants if one.name == OURS), None)
+    sums = {tuple(row["checksum"] for row in one.rows) for one in contestants if one.rows}
+    if len({seen[: min(map(len, sums))] for seen in sums}) > 1:
+        results.note(f"{case.name}, {mode}: contestants saw different tokens, so their figures do not compare")
     for one in contestants:
         if not one.rows:
             continue
@@ -192,7 +197,7 @@ def _record(case: Case, mode: str, contestants: list[Contestant], asked: Any, re
         exact, palm = (None if peak is None else rates["median"] * each / peak for each in (flops.exact, flops.palm))
         measured = max((row["peak_bytes"] for row in one.rows if row["peak_bytes"] is not None), default=None)
         said = case.memory() if one.name == OURS else None
-        results.add(
+        results.put(
             {
                 "case": case.name,
                 "what": case.what,
@@ -220,14 +225,13 @@ def _record(case: Case, mode: str, contestants: list[Contestant], asked: Any, re
                 "peak_bytes": measured,
                 "predicted_bytes": None if said is None else said.peak,
                 "predicted_margin_bytes": None if said is None else said.margin,
-                "error_percent": None
-                if said is None or measured is None
-                else 100 * (said.peak - measured) / measured,
+                "error_percent": None if said is None or measured is None else 100 * (said.peak - measured) / measured,
                 "ours_times_as_fast": None if ours is None or one is ours else _ratio(ours, one),
                 "loss_first": one.rows[0]["losses"][0],
                 "loss_last": one.rows[-1]["losses"][-1],
                 "checksums": [row["checksum"] for row in one.rows],
-            }
+            },
+            key=("case", "contestant", "mode"),
         )
 
 
@@ -266,11 +270,16 @@ def page(data: dict[str, Any]) -> str:
         [
             table((*header, "ours/this"), rows),
             "",
-            f"MFU = tokens/s x useful FLOPs a token / peak of bf16 ({rate}). Useful FLOPs are three times those of a "
-            "forward pass as `vitruvius size` counts them: windows as they are, the causal half once, nothing that is "
-            "computed again. As PaLM: 6 N + 12 L H Q T a token, N the active parameters, whatever the layers see.",
-            "Ours: bf16 weights with fp32 masters, the update of `vitruvius train`. Peers: fp32 weights under bf16 "
-            "autocast with fused AdamW, as their trainers do. Peak: what torch's allocator handed out at the most.",
+            (
+                f"MFU = tokens/s x useful FLOPs a token / peak of bf16 ({rate}). Useful FLOPs are three times those of "
+                "a forward pass as `vitruvius size` counts them: windows as they are, the causal half once, nothing "
+                "that is computed again. As PaLM: 6 N + 12 L H Q T a token, N the active parameters, whatever the "
+                "layers see."
+            ),
+            (
+                "Ours: bf16 weights with fp32 masters, the update of `vitruvius train`. Peers: fp32 weights under bf16 "
+                "autocast with fused AdamW, as their trainers do. Peak: what torch's allocator handed out at the most."
+            ),
             "",
             *specs,
         ]
@@ -301,7 +310,9 @@ def main() -> int:
         script="train_throughput.py",
     )
     if asked.device == "cuda" and results.hardware is None:
-        results.note("this card is not in `vitruvius hardware list`, so there is no peak and no MFU: name one with --on")
+        results.note(
+            "this card is not in `vitruvius hardware list`, so there is no peak and no MFU: name one with --on"
+        )
     found = {OURS: sys.executable} if asked.no_peers else pythons(asked, results)
     room = total_memory(asked.device)
     if room is not None and results.hardware is not None:

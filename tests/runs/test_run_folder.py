@@ -202,6 +202,7 @@ def test_a_run_is_not_created_among_other_files(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(RunError, match=r"thesis\.tex"):
         RunFolder.create(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_run_is_not_created_in_the_place_of_a_file(tmp_path):

@@ -15,7 +15,9 @@ class OutOfMemoryError(RuntimeError):
 
 CPU = "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate "
 WINDOWS = "DefaultCPUAllocator: not enough memory: you tried to allocate 81920 bytes."
-CUDA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.2 MiB is free"
+CUDA = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.2 MiB is free"
+)
 ARRAY = "Unable to allocate 7.45 GiB for an array with shape (1000000000,) and data type float64"
 
 

@@ -343,7 +343,7 @@ def journey(_: Path, folder: Path) -> Any:
     from vitruvius.nn.ffn.moe import Experts
     from vitruvius.nn.ops.grouped import grouped_linear, looped_linear
     from vitruvius.spec import Scope
-    from vitruvius.spec.ffn.mlp import Mlp
+    from vitruvius.spec.ffn.mlp import Mlp, SwiGLU
     from vitruvius.training.engines.experts import spread_experts
 
     ways = {"looped": looped_linear, "grouped": grouped_linear}
@@ -376,20 +376,70 @@ def journey(_: Path, folder: Path) -> Any:
                 one, many = whole.experts(x, sizes, linear), parts.experts(y, sizes, linear)
                 one.backward(pull)
                 many.backward(pull)
-                pairs = [(one.detach(), many.detach()), (x.grad, y.grad)]
+                with torch.no_grad():
+                    apart = parts.experts(y, sizes, linear)
+                pairs = [(one.detach(), many.detach()), (one.detach(), apart), (x.grad, y.grad)]
                 for name, parameter in whole.experts.named_parameters():
                     total = parameter.grad.clone()
                     dist.all_reduce(total)
                     pairs.append((total[2 * rank : 2 * rank + 2], parts.experts.get_parameter(name).grad))
                 assert all(a.shape == b.shape for a, b in pairs)
                 furthest = max(furthest, *(float((a - b).abs().max()) for a, b in pairs if a.numel()))
-        return furthest
+        return {"furthest": furthest, "same": alike(group, scope)}
+
+    def alike(group: Any, scope: Any) -> bool:
+        """Whether processes that have the same rows get the same bits, where these depend on a row's place."""
+
+        def linear(x_RI: Any, maps: Any, sizes_E: Any) -> Any:
+            place_R1 = torch.arange(len(x_RI)).unsqueeze(1)
+            return tuple(y_RO + place_R1 for y_RO in looped_linear(x_RI, maps, sizes_E))
+
+        parts = nn.Module()
+        parts.experts = Experts(SwiGLU(hidden=5), 6, scope, {"dtype": torch.float32, "device": "cpu"})
+        torch.manual_seed(7)
+        for parameter in parts.experts.parameters():
+            nn.init.normal_(parameter)
+        spread_experts(parts, group)
+        with torch.no_grad():
+            mine = parts.experts(torch.randn(57, 4), torch.tensor([37, 1, 5, 0, 11, 3]), linear)
+        found = [torch.empty_like(mine) for _ in range(3)]
+        dist.all_gather(found, mine)
+        return all(torch.equal(each, mine) for each in found)
 
     return in_ranks(work, folder / "ends", 3)
 
 
+def written(_: Path, folder: Path) -> Any:
+    """Pairs learned and written out by processes that divide the experts of an encoder-decoder."""
+    from vitruvius.data.pairs.options import PairOptions
+    from vitruvius.data.pairs.preparing import prepare_pairs
+    from vitruvius.training.settings import Pairs
+
+    names = ("mason", "arch", "beam", "stone", "river")
+    texts = [" ".join(names[(n * k + n // 3) % 5] for k in range(1 + n % 4)) for n in range(80)]
+    lines = [json.dumps({"source": text, "target": text[::-1]}) for text in texts]
+    folder.mkdir(exist_ok=True)
+    (folder / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    prepare_pairs([folder / "in.jsonl"], folder / "data", PairOptions(vocab=300, held_out=0.15))
+    settings: dict[str, Any] = {"objective": "seq2seq", "context": 16, "pairs": Pairs(score=8), "eval_every": 2}
+    found: dict[str, Any] = {}
+    for name, engine in (("ddp", replace(PLAIN, kind="ddp")), ("two", DDP), ("parts", FSDP)):
+
+        def work(_: int, name: str = name, engine: EngineSettings = engine) -> Any:
+            return start("encoder-decoder", folder / "data", folder / name, engine=engine, **settings)
+
+        ends = in_ranks(work, folder / f"{name}-ends")
+        found[name] = {"ends": ends, "rows": rows(folder / name) if (folder / name).exists() else []}
+    return found
+
+
+def quick(data: Path, folder: Path) -> Any:
+    """What is looked at in every run of the tests."""
+    return {"journey": journey(data, folder / "journey"), **equal(data, folder, "mixture")}
+
+
 SCENARIOS: dict[str, Callable[..., Any]] = {
-    each.__name__: each for each in (equal, reshard, again, uneven, guarded, drifted, part_sizes, journey)
+    each.__name__: each for each in (equal, reshard, again, uneven, guarded, drifted, part_sizes, written, quick)
 }
 
 

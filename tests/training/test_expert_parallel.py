@@ -96,13 +96,18 @@ def same_loads(found):
 
 def test_rows_come_back_with_their_results_and_gradients_whatever_the_loads(scenario):
     """Uneven loads, experts without rows, processes without rows, and no row at all."""
-    ends = scenario("journey")
+    ends = scenario("quick")["journey"]
     assert len(ends) == 3
-    assert all(end["value"] is not None and end["value"] < 1e-12 for end in ends), ends
+    assert all(end["value"] is not None and end["value"]["furthest"] < 1e-12 for end in ends), ends
+
+
+def test_processes_that_compute_the_same_rows_without_gradients_get_the_same_bits(scenario):
+    """Those that write the same targets must end them at the same token."""
+    assert [end["value"]["same"] for end in scenario("quick")["journey"]] == [True] * 3
 
 
 def test_processes_with_parts_of_the_experts_give_the_losses_of_one(scenario):
-    found = scenario("equal", "mixture")["mixture"]
+    found = scenario("quick")["mixture"]
     agrees(found)
     same_loads(found)
 
@@ -165,6 +170,18 @@ class TestUneven:
             dropped = [row["dropped_fraction"] for row in reference["rows"]]
             assert [row["dropped_fraction"] for row in found["two"]["rows"]] == dropped
             assert min(dropped) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["two", "parts"])
+def test_targets_are_written_by_all_processes_together(way, scenario):
+    found = scenario("written")
+    one, many = found["ddp"]["rows"], found[way]["rows"]
+    assert finished(found["ddp"]["ends"]) and finished(found[way]["ends"])
+    assert furthest(many, one) < TOLERANCE["fp32"]
+    scored = [row for row in one if "val_f1" in row]
+    assert len(scored) == 3 and {row["val_written_pairs"] for row in scored} == {8}
+    assert [row["val_f1"] for row in many if "val_f1" in row] == [row["val_f1"] for row in scored]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -304,3 +305,14 @@ def test_there_is_no_pickle_in_the_package():
     banned = ("import pickle", "torch.load(", "torch.save(", "joblib")
     guilty = [(path.name, word) for path in root.rglob("*.py") for word in banned if word in path.read_text()]
     assert guilty == []
+
+
+def test_a_run_whose_last_validation_is_no_number_ends_with_a_record_and_a_summary(dense, run_of, monkeypatch):
+    """Weights that the last update has thrown too far: it is for the user to see, and no reason to lose the run."""
+    real = Validation.score
+    monkeypatch.setattr(Validation, "score", lambda *args: replace(real(*args), loss=math.nan, bits_per_byte=math.nan))
+    result = run_of(dense, steps=2)
+    record = RunReader(result.run).record()
+    assert (record["status"], record["result"]["val_loss"]) == ("finished", None)
+    assert record["result"]["non_finite"] == {"val_loss": "nan", "val_bits_per_byte": "nan"}
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["val_loss"] is None

@@ -11,6 +11,7 @@ from vitruvius.spec import preset
 from vitruvius.training import TrainConfig
 from vitruvius.training.checking import config_hash, ensure, from_plain
 from vitruvius.training.config import resolved, to_plain
+from vitruvius.training.rules import divisors
 from vitruvius.training.schedules import learning_rate
 
 
@@ -134,3 +135,13 @@ def test_constant_stays_at_the_peak():
 
 def test_a_run_of_one_step_trains_at_the_peak():
     assert rates(steps=1, lr=1e-3) == [1e-3]
+
+
+@pytest.mark.parametrize("number", [1, 2, 12, 36, 97, 360, 1024])
+def test_divisors_are_all_that_divide(number):
+    assert divisors(number) == [n for n in range(1, number + 1) if number % n == 0]
+
+
+def test_an_absurd_batch_is_answered_at_once():
+    with pytest.raises(SpecError, match="does not divide batch=2147483647"):
+        from_plain({"batch": 2**31 - 1, "accumulate": 2})

@@ -101,9 +101,7 @@ def _asked(
     if not has_data and is_run_file(spec):
         sections = load(locate(spec)).value
         has_data = isinstance(sections, dict) and "data" in sections
-    request = read_request(
-        spec, data=data if has_data else _NOWHERE, out=_NOWHERE, flags=flags, settings=settings
-    )
+    request = read_request(spec, data=data if has_data else _NOWHERE, out=_NOWHERE, flags=flags, settings=settings)
     if not has_data:
         return request, None
     read_index(request.data)  # said before anything is started

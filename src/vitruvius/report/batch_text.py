@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _HEAD = ("batch", "pieces", "tokens/s", "spread", "of best", "peak", "predicted", "process", "")
-_WHY = {"out-of-memory": "out of memory", "too-large": "not run", "failed": "failed"}
+_WHY: dict[str, str] = {"out-of-memory": "out of memory", "too-large": "not run", "failed": "failed", "measured": ""}
 
 
 def batch_text(told: Mapping[str, Any]) -> str:
     """Sizes, what each took, which is the sweet spot and why; `told` as `vitruvius.find-batch/1` has it."""
+    if not told["sizes"]:
+        return f"{told['name']}: nothing was measured"
     rows = [_HEAD, *(_row(size, told["chosen"]) for size in told["sizes"])]
     lines = [f"{told['name']} on {told['device']}, context {told['context']:,}, {_batch(told)}", ""]
     lines += [f"  {line}" for line in columns(rows, align=">>>>>>>><")]
@@ -33,10 +35,10 @@ def _row(size: Mapping[str, Any], chosen: int | None) -> tuple[str, ...]:
     first = (f"{size['batch']:,}", f"{size['accumulate']:,}")
     predicted = format_bytes(size["predicted_bytes"])
     if size["tokens_per_second"] is None:
-        return (*first, "-", "-", "-", "-", predicted, "-", _WHY.get(size["status"], size["status"]))
+        return (*first, "-", "-", "-", "-", predicted, "-", _WHY[size["status"]])
     mark = "<- sweet spot" if size["batch"] == chosen else ""
     if not size["fits"]:
-        mark = "does not fit with the margin" if size["status"] == "measured" else _WHY[size["status"]]
+        mark = _WHY[size["status"]] or "does not fit with the margin"
     share = size["share_of_best"]
     return (
         *first,

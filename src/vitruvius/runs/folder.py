@@ -202,6 +202,8 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise RunError("this is a file, not a folder", where=str(path), fix="choose another --out") from None
+        if not (path / "run.json").exists():
+            _refuse_to_overwrite(path)  # nothing is left in a folder of others, not even a lock
         lock = FolderLock(path)
         try:
             _refuse_to_overwrite(path)

@@ -19,7 +19,9 @@ _SIGNS = (
 """What the messages of torch's allocators and of the libraries under it say; on a CPU they are bare RuntimeErrors."""
 
 _UNITS = {"": 1, "bytes": 1, "byte": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_ASKED = re.compile(r"(?:tried to allocate|unable to allocate)\s+(\d{1,18}(?:\.\d{1,6})?)\s*(bytes?|[kmgt])?", re.IGNORECASE)
+_ASKED = re.compile(
+    r"(?:tried to allocate|unable to allocate)\s+(\d{1,18}(?:\.\d{1,6})?)\s*(bytes?|[kmgt])?", re.IGNORECASE
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Part", "StepMoment", "TrainingMemory", "training_memory"]
 
 _FP32 = 4
+_STEP = 8
+"""Bytes of the count of updates, which a checkpoint has too."""
 _IDS = 8
 """Bytes of a token's id, and of its target's."""
 
@@ -96,6 +98,15 @@ class TrainingMemory:
     def optimizer(self) -> int:
         """Masters and moments."""
         return self.masters + self.states
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of the tensors in a checkpoint, and of the copy of them while it is written behind the run.
+
+        An average is saved as a model of its own, with the buffers of this one.
+        """
+        averaged = self.source.workload.average != "none"
+        return self.weights + self.buffers + self.masters + self.states + (self.buffers if averaged else 0) + _STEP
 
     @property
     def highest(self) -> StepMoment:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 CHUNK = 1 << 18
 """Numbers that AdamW updates at a time; `vitruvius.training.master` says why."""
 _BLOCK_8BIT, _LEAST_8BIT = 256, 4096
-_STEP_8BIT = 22
+_STEP_8BIT = 24
 """Bytes for each number of a chunk in a step of 8-bit AdamW on a CPU: its gradient, both moments and two temporaries in
-fp32, and two bytes of packing, by measurement of bitsandbytes 0.50. Its kernel for CUDA takes the gradient alone."""
+fp32, and four bytes of packing, by measurement of bitsandbytes 0.50. Its kernel for CUDA takes the gradient alone."""
 _FP32 = 4
 
 

@@ -1,13 +1,14 @@
 """Which batch sizes are tried, in which order, and which of them is the sweet spot. No torch, no clock.
 
-    up       8 -> 16 -> 32 ... until memory runs out, or two sizes in a row are hardly faster than the best before them
-    refine   between the largest that fits and the first that does not; between the sweet spot and the size below it
-    choose   the smallest size that fits with a margin and reaches, within some percent, the best of those that do
+up       8 -> 16 -> 32 ... until memory runs out, or two sizes in a row are hardly faster than the best before them
+refine   between the largest that fits and the first that does not; between the sweet spot and the size below it
+choose   the smallest size that fits with a margin and reaches, within some percent, the best of those that do
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
@@ -77,25 +78,26 @@ class Ladder:
     """No smaller one is tried."""
     top: int
     """No larger one."""
-    whole: int | None
-    """The batch that sizes have to divide; None where any will do."""
-
-    def allows(self, size: int) -> bool:
-        """Whether a size may be tried."""
-        return self.floor <= size <= self.top and (self.whole is None or self.whole % size == 0)
+    divisors: tuple[int, ...] | None
+    """The sizes between them that divide the batch, where it is fixed; None where any will do."""
 
     def up(self, size: int) -> int | None:
         """The next size, at least twice as large."""
-        return next((n for n in range(2 * size, self.top + 1) if self.allows(n)), None)
+        if self.divisors is None:
+            return 2 * size if 2 * size <= self.top else None
+        return next((n for n in self.divisors if n >= 2 * size), None)
 
     def down(self, size: int) -> int | None:
         """The next size, at most half as large."""
-        return next((n for n in range(size // 2, self.floor - 1, -1) if self.allows(n)), None)
+        if self.divisors is None:
+            return size // 2 if size // 2 >= self.floor else None
+        return next((n for n in reversed(self.divisors) if 2 * n <= size), None)
 
     def between(self, low: int, high: int) -> int | None:
-        """A size in the middle of two; of many, one that hardware likes."""
-        step = max(1, (high - low) // 4) if self.whole is None else 1
-        inside = [n for n in range(low + step, high, step) if self.allows(n)]
+        """The size nearest to the middle of two others."""
+        if self.divisors is None:
+            return (low + high) // 2 if high - low > 1 else None
+        inside = [n for n in self.divisors if low < n < high]
         return min(inside, key=lambda n: abs(2 * n - low - high), default=None)
 
 
@@ -110,20 +112,25 @@ def ladder(*, whole: int | None, least: int | None, most: int) -> Ladder:
         raise UsageError(f"{floor} is no batch size", where="--min", fix="use a whole number from 1 on")
     if most < floor:
         raise UsageError(f"--max {most} is below --min {floor}", where="--max", fix=f"use --max {floor} or more")
-    rungs = Ladder(first=1, floor=floor, top=top, whole=whole)
-    allowed = [n for n in range(floor, top + 1) if rungs.allows(n)] if whole is not None else [floor, top]
-    if not allowed or top < floor:
-        assert whole is not None
-        divisors = [str(n) for n in range(1, whole + 1) if whole % n == 0]
+    start = floor if least is not None else min(FIRST, top)
+    if whole is None:
+        return Ladder(first=start, floor=floor, top=top, divisors=None)
+    divisors = divisors_of(whole)
+    allowed = tuple(n for n in divisors if floor <= n <= top)
+    if not allowed:
         raise UsageError(
             f"no size from {floor:,} to {most:,} divides the batch of {whole:,}, which stays as it is",
             where="--min",
-            fix=f"pieces of it have {listed(divisors[:12])} samples",
+            fix=f"pieces of it have {listed([str(n) for n in divisors[:12]])} samples",
         )
-    start = floor if least is not None else min(FIRST, top)
-    first = next((n for n in range(start, floor - 1, -1) if rungs.allows(n)), None)
-    first = first or next(n for n in range(start, top + 1) if rungs.allows(n))
-    return Ladder(first=first, floor=floor, top=top, whole=whole)
+    first = max((n for n in allowed if n <= start), default=allowed[0])
+    return Ladder(first=first, floor=floor, top=top, divisors=allowed)
+
+
+def divisors_of(number: int) -> tuple[int, ...]:
+    """All of them, smallest first."""
+    low = [n for n in range(1, isqrt(number) + 1) if number % n == 0]
+    return tuple(dict.fromkeys([*low, *(number // n for n in reversed(low))]))
 
 
 def choose(tried: Iterable[Tried], *, within: float, fits: Callable[[Tried], bool]) -> Tried | None:

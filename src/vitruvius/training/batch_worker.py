@@ -122,13 +122,13 @@ def measured(asked: dict[str, Any]) -> dict[str, Any]:
     config = replace(
         wanted, engine=EngineSettings(), curriculum=(), recovery=replace(wanted.recovery, out_of_memory="stop")
     )
-    at_rest = resident()
+    at_rest, room = resident(), torch.cuda.mem_get_info()[0] if config.device == "cuda" else None
     with deterministic(seed=config.seed, threads=config.threads):
         keep_freed_memory()
         updates = Updates(architecture, config, asked["data"])
         gradients, applied = _timed(updates, config.device, asked["seconds"])
-        found: dict[str, Any] = {"gradients": gradients, "applied": applied, **_taken(config.device, at_rest)}
-        found["peak"] = None
+        found: dict[str, Any] = {"gradients": gradients, "applied": applied, "device": config.device, "room": room}
+        found |= {"taken": _taken(config.device, at_rest), "peak": None}
         if asked["peak"]:
             del updates
             device = "cuda" if config.device == "cuda" else "cpu"
@@ -157,12 +157,12 @@ def _timed(updates: Updates, device: str, seconds: float) -> tuple[list[float], 
     return gradients[WARM:], applied[WARM:]
 
 
-def _taken(device: str, at_rest: int | None) -> dict[str, int | None]:
-    """What was taken at most besides what a process has with everything imported, and what there is."""
+def _taken(device: str, at_rest: int | None) -> int | None:
+    """What was taken at most, besides what a process has with everything imported; None where nobody tells."""
     if device == "cuda":
-        return {"taken": torch.cuda.max_memory_reserved(), "room": torch.cuda.get_device_properties(0).total_memory}
+        return torch.cuda.max_memory_reserved()
     most = high_water()
-    return {"taken": None if most is None or at_rest is None else most - at_rest, "room": None}
+    return None if most is None or at_rest is None else most - at_rest
 
 
 def _expendable() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,17 +14,29 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
 
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""The environment variable that torch wants to see before it calls sums of cuBLAS deterministic."""
+
+
 @contextlib.contextmanager
 def deterministic(*, seed: int, threads: int | None) -> Generator[None]:
-    """Seed torch, fix its threads and ask for algorithms that repeat; everything is put back when the block ends."""
+    """Seed torch, fix its threads and ask for algorithms that repeat; everything is put back when the block ends.
+
+    cuBLAS repeats its sums only in a workspace of fixed size, which it reads from the environment when it starts: a
+    process that has multiplied on a GPU before keeps what it had then.
+    """
     threads_before = torch.get_num_threads()
     algorithms_before = torch.are_deterministic_algorithms_enabled()
     warn_before = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     fill_before = memory.fill_uninitialized_memory
     torch.set_num_threads(threads or threads_before)
+    has_cuda = torch.cuda.is_available()
+    sets_workspace = has_cuda and WORKSPACE not in os.environ
+    if sets_workspace:
+        os.environ[WORKSPACE] = ":4096:8"
     # On CUDA some kernels have no such form; there torch warns, and the docs promise nothing.
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.use_deterministic_algorithms(True, warn_only=has_cuda)
     # It would fill every fresh buffer with NaN, to no end: we write before we read.
     memory.fill_uninitialized_memory = False
     torch.manual_seed(seed)
@@ -33,6 +46,8 @@ def deterministic(*, seed: int, threads: int | None) -> Generator[None]:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(algorithms_before, warn_only=warn_before)
         memory.fill_uninitialized_memory = fill_before
+        if sets_workspace:
+            os.environ.pop(WORKSPACE, None)
 
 
 def random_state() -> dict[str, Any]:
@@ -45,7 +60,9 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     """Put back what `random_state` gave."""
     torch.set_rng_state(_tensor(state["cpu"]))
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([_tensor(text) for text in state["cuda"]])
+        # A machine with fewer devices goes on with those it has.
+        here = state["cuda"][: torch.cuda.device_count()]
+        torch.cuda.set_rng_state_all([_tensor(text) for text in here])
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -151,7 +152,7 @@ class Validation:
             short: Shortage | None = None
             try:
                 (piece,) = self.objective.pieces(part, 1, self.device)
-                found = piece, self.objective.judge(model, piece)
+                found = piece, self.engine.entered(partial(self.objective.judge, model, piece))
             except Exception as error:
                 if self.slices is None or not is_out_of_memory(error):
                     raise

@@ -12,21 +12,23 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from vitruvius.errors import UsageError
+from vitruvius.data import TokenShards
+from vitruvius.errors import ExaminedFailedError, UsageError
 from vitruvius.report.durations import duration
 from vitruvius.runs.available import available_memory
 from vitruvius.spec import to_data
 from vitruvius.training.batch_search import Ladder, Tried, choose, ladder, noise, search
-from vitruvius.training.config import to_plain
+from vitruvius.training.config import ensure_right_data, to_plain
 from vitruvius.training.room import memory_of_run
+from vitruvius.training.vocabulary import ensure_vocabulary
 from vitruvius.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from vitruvius.spec import Architecture
     from vitruvius.training.config import TrainConfig
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 SCHEMA = "vitruvius.find-batch/1"
 _WORKER = ("-m", "vitruvius.training.batch_worker")
 _TOLD = 300
+_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""What is there where a driver for CUDA is, under Linux and in its guise on Windows."""
 _SETTING = 8.0
 """Seconds that a process takes besides its updates, until the first one has said how many."""
 
@@ -73,6 +77,8 @@ class Answer:
     """Bytes that there are; None where nobody tells."""
     limit: str
     """What sets them."""
+    device: str
+    """Where it was measured."""
     interrupted: bool
     """Whether somebody asked to stop before everything was measured."""
 
@@ -99,7 +105,7 @@ class Answer:
         return {
             "schema": SCHEMA,
             "name": question.architecture.name,
-            "device": question.config.device,
+            "device": self.device,
             "data": None if question.data is None else str(question.data),
             "context": question.config.context,
             "whole_batch": question.whole,
@@ -156,8 +162,14 @@ class _Finding:
     available: int | None = None
     limit: str = ""
     tried: dict[int, Tried] = field(default_factory=dict[int, Tried])
-    took: float = _SETTING
+    device: str = ""
+    took: dict[int, float] = field(default_factory=dict[int, float])
+    """Seconds that each size took, the last time."""
     process: subprocess.Popen[bytes] | None = None
+
+    def fits(self, tried: Tried) -> bool:
+        """Whether a size leaves the margin free of the memory that is known by now."""
+        return fits_in(self.question, self.available)(tried)
 
     def once(self, size: int) -> Tried:
         """A size for the first time."""
@@ -170,15 +182,18 @@ class _Finding:
             tried = Tried(batch=size, status="too-large", predicted=memory.peak, why=why)
             self.say(f"batch {size:,}: {why}")
         else:
-            self.say(f"batch {size:,}: about {duration(self.took)} ...")
+            here = max(self.took.values(), default=_SETTING)
+            after = (self.question.rounds - 1) * (here + sum(self.took.values()))
+            more = f", and at least {duration(after)} after it" if after else ""
+            self.say(f"batch {size:,}: about {duration(here)}{more} ...")
             tried = replace(self._measured(size, config, wants_peak=True), predicted=memory.peak)
             self._say(tried, "")
         self.tried[size] = tried
         return tried
 
-    def again(self, tried: Tried, left: int, number: int) -> None:
-        """A size once more; what it adds is its times."""
-        about = duration(left * self.took)
+    def again(self, tried: Tried, left: float, number: int) -> None:
+        """A size once more; what it adds is its times. left: seconds until all is measured."""
+        about = duration(left)
         self.say(f"batch {tried.batch:,}, round {number} of {self.question.rounds}: about {about} left ...")
         more = self._measured(tried.batch, self._config(tried.batch), wants_peak=False)
         if more.status == "measured":
@@ -205,7 +220,7 @@ class _Finding:
             peak = "" if tried.taken is None else f", {format_bytes(tried.taken)}"
             self.say(f"batch {tried.batch:,}: {tried.rate:,.0f} tokens/s{peak}{more}")
         else:
-            self.say(f"batch {tried.batch:,}: {tried.status} ({tried.why})")
+            self.say(f"batch {tried.batch:,}: {tried.why}")
 
     def _measured(self, size: int, config: TrainConfig, *, wants_peak: bool) -> Tried:
         began = time.monotonic()
@@ -219,15 +234,20 @@ class _Finding:
                 "peak": wants_peak,
             }
         )
-        self.took = time.monotonic() - began
+        self.took[size] = time.monotonic() - began
         if "refused" in found:
             raise UsageError(**found["refused"])
         if "out_of_memory" in found:
             return Tried(batch=size, status="out-of-memory", why=found["out_of_memory"])
+        if "failed" in found and not any(each.rates for each in self.tried.values()):
+            # Of a smaller size it would be the same.
+            what = f"no update can be computed: {found['failed']}"
+            raise ExaminedFailedError(what, where=f"batch {size:,}", fix="vitruvius check SPEC names what is wrong")
         if "failed" in found:
             return Tried(batch=size, status="failed", why=found["failed"])
+        self.device = found["device"]
         if found["room"] is not None and question.memory is None:
-            self.available, self.limit = found["room"], "memory of the device"
+            self.available, self.limit = found["room"], "free memory of the device"
         assert config.context is not None
         pieces, count = config.accumulate, self._pieces(size)
         tokens = count * size * config.context
@@ -282,21 +302,21 @@ def find_batch(question: Question, say: Callable[[str], None] = lambda _text: No
     finding = _Finding(question, say)
     if question.memory is not None:
         finding.available, finding.limit = question.memory, "--memory"
-    elif question.config.device != "cuda" and (room := available_memory()) is not None:
+    elif not _may_be_cuda(question.config) and (room := available_memory()) is not None:
         finding.available, finding.limit = room.size, room.limit
     interrupted = False
     try:
-        # The memory of a GPU is known once a process has seen one.
         search(
             rungs,
             finding.once,
             within=question.within,
-            fits=lambda tried: fits_in(question, finding.available)(tried),
+            fits=finding.fits,
         )
         for number in range(2, question.rounds + 1):
             sizes = [size for size, each in sorted(finding.tried.items(), reverse=number % 2 == 0) if each.rates]
             for place, size in enumerate(sizes):
-                left = len(sizes) * (question.rounds - number + 1) - place
+                whole = (question.rounds - number) * sum(finding.took[each] for each in sizes)
+                left = whole + sum(finding.took[each] for each in sizes[place:])
                 finding.again(finding.tried[size], left, number)
     except KeyboardInterrupt:
         interrupted = True
@@ -307,8 +327,14 @@ def find_batch(question: Question, say: Callable[[str], None] = lambda _text: No
         chosen=chosen,
         available=finding.available,
         limit=finding.limit,
+        device=finding.device or question.config.device,
         interrupted=interrupted,
     )
+
+
+def _may_be_cuda(config: TrainConfig) -> bool:
+    """Whether it may be a GPU that is to hold the run, whose memory is known once a process has seen it."""
+    return config.device == "cuda" or (config.device == "auto" and any(map(Path.exists, _DRIVERS)))
 
 
 def _ensure(question: Question) -> None:
@@ -319,6 +345,9 @@ def _ensure(question: Question) -> None:
         raise UsageError(what, where="train.engine.kind", fix=fix)
     if question.data is None and config.objective == "seq2seq":
         raise UsageError("seq2seq reads pairs", where="--data", fix="add --data DIR, a folder that `data pairs` wrote")
+    if question.data is not None:
+        ensure_right_data(question.data, config)
+        ensure_vocabulary(TokenShards.open(question.data, "train", verify="sizes"), question.architecture, config)
     for name, share in (("--within", question.within), ("--margin", question.margin)):
         if not 0 <= share < 1:
             raise UsageError("a share of 0 to 99 percent is due", where=name, fix=f"for example: {name} 5")
@@ -328,4 +357,3 @@ def _ensure(question: Question) -> None:
         raise UsageError("the seconds are out of range", where="--seconds", fix="use 0.1 to 3600")
     if question.memory is not None and question.memory < 1:
         raise UsageError("no memory is left for anything", where="--memory", fix="for example: --memory 16GB")
-

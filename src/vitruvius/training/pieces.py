@@ -14,7 +14,7 @@ import ctypes
 import gc
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard, cast, final
 
 import torch
 
@@ -192,7 +192,7 @@ class Slices:
             raise RunError(
                 f"validation after step {trainer.state.step:,}: {shortage.words} with one window at a time",
                 where=str(trainer.run.path),
-                fix="go on with --resume where there is more memory, or train into a new folder with a smaller --context",
+                fix="go on with --resume where there is more memory, or train into a new folder with less --context",
             )
         after = self._pieces.windows = windows // 2
         trainer.run.event(
@@ -223,8 +223,8 @@ def fitting(batch: int, shares: int, *, at_least: int) -> int:
 
 def halvings_of(reader: RunReader) -> list[tuple[int, int]]:
     """(step, pieces) of every halving that a run's folder knows of; lines that are none are passed over."""
-    found = [event for event in reader.events() if event.get("kind") == EVENT and event.get("where") == "update"]
-    found.append(_left(reader.path))
+    told = [event for event in reader.events() if event.get("kind") == EVENT and event.get("where") == "update"]
+    found: list[Mapping[str, Any]] = [*told, _left(reader.path)]
     pairs = [(each.get("step"), each.get("next_accumulate")) for each in found]
     return [(step, pieces) for step, pieces in pairs if _is_count(step) and _is_count(pieces)]
 
@@ -302,10 +302,10 @@ def _left(run: Path) -> Mapping[str, Any]:
         word = read_json(run / LEFT_FILE)
     except (OSError, ValueError):
         return {}
-    return word if isinstance(word, dict) else {}
+    return cast("dict[str, Any]", word) if isinstance(word, dict) else {}
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
 
 

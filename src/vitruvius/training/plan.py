@@ -9,7 +9,7 @@ from vitruvius.data import TokenShards, use_of
 from vitruvius.sizing import size
 from vitruvius.training.config import batches_of, to_plain
 from vitruvius.training.preprocessing import find_hooks
-from vitruvius.training.room import memory_of_run, room_here
+from vitruvius.training.room import copy_of_run, memory_of_run, room_here
 from vitruvius.training.shaping.costs import flops_of_run, schedule_lines
 from vitruvius.training.timing import bounded, counts_of
 from vitruvius.training.vocabulary import ensure_vocabulary
@@ -58,6 +58,8 @@ class Plan:
     """How much less it may be: masks of packed documents depend on where they end."""
     highest_moment: str
     """When in a step that is."""
+    copy_bytes: int
+    """Main memory besides, from the first checkpoint on, where checkpoints are written behind the run."""
     available_bytes: int | None
     """What this machine has; None where that is not known, and for runs on a GPU."""
     time: Estimate | None
@@ -85,6 +87,7 @@ class Plan:
                 "peak_bytes": self.peak_bytes,
                 "unsure_bytes": self.unsure_bytes,
                 "highest_moment": self.highest_moment,
+                "copy_bytes": self.copy_bytes,
                 "available_bytes": self.available_bytes,
             },
             "time": None if self.time is None else self.time.to_dict(),
@@ -103,6 +106,9 @@ class Plan:
             f"  memory       {format_bytes(self.peak_bytes)} at the highest moment ({self.highest_moment})",
             f"               {format_bytes(self.weights_and_optimizer_bytes)} of weights, gradients and optimizer",
         ]
+        if self.copy_bytes:
+            held = f"{format_bytes(self.copy_bytes)} besides, of main memory, from the first checkpoint on"
+            lines.append(f"               {held} (recovery.save: behind)")
         if self.available_bytes is not None:
             lines.append(f"  available    {format_bytes(self.available_bytes)} here")
         if self.time is None:
@@ -157,6 +163,7 @@ def plan(request: Request, *, on: Device | None = None, measured: bool = False) 
         peak_bytes=memory.peak,
         unsure_bytes=memory.unsure,
         highest_moment=memory.highest.name,
+        copy_bytes=copy_of_run(architecture, config),
         available_bytes=None if room is None else room.size,
         time=time,
     )

@@ -10,6 +10,7 @@ from vitruvius.runs.available import Available, available_memory
 from vitruvius.sizing.training import TrainingMemory, training_memory
 from vitruvius.sizing.workload import Workload
 from vitruvius.spec import resolve
+from vitruvius.training.rules import divisors
 from vitruvius.training.shaping.costs import costly_shapes
 from vitruvius.units import format_bytes
 
@@ -53,6 +54,14 @@ def _memory_of_step(architecture: Architecture, config: TrainConfig) -> Training
     return training_memory(resolve(architecture), workload, threads=config.threads or 1, documents=config.documents)
 
 
+def copy_of_run(architecture: Architecture, config: TrainConfig) -> int:
+    """Bytes of main memory that `recovery.save: behind` takes besides a step, from the first checkpoint on; else 0.
+
+    About 14 for each parameter in bf16 with AdamW: weights, masters and moments. Of a GPU it takes none.
+    """
+    return memory_of_run(architecture, config).checkpoint if config.recovery.save == "behind" else 0
+
+
 def ensure_room(
     architecture: Architecture, config: TrainConfig, available: Available | None, *, parts: int = 1
 ) -> str | None:
@@ -67,7 +76,7 @@ def ensure_room(
     shared = memory.weights + memory.gradients + memory.masters + memory.states
     certain = memory.peak - memory.unsure - shared * (parts - 1) // parts
     if certain <= available.size:
-        return None
+        return _note_on_copy(architecture, config, certain, available)
     what = (
         f"a step of this run takes {format_bytes(certain)} at its highest moment ({memory.highest.name}), "
         f"and there is {format_bytes(available.size)}: {available.limit}"
@@ -75,6 +84,18 @@ def ensure_room(
     if config.memory_check == "warn":
         return f"warning: {what}"
     raise UsageError(what, where="train", fix=_fix(architecture, config, available))
+
+
+def _note_on_copy(architecture: Architecture, config: TrainConfig, step: int, available: Available) -> str | None:
+    """Where a step fits and the copy beside it does not: nothing is refused, as saving then waits."""
+    copy = copy_of_run(architecture, config)
+    if step + copy <= available.size or not copy:
+        return None
+    return (
+        f"recovery.save=behind holds a copy of {format_bytes(copy)} from the first checkpoint on, besides the "
+        f"{format_bytes(step)} of a step, and there is {format_bytes(available.size)} ({available.limit}): "
+        "where it does not fit then, training waits for each checkpoint instead"
+    )
 
 
 def room_here(device: str) -> Available | None:
@@ -96,7 +117,7 @@ def _fix(architecture: Architecture, config: TrainConfig, available: Available) 
 
 def changes(architecture: Architecture, config: TrainConfig) -> Iterator[Change]:
     """Ways to take less memory that leave what is learned as it is, then shorter samples; cheapest first."""
-    pieces = [n for n in range(config.accumulate + 1, config.batch + 1) if config.batch % n == 0]
+    pieces = [n for n in divisors(config.batch) if n > config.accumulate]
     chosen = pieces if len(pieces) <= 4 else [*pieces[:2], *pieces[-2:]]
     tried: list[tuple[str, TrainConfig]] = []
     again = replace(config, checkpointing="layers")

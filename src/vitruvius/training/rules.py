@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import TYPE_CHECKING
 
 from vitruvius.errors import Finding
@@ -21,12 +22,11 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
     """What does not go together in a config, and with the architecture when it is given."""
     found: list[Finding] = []
     if config.batch % config.accumulate:
-        divisors = [n for n in range(1, config.batch + 1) if config.batch % n == 0]
         found.append(
             Finding(
                 path="train.accumulate",
                 what=f"{config.accumulate} does not divide batch={config.batch}",
-                fix=f"use one of {listed(map(str, divisors))}",
+                fix=f"use one of {listed(map(str, divisors(config.batch)))}",
             )
         )
     if config.warmup is not None and config.warmup >= config.steps > 1:
@@ -49,6 +49,12 @@ def findings(config: TrainConfig, architecture: Architecture | None = None) -> l
         fix = f"use at most {architecture.context:,}, or raise it in the spec: --set context={config.context}"
         found.append(Finding(path="train.context", what=what, fix=fix))
     return found
+
+
+def divisors(number: int) -> list[int]:
+    """Every whole number that divides another one, the smallest first."""
+    small = [n for n in range(1, isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 def _objective_findings(config: TrainConfig, architecture: Architecture) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -79,8 +80,13 @@ class TrainResult:
     """The newest checkpoint."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The machine-readable summary, schema `vitruvius.train/1`."""
-        return {"schema": RESULT_SCHEMA, **asdict(self), "run": str(self.run), "checkpoint": str(self.checkpoint)}
+        """The machine-readable summary, schema `vitruvius.train/1`; a number that is not finite is null."""
+        return {
+            "schema": RESULT_SCHEMA,
+            **{key: None if _is_odd(value) else value for key, value in asdict(self).items()},
+            "run": str(self.run),
+            "checkpoint": str(self.checkpoint),
+        }
 
 
 def train(
@@ -261,7 +267,8 @@ def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest
         objective=str(trainer.config.objective),
         checkpoint=run.path / "checkpoints" / f"step-{state.step}",
     )
-    summary = {key: value for key, value in result.to_dict().items() if key not in {"schema", "run", "status"}}
+    summary = asdict(result) | {"checkpoint": str(result.checkpoint)}
+    del summary["run"], summary["status"]
     if score is not None:
         summary |= {"val_tokens": score.tokens, "val_text_bytes": score.text_bytes, "val_whole_split": score.whole}
         summary |= {f"val_{name}": value for name, value in score.metrics.items()}
@@ -293,6 +300,10 @@ def _copy_tokenizer(shards: TokenShards, run: Path) -> None:
     source = shards.directory / read_index(shards.directory)["tokenizer"]["file"]
     shutil.copyfile(source, run / TOKENIZER_FILE)
     sync_file(run / TOKENIZER_FILE)
+
+
+def _is_odd(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _heard(listener: Listener, engine: Engine) -> Listener:

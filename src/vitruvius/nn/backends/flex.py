@@ -20,6 +20,7 @@ from vitruvius.nn.backends.chunked import chunked
 from vitruvius.nn.backends.flex_masks import Index, keys_of
 from vitruvius.nn.backends.folding import fold_time, folded_request, folding, unfold_time
 from vitruvius.nn.backends.scores import sink_share, wide
+from vitruvius.nn.ops.compiling import uncompiled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ _KERNELS: set[object] = set()
 ScoreMod = Callable[["Tensor", Index, Index, Index, Index], "Tensor"]
 
 
+@uncompiled  # what stands around the kernel: masks are worked out once and kept, which a compiler would trace each time
 def flex(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
     """Attention of a sequence to itself over any pattern, [B, H, T, K].
 

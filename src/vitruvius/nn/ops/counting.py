@@ -17,4 +17,9 @@ def occurrences(ids_P: Tensor, kinds: int) -> Tensor:
     """
     if ids_P.device.type == "cpu":
         return torch.bincount(ids_P, minlength=kinds)
+    return added(ids_P, kinds)
+
+
+def added(ids_P: Tensor, kinds: int) -> Tensor:
+    """The same by adding ones, which waits for nothing; whole numbers add up alike in any order."""
     return ids_P.new_zeros(kinds).index_add_(0, ids_P, torch.ones_like(ids_P))

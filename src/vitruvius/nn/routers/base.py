@@ -66,7 +66,9 @@ class RouterModule(nn.Module):
 
     def after_step(self) -> None:
         """Begin the next update; see `vitruvius.nn.updates`."""
-        self.load_E = torch.zeros(self.experts, dtype=torch.int64)
+        # Where it was before: a load that begins on the CPU is copied to the device in the midst of every forward pass.
+        device = None if self.load_E is None else self.load_E.device
+        self.load_E = torch.zeros(self.experts, dtype=torch.int64, device=device)
 
     def gathered(self) -> Tensor | None:
         """The load of the update up to now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from vitruvius.training.stopping import StopRequest
 
     Files = Mapping[str, Mapping[str, Tensor]]
+
+
+_Given = TypeVar("_Given")
 
 
 class Engine(ABC):
@@ -125,7 +128,7 @@ class Engine(ABC):
     def anywhere(self, *, here: bool) -> bool:
         """Whether it is so in any process."""
 
-    def entered(self, work: Callable[[], Any]) -> Any:
+    def entered(self, work: Callable[[], _Given]) -> _Given:
         """What `work` gives, which computes with parts of a placed model by itself, and not by `loss` or `hidden`."""
         return work()
 

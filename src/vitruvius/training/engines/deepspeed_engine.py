@@ -6,7 +6,8 @@ engine. Forward passes are passes of all processes, as with `fsdp2`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+import contextlib
+from typing import TYPE_CHECKING, Any, Self, TypeVar, final
 
 import torch
 
@@ -20,7 +21,7 @@ from vitruvius.training.engines.processes import ProcessEngine
 from vitruvius.training.optim import groups_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from vitruvius.training.launch import Launch
     from vitruvius.training.master import MasterOptimizer
     from vitruvius.training.settings import EngineSettings
+
+
+_Given = TypeVar("_Given")
 
 
 @final
@@ -46,6 +50,16 @@ class DeepSpeedEngine(ProcessEngine):
         self.fragments = Fragments(rank=launch.rank, by_name={})
         self._package: Any = None
         self._zero: Zero | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def joined(cls, launch: Launch, settings: EngineSettings, device: str) -> Generator[Self]:
+        """As for every engine; DeepSpeed forgets the run when it ends, so that another may begin in this process."""
+        try:
+            with super().joined(launch, settings, device) as engine:
+                yield engine
+        finally:
+            forget()
 
     @property
     def has_whole_model(self) -> bool:
@@ -68,7 +82,6 @@ class DeepSpeedEngine(ProcessEngine):
 
     def met(self, device: str) -> None:
         """DeepSpeed talks through the group that stands."""
-        forget()
         self._package = started(device)
 
     def place(self, model: Model, device: torch.device) -> Model:
@@ -97,10 +110,13 @@ class DeepSpeedEngine(ProcessEngine):
         )
         return ZeroOptimizer(zero, lr=config.lr, total=lambda value: self.summed([value])[0])
 
-    def entered(self, work: Callable[[], Any]) -> Any:
-        """Inside a forward pass of DeepSpeed's, which gathers the weights that are asked for."""
+    def entered(self, work: Callable[[], _Given]) -> _Given:
+        """Inside a forward pass of DeepSpeed's, which gathers the weights that are asked for; without gradients."""
         assert self._zero is not None
-        return self._zero.entered(work)
+        given: list[_Given] = []
+        # DeepSpeed would look for tensors in it.
+        self._zero.entered(lambda: given.append(work()))
+        return given[0]
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """DeepSpeed's, which sums and scatters too."""

@@ -10,12 +10,14 @@ Source: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import logging
 import math
 import os
 import sys
+import warnings
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, final
@@ -73,19 +75,20 @@ def started(device: str) -> Any:
     Raises UsageError when it cannot be imported, or was imported before for another kind of device.
     """
     os.environ.setdefault("DS_ACCELERATOR", device)
+    # It calls torch by names that this torch has replaced, at every step.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     with _said_on_stderr():
         try:
-            import deepspeed
-            import deepspeed.ops
-            from deepspeed.accelerator import get_accelerator
+            package: Any = importlib.import_module("deepspeed")
+            operators: Any = importlib.import_module("deepspeed.ops")
+            accelerator: Any = importlib.import_module("deepspeed.accelerator").get_accelerator()
         except Exception as error:
             what = f"deepspeed cannot be imported: {type(error).__name__}: {str(error)[:200]}"
             raise UsageError(what, where="train.engine.kind", fix=INSTALL) from error
         for handler in logging.getLogger("DeepSpeed").handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setStream(sys.stderr)
-        package: Any = deepspeed
-        name = get_accelerator().device_name().partition(":")[0]
+        name = accelerator.device_name().partition(":")[0]
         if name != device:
             raise UsageError(
                 f"deepspeed computes on {name}, and the device is {device}",
@@ -93,7 +96,7 @@ def started(device: str) -> Any:
                 fix=f"unset DS_ACCELERATOR, or set it to {device}",
             )
         # What it may compile: nothing. It would else look for compilers, and build an operator for shared memory.
-        package.ops.__compatible_ops__ = {}
+        operators.__compatible_ops__ = {}
         package.init_distributed(
             dist_backend="nccl" if device == "cuda" else "gloo",
             auto_mpi_discovery=False,
@@ -104,10 +107,14 @@ def started(device: str) -> Any:
 
 
 def forget() -> None:
-    """Let go of the groups of a run that has ended, so that another one may begin in this process."""
-    comm: Any = sys.modules.get("deepspeed.comm.comm")
-    if comm is not None:
+    """Let DeepSpeed let go of a run that has ended: its groups, which are no more, and its model."""
+    modules: dict[str, Any] = dict(sys.modules)
+    if (comm := modules.get("deepspeed.comm.comm")) is not None:
         comm.cdb = None
+    if (groups := modules.get("deepspeed.utils.groups")) is not None:
+        groups._release_process_group_references(group=None)  # noqa: SLF001 (what its own way to end a group calls)
+    if (offload := modules.get("deepspeed.runtime.zero.parameter_offload")) is not None:
+        offload.FWD_MODULE_STACK.clear()
 
 
 @final
@@ -209,7 +216,7 @@ class Zero:
         self._inside = True
         try:
             # A layer that is computed again computes to its end, so that DeepSpeed sees it end.
-            with set_checkpoint_early_stop(False):  # noqa: FBT003 (torch's signature)
+            with set_checkpoint_early_stop(False):
                 return self._engine(work)
         finally:
             self._inside = False

@@ -67,12 +67,23 @@ class Journey:
         dist.all_to_all_single(theirs_PL, counts_PL.contiguous(), group=self.group)
         sent, received = _totals(counts_PL, theirs_PL)
         rows_SD = exchanged(x_RD, sent, received, self.group)
-        # As they come: by process, then by expert.
-        here = theirs_PL.shape[1]
-        expert_S = torch.arange(here, device=x_RD.device).repeat(processes).repeat_interleave(theirs_PL.flatten())
-        runs = Runs.of(expert_S, here, multiple=rows_multiple(x_RD, linear))
-        y_RD = experts.compute(dispatch(rows_SD, runs.pair_R, runs.row_P.unsqueeze(1)), runs.sizes_E, linear)
-        return exchanged(y_RD.index_select(0, runs.row_P), received, sent, self.group)
+        if torch.is_grad_enabled():
+            y_SD = _computed(experts, rows_SD, theirs_PL, linear)
+        else:
+            # Processes that write the same text have to write it in the same steps, to the last bit of each; a row's
+            # bits may depend on which others are multiplied with it, so those of each process stay by themselves.
+            each = zip(rows_SD.split(received), theirs_PL.split(1), strict=True)
+            y_SD = torch.cat([_computed(experts, its_SD, its_1L, linear) for its_SD, its_1L in each])
+        return exchanged(y_SD, received, sent, self.group)
+
+
+def _computed(experts: Experts, rows_SD: Tensor, counts_PL: Tensor, linear: GroupedLinear) -> Tensor:
+    """Rows as they come, by process and then by expert, through the experts of this process; in the same order."""
+    processes, here = counts_PL.shape
+    expert_S = torch.arange(here, device=rows_SD.device).repeat(processes).repeat_interleave(counts_PL.flatten())
+    runs = Runs.of(expert_S, here, multiple=rows_multiple(rows_SD, linear))
+    y_RD = experts.compute(dispatch(rows_SD, runs.pair_R, runs.row_P.unsqueeze(1)), runs.sizes_E, linear)
+    return y_RD.index_select(0, runs.row_P)
 
 
 def exchanged(x_RD: Tensor, sent: Sequence[int], received: Sequence[int], group: dist.ProcessGroup) -> Tensor:
