@@ -45,9 +45,15 @@ def test_the_journey_of_the_readme_runs_command_by_command(vitruvius, tmp_path) 
         *("presets", "new", "show", "size", "check", "diff", "data", "train", "generate", "doc"),
         *("size", "plan", "hardware", "solve", "scale-down"),
         *("data", "data", "data"),
+        *("find-batch", "train", "runs", "sweep", "inspect", "runs"),
     ]
     for argv in commands:
-        short = ["4" if before == "--steps" else word for before, word in zip(["", *argv], argv, strict=False)]
+        guarded = any("train.guard" in word for word in argv)
+        less = {"--steps": "12" if guarded else "4", "--max": "16"}
+        short = [less.get(before, word) for before, word in zip(["", *argv], argv, strict=False)]
+        short += ["--seconds", "0.5"] * (argv[0] == "find-batch")
+        short += ["--set", "train.final_eval_batches=2"] * (argv[0] in {"train", "sweep"})
+        short += ["--set", "train.guard.window=8"] * guarded
         done = vitruvius(*short)
         assert done.returncode == 0, (argv, done.stderr)
     assert (tmp_path / "runs/first/run.json").is_file()

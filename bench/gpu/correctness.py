@@ -284,7 +284,7 @@ def main() -> int:
         title="A card against the CPU",
         script="correctness.py",
     )
-    names = asked.preset or (FEW if asked.small else preset_names())
+    names = asked.preset or (FEW if asked.small else tuple(dict.fromkeys((*FLEX_PRESETS, *preset_names()))))
     parts = asked.part or PARTS
     resumed = [name for name in names if name in {"tiny-longcontext", "tiny-llama-moe", "tiny-llama"}]
     work: list[tuple[str, str]] = [("resume", name) for name in resumed if "resume" in parts]

@@ -142,15 +142,16 @@ def _ready(
     results: Results,
     stack: contextlib.ExitStack,
 ) -> list[Contestant]:
-    """Contestants that are built and warm. They start at the same time, and compile at the same time."""
+    """Contestants that are built and warm. They are built at the same time, and warm up one after another: so that the
+    card holds the activations of one."""
     made = [Contestant(name, names[name], case, mode, asked) for name in wanted]
     for one in made:
         stack.callback(one.close)
-        one.send(do="warm", seeds=list(range(1_000_000, 1_000_000 + asked.warmups)))
     ready: list[Contestant] = []
     for one in made:
         try:
             one.facts = one.heard()  # pyright: ignore[reportAttributeAccessIssue]
+            one.send(do="warm", seeds=list(range(1_000_000, 1_000_000 + asked.warmups)))
             one.warm_seconds = one.heard()["seconds"]  # pyright: ignore[reportAttributeAccessIssue]
             ready.append(one)
         except Lost as lost:
@@ -317,17 +318,18 @@ def main() -> int:
     room = total_memory(asked.device)
     if room is not None and results.hardware is not None:
         room -= results.hardware.reserved_bytes
-    for name in asked.case or CASES:
-        case = small(CASES[name]) if asked.small else CASES[name]
-        way, arithmetic = fitting(case, room)
-        for line in arithmetic:
-            results.note(line)
-        if way is None:
-            results.note(f"{name}: no way to train it fits this card")
-            continue
-        for mode in asked.mode or MODES:
+    # All cases eager first: compiling takes the most time, and is what may be left undone.
+    for mode in asked.mode or MODES:
+        for name in asked.case or CASES:
             if not results.in_time:
                 results.note(f"{name}, {mode}: not started, out of time")
+                continue
+            case = small(CASES[name]) if asked.small else CASES[name]
+            way, arithmetic = fitting(case, room)
+            for line in arithmetic:
+                results.note(line)
+            if way is None:
+                results.note(f"{name}: no way to train it fits this card")
                 continue
             peers = {who: python for who, python in found.items() if who == OURS or who in case.peers}
             if len(peers) > 1 and way != case:

@@ -460,6 +460,8 @@ def test_a_forged_weights_file_is_refused_though_its_hash_is_right(name, here, r
         (["step"], ..., "step-2/state.json"),
         (["belongs_to"], ..., "belongs_to is missing"),
         (["lr_factor"], 10**399, "where a number is due"),
+        (["companions"], {}, "which this version keeps"),
+        (["companions", "pieces"], 3, "it is no mapping"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -50,6 +50,7 @@ def test_without_data_tokens_are_drawn_and_the_size_becomes_the_batch(said, here
     assert "\x1b" not in out + err
 
 
+@pytest.mark.slow
 def test_a_run_file_is_read_as_train_reads_it(said, prepared, here):
     (here / "run.yaml").write_text(
         f"spec: tiny-llama\ndata: {prepared / 'data'}\nout: nowhere\n"
@@ -64,6 +65,7 @@ def test_a_run_file_is_read_as_train_reads_it(said, prepared, here):
     assert not (here / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_a_second_round_adds_updates_and_says_how_much_is_left(said, here):
     code, out, err = said("find-batch", "tiny-llama", *SMALL, "--max", 1, "--rounds", 2, "--json")
     assert code == 0
@@ -79,6 +81,7 @@ def test_what_cannot_fit_is_not_run_and_the_exit_code_says_so(said, here):
     assert "next: vitruvius train llama-3-8b --set train.checkpointing=layers" in err
 
 
+@pytest.mark.slow
 def test_what_leaves_no_margin_is_measured_and_not_chosen(said, here):
     code, out, _ = said("find-batch", "tiny-llama", *SMALL, "--max", 1, "--memory", "20MB", "--margin", 99, "--json")
     told = json.loads(out)
@@ -149,14 +152,14 @@ def test_ctrl_c_prints_what_was_measured_so_far_and_leaves_nothing_running(here)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="address spaces are limited on Linux")
 def test_a_size_that_really_runs_out_of_memory_takes_nobody_down(here):
-    words = ["find-batch", "tiny-llama", "--context", 256, "--seconds", 0.1, "--rounds", 1, "--min", 16, "--json"]
-    words += ["--set", "train.threads=1", "--max", 512]
-    limited = "ulimit -v 2000000; exec " + " ".join([sys.executable, "-m", "vitruvius", *map(str, words)])
+    words = ["find-batch", "tiny-llama", "--context", 256, "--seconds", 0.1, "--rounds", 1, "--min", 32, "--json"]
+    words += ["--set", "train.threads=1", "--max", 128]
+    limited = "ulimit -v 1500000; exec " + " ".join([sys.executable, "-m", "vitruvius", *map(str, words)])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=False, env=environment)
     told = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
     states = {size["batch"]: size["status"] for size in told["sizes"]}
-    assert states[16] == "measured"
+    assert states[32] == "measured"
     assert "out-of-memory" in states.values()
     assert states[told["chosen"]] == "measured"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -166,7 +169,7 @@ def test_a_run_killed_without_warning_resumes_to_the_same_bits(vitruvius, spec, 
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)])
 def test_a_signal_saves_a_checkpoint_and_leaves_with_the_documented_code(number, code, spec, corpus, tmp_path):
     process = begin(
         tmp_path, spec, "--data", corpus, "--out", "run", "--steps", ENDLESS, "--checkpoint-every", "3", *QUICK
@@ -263,3 +266,42 @@ def test_a_mistake_is_answered_with_2_and_the_way_out(args, message, vitruvius, 
 def test_the_help_shows_three_examples(vitruvius):
     done = vitruvius("train", "--help")
     assert done.stdout.count("  vitruvius train ") == 3
+
+
+ON_A_TERMINAL = """
+import fcntl, runpy, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+runpy.run_module("vitruvius", run_name="__main__")
+"""
+
+
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(spec, corpus, tmp_path):
+    ours, theirs = os.openpty()
+    argv = ["train", spec, "--data", corpus, "--out", "run", "--steps", ENDLESS, "--checkpoint-every", "3", *QUICK]
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, *map(str, argv)],
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(theirs)
+    closing = threading.Event()
+
+    def read_until_closed():
+        while not closing.is_set():
+            if select.select([ours], [], [], 0.05)[0]:
+                os.read(ours, 65_536)
+        os.close(ours)
+
+    reader = threading.Thread(target=read_until_closed, daemon=True)
+    reader.start()
+    wait_for(tmp_path / "run", process, step=3)
+    closing.set()
+    reader.join()
+    assert process.wait() == 75
+    run = RunReader(tmp_path / "run")
+    assert run.record()["status"] == "stopped"
+    assert run.checkpoints()[-1].step == run.metrics()[-1]["step"]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitruvius.errors import UsageError
+from vitruvius.errors import RunError, UsageError
 from vitruvius.inference import Sampler
 
 
@@ -77,3 +77,16 @@ def test_equal_seeds_draw_equal_tokens_and_the_frequencies_are_the_probabilities
 def test_settings_without_meaning_are_refused_by_name(settings) -> None:
     with pytest.raises(UsageError, match=next(iter(settings))):
         Sampler(**settings)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-44, 1e-30, 1e-9])
+def test_a_temperature_near_zero_leaves_the_likeliest_token_alone(temperature) -> None:
+    logits = torch.tensor([[1.0, 30.0, 29.0], [-50.0, 0.0, -0.5]])
+    sampler = Sampler(temperature=temperature)
+    assert torch.equal(sampler.probabilities(logits), torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]))
+    assert sampler.sample(logits, _generator()).tolist() == [1, 1]
+
+
+def test_a_model_that_gives_nan_is_said_to() -> None:
+    with pytest.raises(RunError, match="NaN"):
+        Sampler().sample(torch.tensor([[0.0, float("nan")]]), _generator())

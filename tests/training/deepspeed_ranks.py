@@ -38,7 +38,7 @@ EACH: dict[str, tuple[str, int, dict[str, Any]]] = {
     "mixture": ("mixture", 2, {"accumulate": 2}),
     "biased": ("biased", 2, {"accumulate": 2, "checkpointing": "layers"}),
     "many-experts": ("many", 2, {}),
-    "clipped": ("dense", 2, {"clip": 0.1, "zclip": True}),
+    "clipped": ("dense", 2, {"clip": 0.1}),
     "curriculum": ("dense", 2, {"packing": "by-length"}),
     "bf16": ("mixture", 2, {"dtype": "bf16", "accumulate": 2}),
     "uneven": ("dense", 3, {"batch": 6}),
@@ -245,7 +245,7 @@ def _bytes() -> int:
 
 
 def unlike(data: Path, folder: Path) -> Any:
-    """What cannot be told before there is a model, and processes that are no multiple."""
+    """A batch that the processes do not divide, and a process that never comes."""
     engine = ZERO[2]
     return {
         "odd": in_ranks(lambda _: start("dense", data, folder / "odd", batch=3, engine=engine), folder / "odd-ends"),
@@ -254,10 +254,6 @@ def unlike(data: Path, folder: Path) -> Any:
                 start("dense", data, folder / "absent", engine=replace(engine, timeout=3)) if rank == 0 else None
             ),
             folder / "absent-ends",
-        ),
-        "mixed": in_ranks(
-            lambda _: start("twin:mamba2", data, folder / "mixed", dtype="bf16", context=16, engine=engine),
-            folder / "mixed-ends",
         ),
     }
 

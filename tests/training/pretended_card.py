@@ -135,7 +135,7 @@ def pretend() -> tuple[type, type]:
         def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
             return run(func, args, kwargs or {})
 
-        __torch_function__ = torch._C._disabled_torch_function_impl
+        __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     def run(func, args, kwargs):
         flat = trees.tree_leaves((args, kwargs))
@@ -233,9 +233,8 @@ def formula(q, k, v, *, score_mod, block_mask, scale, enable_gqa, return_aux=Non
 def main(library: str, home: str, settings: str) -> None:
     """Train, on the pretended card and on the CPU, and print what came of both and where the host waited."""
     load(Path(library))
-    card, mode = pretend()
+    _, mode = pretend()
     from conftest import MIXTURE
-
     from vitruvius.nn.backends import flex
     from vitruvius.spec import preset
     from vitruvius.training import TrainConfig, train

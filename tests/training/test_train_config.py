@@ -145,3 +145,9 @@ def test_divisors_are_all_that_divide(number):
 def test_an_absurd_batch_is_answered_at_once():
     with pytest.raises(SpecError, match="does not divide batch=2147483647"):
         from_plain({"batch": 2**31 - 1, "accumulate": 2})
+
+
+@pytest.mark.parametrize("plain", [{"decay": "\ud800"}, {"mix": {"\ud800": 1.0}}, {"betas": "a\udfff"}])
+def test_half_a_character_in_the_settings_is_a_finding(plain):
+    with pytest.raises(SpecError, match="the settings cannot be read"):
+        from_plain(plain)

@@ -61,7 +61,7 @@ def report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if _is_closed_pipe(error):
-        _abandon_stdout()
+        abandon_stdout()
         return DONE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -71,7 +71,7 @@ def report(error: BaseException) -> int:
             say(clean("".join(traceback.format_exception(error))))
         say(message)
     if isinstance(error, OSError):
-        _abandon_stdout()
+        abandon_stdout()
     return _exit_code(error)
 
 
@@ -132,7 +132,7 @@ def _stdout_fails() -> bool:
     return False
 
 
-def _abandon_stdout() -> None:
+def abandon_stdout() -> None:
     """Point stdout at nothing where it fails, so that its buffer cannot fail again when the interpreter leaves."""
     if _stdout_fails():
         with contextlib.suppress(OSError, ValueError, AttributeError):

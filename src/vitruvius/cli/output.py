@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -56,8 +57,9 @@ def emit_json(obj: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Print `text`, which is talk, and a line break on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print `text`, which is talk, and a line break on stderr. Where nobody can hear it, nothing fails for that."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def next_step(command: str) -> None:

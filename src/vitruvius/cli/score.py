@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,7 +48,7 @@ def command(*, run: str, data: str | None, split: str, most: int | None, show: i
         emit_json({"schema": SCHEMA, **scored.to_dict(show)})
         return
     emit("\n".join(_lines(scored, show)))
-    next_step("vitruvius generate RUN --prompt TEXT writes a target for a source of yours")
+    next_step(f"vitruvius generate {shlex.quote(clean_line(run))} --prompt TEXT writes a target for a source of yours")
 
 
 def _told(done: int, total: int) -> None:

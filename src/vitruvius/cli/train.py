@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vitruvius.cli.arguments import Count, Tokens, complete_preset, json_option, say_findings
+from vitruvius.cli.failures import abandon_stdout
 from vitruvius.cli.output import clean, emit, emit_json, next_step, say, wants_color
 from vitruvius.cli.verbs import ExampleCommand
 from vitruvius.errors import UsageError
@@ -31,7 +33,7 @@ EXAMPLES = (
     cls=ExampleCommand,
     examples=EXAMPLES,
     help="Train SPEC (a file, a preset, or a run file with spec, data and train sections) on prepared data. "
-    "Ctrl-C and SIGTERM save a checkpoint and leave; --resume goes on bit for bit.",
+    "Ctrl-C, SIGTERM and a closed terminal save a checkpoint and leave; --resume goes on bit for bit.",
     epilog="Every other setting: --set train.NAME=VALUE, listed in docs/training.md.",
 )
 @click.argument("spec", required=False, metavar="SPEC", shell_complete=complete_preset)
@@ -192,10 +194,17 @@ def _report(result: TrainResult, *, as_json: bool) -> int:
 
     if not speaks_here():
         return result.exit_code
-    if as_json:
-        emit_json(result.to_dict())
-    else:
-        emit(clean(_summary(result)))
+    try:
+        if as_json:
+            emit_json(result.to_dict())
+        else:
+            emit(clean(_summary(result)))
+        sys.stdout.flush()
+    except OSError as error:
+        # The run is what counts, and its code says how it ended, whoever is still there to read of it.
+        if error.errno not in {errno.EPIPE, errno.EIO}:
+            raise
+        abandon_stdout()
     run = shlex.quote(str(result.run))
     if result.status == "stopped":
         say(f"stopped at step {result.step:,} of {result.steps:,} with a checkpoint; nothing is lost")

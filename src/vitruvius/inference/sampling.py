@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vitruvius.errors import UsageError
+from vitruvius.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_LEAST_TEMPERATURE = 1e-30
+"""Below it logits pass what fp32 holds; the likeliest token alone is left long before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +41,26 @@ class Sampler:
             _within("min_p", self.min_p, 0.0, 1.0)
 
     def sample(self, logits_BV: Tensor, generator: torch.Generator) -> Tensor:
-        """One token per row, [B] int64. Equal generators and logits give equal tokens."""
+        """One token per row, [B] int64. Equal generators and logits give equal tokens.
+
+        Raises RunError where a logit is NaN.
+        """
         if self.temperature == 0:
             return logits_BV.argmax(dim=-1)
         probabilities_BV = self.probabilities(logits_BV)
-        return torch.multinomial(probabilities_BV, 1, generator=generator).squeeze(1)
+        try:
+            return torch.multinomial(probabilities_BV, 1, generator=generator).squeeze(1)
+        except RuntimeError:
+            if not bool(logits_BV.isnan().any()):
+                raise
+            raise RunError(
+                "the model gives NaN where the likelihood of a token is due",
+                fix="its weights were thrown too far in training: take an earlier checkpoint, or train at a lower --lr",
+            ) from None
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
         """What tokens are drawn from, [B, V] in fp32, summing to one. The temperature must not be 0."""
-        scaled_BV = logits_BV.float() / self.temperature
+        scaled_BV = logits_BV.float() / max(self.temperature, _LEAST_TEMPERATURE)
         if self.top_k is not None and self.top_k < scaled_BV.shape[1]:
             kth = scaled_BV.topk(self.top_k, dim=-1).values[:, -1:]
             scaled_BV = scaled_BV.masked_fill(scaled_BV < kth, -torch.inf)

@@ -180,8 +180,13 @@ def restore(
 
 def _restore_companion(companion: Companion, checkpoint: Checkpoint, state: object, engine: Engine) -> None:
     path, file = checkpoint.path / STATE_FILE, checkpoint.path / f"{companion.name}.safetensors"
+    if state is None:
+        # Every byte of it is as it was written, so nothing was lost: whoever wrote it knew of no such state.
+        what = f"the checkpoint has no state of {companion.name}, which this version keeps"
+        fix = "resume with the version of vitruvius that wrote it, or train into a new folder"
+        raise CorruptCheckpointError(what, where=str(path), fix=fix)
     if not isinstance(state, dict):
-        what = f"the state of {companion.name} is missing"
+        what = f"the state of {companion.name} is damaged: it is no mapping"
         raise CorruptCheckpointError(what, where=str(path), fix=_ANOTHER)
     try:
         companion.restore(cast("dict[str, Any]", state))

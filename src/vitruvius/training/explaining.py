@@ -28,6 +28,11 @@ def explain(entry: Any) -> Finding:
     """One of pydantic's errors in our words."""
     keys = [str(key) for key in entry["loc"] if key not in _TAGS]
     kind, context = entry["type"], entry.get("ctx", {})
+    if not keys:  # JSON that the parser itself refuses: half a character, or numbers without an end
+        what = f"the settings cannot be read: {entry['msg']}"
+        return Finding(
+            path="train", what=what, fix="look for a text that is not UTF-8, or a number that is far too long"
+        )
     in_stage = keys[0] == "curriculum"
     owner = CurriculumStage if in_stage else SECTIONS.get(keys[0], TrainConfig) if len(keys) > 1 else TrainConfig
     if keys[0] == "shape" and len(keys) > 2:

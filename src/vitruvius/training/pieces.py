@@ -283,16 +283,16 @@ def _no_smaller(trainer: Trainer, step: int, shortage: Shortage, *, saves: bool 
             if not (isinstance(error, RunError) or is_out_of_memory(error)):
                 raise
     config = trainer.config
-    ways = [] if config.checkpointing != "none" else ["--set train.checkpointing=layers"]
     assert config.context is not None
-    ways += [f"--context {config.context // 2}"] if config.context > 1 else []
+    ways = [f"--context {config.context // 2}"] if config.context > 1 else []
     ways += ["--set train.optimizer=adamw-8bit"] if config.optimizer == "adamw" else []
     steps = [checkpoint.step for checkpoint in trainer.run.reader.checkpoints()]
+    again = "" if config.checkpointing == "layers" else "and --set train.checkpointing=layers, or "
     saved = f"; checkpoint step-{max(steps)} is whole" if steps else ""
     return RunError(
         f"step {step:,}: {shortage.words} with one sample at a time: no smaller piece is left{saved}",
         where=str(trainer.run.path),
-        fix="go on with --resume where there is more memory, or train into a new folder with "
+        fix=f"go on with --resume {again}where there is more memory, or train into a new folder with "
         f"{', '.join([*ways, 'a smaller architecture'])}",
     )
 

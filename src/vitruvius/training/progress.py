@@ -10,6 +10,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TextIO, final
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from vitruvius.runs import Checkpoint
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -95,9 +97,20 @@ class PlainProgress:
         """Nothing: whoever started the run says how it ended."""
 
     def _say(self, text: str) -> None:
-        # A run outlives the terminal or pipe that watches it.
-        with contextlib.suppress(OSError, ValueError):
+        with _outliving():
             print(text, file=self._stream, flush=True)
+
+
+@contextlib.contextmanager
+def _outliving() -> Generator[None]:
+    """A run outlives the terminal or pipe that watches it. rich leaves the process where a pipe is closed."""
+    try:
+        yield
+    except (OSError, ValueError):
+        return
+    except SystemExit as left:
+        if not isinstance(left.__context__, BrokenPipeError):
+            raise
 
 
 @final
@@ -123,27 +136,31 @@ class LiveProgress:
     def started(self, *, step: int, steps: int) -> None:
         """Show the bar."""
         self._steps = steps
-        self._bar.update(self._task, completed=step, total=steps)
-        self._bar.start()
+        with _outliving():
+            self._bar.update(self._task, completed=step, total=steps)
+            self._bar.start()
 
     def row(self, row: dict[str, Any]) -> None:
         """Move the bar."""
         self._pace.add(row)
         text = described(row, self._steps, self._pace, with_step=False)
-        self._bar.update(self._task, completed=row["step"], description=text)
-        if "val_loss" in row:
-            self._console.print(described(row, self._steps, self._pace), markup=False)
+        with _outliving():
+            self._bar.update(self._task, completed=row["step"], description=text)
+            if "val_loss" in row:
+                self._console.print(described(row, self._steps, self._pace), markup=False)
 
     def saved(self, checkpoint: Checkpoint) -> None:
         """Nothing: the bar stands still for a moment."""
 
     def note(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text if text.startswith("warning: ") else f"note: {text}", markup=False)
+        with _outliving():
+            self._console.print(text if text.startswith("warning: ") else f"note: {text}", markup=False)
 
     def ended(self) -> None:
         """Take the bar away."""
-        self._bar.stop()
+        with _outliving():
+            self._bar.stop()
 
 
 def described(row: dict[str, Any], steps: int, pace: Pace, *, with_step: bool = True) -> str:

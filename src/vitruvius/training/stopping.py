@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from types import FrameType
 
-EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130} | ({signal.SIGHUP: 75} if hasattr(signal, "SIGHUP") else {})
 """Signal -> exit code of a run that it stopped and that can be resumed."""
 
 _ANNOUNCEMENT = {
     signal.SIGTERM: b"\nSIGTERM: saving a checkpoint, then leaving\n",
     signal.SIGINT: b"\ninterrupted: saving a checkpoint, then leaving (Ctrl-C again leaves at once)\n",
 }
+_CLOSED = b"\nthe terminal is gone: saving a checkpoint, then leaving\n"
 
 
 @final
@@ -57,9 +58,10 @@ def signalled() -> bool:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Generator[StopRequest]:
-    """A request that SIGTERM and Ctrl-C fill in; their former handlers come back when the block ends.
+    """A request that SIGTERM, Ctrl-C and a closed terminal (SIGHUP) fill in; former handlers come back at its end.
 
-    Signals reach only a process's main thread; in another one the request is never filled in.
+    A signal that is ignored, as SIGHUP is under nohup, stays so, but for Ctrl-C. Signals reach only a process's main
+    thread; in another one the request is never filled in.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -74,9 +76,10 @@ def stop_on_signals() -> Generator[StopRequest]:
             request.ask(number)
             # Not print: the signal may have come in the middle of one.
             with contextlib.suppress(OSError):
-                os.write(2, _ANNOUNCEMENT[signal.Signals(number)])
+                os.write(2, _ANNOUNCEMENT.get(signal.Signals(number), _CLOSED))
 
-    before = {number: signal.signal(number, handle) for number in EXIT_CODES}
+    ignored = {number for number in EXIT_CODES if signal.getsignal(number) is signal.SIG_IGN} - {signal.SIGINT}
+    before = {number: signal.signal(number, handle) for number in EXIT_CODES if number not in ignored}
     _LISTENING.append(request)
     try:
         yield request

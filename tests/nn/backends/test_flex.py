@@ -129,3 +129,20 @@ def test_gradients_on_cuda_equal_the_reference(names, pattern) -> None:
     for name, expected in exact.items():
         error = (found[name].cpu().double() - expected).norm() / expected.norm().clamp(min=1e-9)
         assert error < 1e-2, name
+
+
+def test_a_compiled_model_leaves_the_making_of_masks_alone(monkeypatch):
+    # Traced, the caches of masks would be passed over, and loops over tiles would leave whole layers uncompiled.
+    made = []
+    monkeypatch.setattr(module, "keys_of", lambda *asked: made.append(torch.compiler.is_compiling()) or keys_of(*asked))
+    monkeypatch.setattr(module, "kernel", lambda: lambda q, *_, **__: q)
+    monkeypatch.setattr(module, "_KERNELS", set())
+    case = Case.of("causal & sliding(8)", 200, frozenset())
+    q, k, v = (case.leaves[name].detach().float() for name in "qkv")
+    compiled = torch.compile(lambda q, k, v: module.flex(q + 1, k, v, case.request) * 2, backend="eager")
+    with torch.no_grad():
+        found = [compiled(q, k, v) for _ in range(2)]
+    torch._dynamo.reset()
+    assert torch.equal(found[1], (q + 1) * 2)
+    assert made == [False, False]
+    assert len(module._KERNELS) == 1

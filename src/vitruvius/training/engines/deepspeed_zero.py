@@ -272,6 +272,8 @@ class Zero:
         else:
             zero.averaged_gradients = {}
             zero.micro_step_id = 0
+            # Else a weight that is not used next time has the gradient of this time.
+            zero.grad_partitions_flat_buffer.zero_()
 
     def begin_at(self, step: int) -> None:
         """So many updates are done."""
