@@ -48,7 +48,8 @@ def design(name):
 
 def error_of(architecture, *, documents="joined", context=None, **way):
     measured = measure_step(architecture, documents=documents, tokens=context, **way)
-    settings = {"context": context} | {name: value for name, value in way.items() if name != "dtype"}
+    settings = {"context": context} | {name: value for name, value in way.items() if name not in {"dtype", "z_loss"}}
+    settings["z_loss"] = "added" if way.get("z_loss") else "none"
     workload = Workload(mode="train", weights=way["dtype"], **settings)
     said = training_memory(resolve(architecture), workload, documents=documents)
     return (said.peak - measured.peak) / measured.peak, said, measured
@@ -60,6 +61,13 @@ def test_the_peak_is_known_in_fp16_and_with_moments_of_8_bits(name, optimizer):
     if optimizer == "adamw-8bit":
         pytest.importorskip("bitsandbytes")
     error, said, measured = error_of(design(name), batch=2, dtype="fp16", optimizer=optimizer)
+    assert -0.02 <= error <= 0.05, (said.highest, measured)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("name", ["dense", "mixture", "encoder-decoder", "large vocabulary"])
+def test_the_peak_is_known_with_a_z_loss(name, dtype):
+    error, said, measured = error_of(design(name), batch=2, dtype=dtype, z_loss=1e-4)
     assert -0.02 <= error <= 0.05, (said.highest, measured)
 
 

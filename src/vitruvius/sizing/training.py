@@ -140,6 +140,7 @@ def training_memory(
         documents=documents,
         weights="trained" if trains else "frozen",
         half="fp16" if form.rest == "fp16" else "bf16",
+        z_loss=workload.z_loss,
     )
     levels = levels_of(steps(graph, work, loss=workload.loss), checkpointing=workload.checkpointing)
     summed = workload.accumulate > 1

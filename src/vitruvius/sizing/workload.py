@@ -51,5 +51,7 @@ class Workload:
     """Micro-batches of one update; above 1, fp32 sums of gradients are kept."""
     average: Literal["none", "fp32"] = "none"
     """`fp32`: a moving average of the weights is kept beside them."""
+    z_loss: Literal["none", "added"] = "none"
+    """Whether the squared log-sum-exp of the logits is added to the loss."""
     adapters: Adapters = Adapters()
     """Of the modes lora and qlora."""

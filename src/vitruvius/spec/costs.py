@@ -143,6 +143,8 @@ class Work:
     """`frozen` weights get no gradients; adapters beside them keep what their maps would."""
     half: Literal["bf16", "fp16"] = "bf16"
     """Which of the formats of two bytes it is, where it is one."""
+    z_loss: Literal["none", "added"] = "none"
+    """Whether the squared log-sum-exp of the logits is added to the loss."""
 
     @property
     def positions(self) -> int:

@@ -41,6 +41,7 @@ def measure_step(
     checkpointing: Checkpointing = "none",
     accumulate: int = 1,
     documents: Literal["joined", "separate"] = "joined",
+    z_loss: float = 0.0,
     device: Device = "cpu",
 ) -> Measured:
     """The memory of one update: `accumulate` micro-batches of `batch` sequences, then the optimizer's step.
@@ -50,7 +51,7 @@ def measure_step(
     """
     length = architecture.context if tokens is None else tokens
     at_least_one(batch=batch, tokens=length, accumulate=accumulate)
-    config = TrainConfig(dtype=dtype, optimizer=optimizer, checkpointing=checkpointing)
+    config = TrainConfig(dtype=dtype, optimizer=optimizer, checkpointing=checkpointing, z_loss=z_loss)
 
     def step() -> Steps:
         return Steps(
@@ -85,7 +86,7 @@ class Steps:
         self.model.checkpointing = config.checkpointing
         self.model.train()
         self.optimizer = make_optimizer(self.model, config)
-        self.accumulate = accumulate
+        self.accumulate, self.z_loss = accumulate, config.z_loss
         self.ids = torch.randint(0, architecture.vocab_size, (batch, tokens), device=device)
         self.targets = self.ids.roll(-1, 1)
         self.source = self.ids.clone() if architecture.encoder is not None else None
@@ -94,7 +95,7 @@ class Steps:
     def run(self, done: Callable[[str], None]) -> None:
         """One update; `done` is told the name of each phase when it ends."""
         for _ in range(self.accumulate):
-            signals = Signals()
+            signals = Signals(z_loss=self.z_loss)
             objective = self.model.loss(
                 self.ids, self.targets, source=self.source, documents=self.documents, signals=signals
             )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from vitruvius.errors import UsageError
 from vitruvius.runs.available import Available, available_memory
 from vitruvius.sizing.training import TrainingMemory, training_memory
-from vitruvius.sizing.workload import Workload
 from vitruvius.spec import resolve
 from vitruvius.training.rules import divisors
 from vitruvius.training.shaping.costs import costly_shapes
+from vitruvius.training.workload import workload_of
 from vitruvius.units import format_bytes
 
 if TYPE_CHECKING:
@@ -40,18 +40,8 @@ def memory_of_run(architecture: Architecture, config: TrainConfig) -> TrainingMe
 
 
 def _memory_of_step(architecture: Architecture, config: TrainConfig) -> TrainingMemory:
-    workload = Workload(
-        mode="train",
-        context=config.context,
-        batch=config.batch // config.accumulate,
-        weights=config.dtype,
-        # Pages can leave a GPU that is full; until then they lie there.
-        optimizer="adamw-8bit" if config.optimizer == "adamw-8bit-paged" else config.optimizer,
-        checkpointing=config.checkpointing,
-        accumulate=config.accumulate,
-        average="none" if config.ema is None else "fp32",
-    )
-    return training_memory(resolve(architecture), workload, threads=config.threads or 1, documents=config.documents)
+    workload, threads = workload_of(config), config.threads or 1
+    return training_memory(resolve(architecture), workload, threads=threads, documents=config.documents)
 
 
 def copy_of_run(architecture: Architecture, config: TrainConfig) -> int:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from vitruvius.data import PackedBatches, TokenShards, read_index
 from vitruvius.report.durations import duration
 from vitruvius.sizing.speed import speed_of
-from vitruvius.sizing.workload import Workload
 from vitruvius.spec import resolve
+from vitruvius.training.workload import workload_of
 from vitruvius.units import format_bytes
 
 if TYPE_CHECKING:
@@ -188,16 +188,7 @@ def bounded(architecture: Architecture, config: TrainConfig, counts: Counts, dev
     `config` is resolved. Source: `vitruvius.sizing.speed`. Raises UsageError for formats that there are not.
     """
     graph = resolve(architecture)
-    workload = Workload(
-        mode="train",
-        context=config.context,
-        batch=config.batch // config.accumulate,
-        weights=config.dtype,
-        optimizer="adamw-8bit" if config.optimizer == "adamw-8bit-paged" else config.optimizer,
-        checkpointing=config.checkpointing,
-        accumulate=config.accumulate,
-    )
-    speed = speed_of(graph, workload, device)
+    speed = speed_of(graph, workload_of(config), device)
     assert speed.train_step_seconds is not None
     assert speed.expected_train_step_seconds is not None
     assert config.context is not None

@@ -223,8 +223,8 @@ def _pulled(z_CV: Tensor, p_CV: Tensor, pull_C: Tensor) -> None:
     step = max(1, WIDE // p_CV.shape[1])
     for start in range(0, p_CV.shape[0], step):
         part = slice(start, start + step)
-        wide_RV = torch.softmax(z_CV[part], dim=-1, dtype=pull_C.dtype)
-        p_CV[part] = wide_RV.mul_(1 + pull_C[part].unsqueeze(-1))
+        # Without a name: the next rows' softmax must not find these still there.
+        p_CV[part] = torch.softmax(z_CV[part], dim=-1, dtype=pull_C.dtype).mul_(1 + pull_C[part].unsqueeze(-1))
 
 
 SURE = 0.5

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CHUNK_LOGITS = 1 << 24
 """Logits held at a time; `vitruvius.nn.ops.cross_entropy` says why."""
+WIDE = 1 << 17
+"""Probabilities at a time that are computed in fp32 with a z-loss, where the model's format is narrower."""
 FOLD = {"bf16": 4096, "fp16": 512}
 """Rows whose part of the weight's gradient is summed before it is added to an fp32 sum, by narrow format."""
 
@@ -62,6 +64,7 @@ def _chunked(tape: Tape, h: Value, vocabulary: int, *, softcap: bool, weights: i
     rows, width = prod(h.shape[:-1]), h.shape[-1]
     wide = max(4, h.item)
     sweep = _sweep(rows, vocabulary, width, h.item, tape.work, is_capped=softcap)
+    sweep += rows * wide if tape.work.z_loss == "added" else 0  # the log-sum-exp of each token
     of_map = vocabulary * width * h.item
     d_h, d_map = tape.fresh(h.shape, gradient=False), tape.fresh((of_map,), item=1, gradient=False)
     made = [d_h] if tape.work.weights == "frozen" else [d_h, d_map]
@@ -87,6 +90,9 @@ def _sweep(rows: int, vocabulary: int, width: int, item: int, work: Work, *, is_
     of_map, folded = vocabulary * width * item, vocabulary * width * wide
     cast = folded if item < wide else 0
     packed = repacked(of_map, work) if item < wide else 0
+    if work.z_loss == "added" and item < wide:
+        # Of a few rows the softmax once more: the logits in fp32, and the probabilities.
+        packed = max(packed, 2 * wide * vocabulary * min(rows, chunk, max(1, WIDE // vocabulary)))
     buffer = min(chunk, rows) * vocabulary * item
     high, before, summed, sums = 0, 0, 0, 0
     # After three sums nothing new happens.
