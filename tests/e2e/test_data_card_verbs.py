@@ -44,7 +44,7 @@ def test_what_people_state_is_told(card, here):
     fields = parse_text(text.removeprefix("---\n").split("\n---\n", 1)[0]).value
     assert fields["license"].value == "mit"
     assert fields["pretty_name"].value == "Lines"
-    assert [code.value for code in fields["language"].value] == ["en"]
+    assert [code.value for code in fields["language"].value] == ["en"]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
     assert "**For what purpose was it made?** To try things out." in text
     assert "To try things out." in (here / "card.html").read_text()
 

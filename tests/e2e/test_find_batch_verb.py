@@ -135,7 +135,7 @@ def test_ctrl_c_prints_what_was_measured_so_far_and_leaves_nothing_running(here)
     command = [sys.executable, "-m", "vitruvius", *map(str, words)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     said = []
-    for line in process.stderr:
+    for line in process.stderr:  # pyright: ignore[reportOptionalIterable]
         said.append(line)
         if "tokens/s" in line:
             break

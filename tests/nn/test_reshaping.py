@@ -176,7 +176,7 @@ def seen_of(model, *, backend="auto", checkpointing="none") -> Seen:
             **{f"aux {step} {i}": x.detach() for i, x in enumerate(signals.losses)},
         }
         numbers += [{name: [float(value) for value in values] for name, values in signals.metrics.items()}]
-        numbers += [[chosen.tolist() for chosen in signals.routing]]
+        numbers += [[chosen.tolist() for chosen in signals.routing]]  # pyright: ignore[reportOptionalIterable]
         after_step(model)
     tensors |= {f"grad {n}": torch.zeros(()) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
     tensors |= {f"buffer {name}": buffer.clone() for name, buffer in model.named_buffers()}

@@ -27,7 +27,7 @@ def routing_of(model, ids, step=1, seed=0):
     signals = Signals(routing=[])
     with torch.no_grad():
         model.loss(ids, ids, signals=signals)
-    return [chosen.view(*ids.shape, -1) for chosen in signals.routing]
+    return [chosen.view(*ids.shape, -1) for chosen in signals.routing]  # pyright: ignore[reportOptionalIterable]
 
 
 def ids_of(rows=4, length=24, seed=0):

@@ -67,7 +67,7 @@ DDP = EngineSettings(kind="ddp", timeout=60)
 def in_ranks(work: Callable[[int], Any], folder: Path, count: int = 2) -> list[dict[str, Any]]:
     """Do `work(rank)` in `count` children at once; how each ended: `value`, `error` or `signal`, and `seconds`."""
     folder.mkdir(parents=True, exist_ok=True)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
     began, children = time.monotonic(), []
     for rank in range(count):
         pid = os.fork()

@@ -24,7 +24,7 @@ FILES, Memory = KILLING["FILES"], KILLING["Memory"]
 PLACES = (0.0, 0.3, 0.6, 0.9999)
 
 
-class Notes(Silent):
+class Notes(Silent):  # pyright: ignore[reportGeneralTypeIssues]
     """A listener that keeps what it is told in words."""
 
     def __init__(self):

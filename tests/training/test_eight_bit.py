@@ -56,7 +56,7 @@ def test_steps_are_bit_for_bit_those_of_bitsandbytes(shape, weight_decay):
 
     mine, theirs = nn.Parameter(drawn(*shape)), nn.Parameter(drawn(*shape))
     opt = optimiser(mine, weight_decay=weight_decay)
-    reference = bitsandbytes.optim.AdamW8bit([theirs], lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay)
+    reference = bitsandbytes.optim.AdamW8bit([theirs], lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay)  # pyright: ignore[reportPrivateImportUsage]
     for step in range(4):
         mine.grad = drawn(*shape, seed=step, spread=2.0)
         theirs.grad = mine.grad.clone()

@@ -187,7 +187,7 @@ def test_a_prefix_is_never_empty_and_never_the_whole_and_every_length_is_drawn()
         (piece,) = prefixed.pieces(batch(size=600, context=context), 1, CPU)
         # Of a sample of one token there is no other prefix than that token; its target is still outside.
         assert set(piece.prefix) == set(range(1, max(2, context)))
-        assert piece.scored == sum(context - prefix + 1 for prefix in piece.prefix)
+        assert piece.scored == sum(context - prefix + 1 for prefix in piece.prefix)  # pyright: ignore[reportOptionalIterable]
         assert ((piece.targets >= 0).sum(dim=1) >= 1).all()
 
 
@@ -196,7 +196,7 @@ def test_what_a_prefix_cannot_see_does_not_reach_its_targets():
     model = build(read_text(PREFIXED).architecture, dtype="fp64")
     prefixed, _ = objective(PREFIXED, objective="prefix-lm")
     (piece,) = prefixed.pieces(batch(size=1), 1, CPU)
-    (prefix,) = piece.prefix
+    (prefix,) = piece.prefix  # pyright: ignore[reportGeneralTypeIssues]
     assert prefix < 15
     last = piece.tokens.clone()
     last[0, 15] = (last[0, 15] + 1) % 30

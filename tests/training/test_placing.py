@@ -44,7 +44,7 @@ def test_what_it_prints_is_accepted_by_the_settings_and_takes_what_sizing_says(c
     architecture, config, found = placed(*case)
     assert found.chosen is not None
     written = tree_to_plain(parse_text(found.yaml(), file="run.yaml"))["train"]
-    settings = from_plain({**written, "context": config.context})
+    settings = from_plain({**written, "context": config.context})  # pyright: ignore[reportGeneralTypeIssues]
     assert findings(settings, architecture) == []
     plan = found.chosen.plan
     # Each process gets as many micro-batches as the plan has.

@@ -227,7 +227,7 @@ class TestShards:
     def test_what_an_optimizer_keeps_is_cut_as_its_parameter_is(self):
         shard = Shard(shape=(4, 2), splits=(Split(axis="data", dim=0),))
         shards = Shards(grid=Grid(data=2, tensor=1), rank=1, by_name={"layers.0.q.weight": shard})
-        part = shards.whole("exp_avg.layers.0.q.weight", torch.zeros(2, 2))
+        part = shards.part("exp_avg.layers.0.q.weight", torch.zeros(2, 2))
         assert (tuple(part.shape), part.numel(), part.element_size()) == ((4, 2), 8, 4)
         assert shards.find("step") is None
 

@@ -167,7 +167,7 @@ def test_the_front_matter_holds_whatever_people_state_as_text(folder):
     text = card_markdown(facts)
     front, body = text.removeprefix("---\n").split("\n---\n", 1)
     tree = parse_text(front)
-    assert [*tree.value][:3] == ["license", "language", "pretty_name"]
+    assert [*tree.value][:3] == ["license", "language", "pretty_name"]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
     assert tree.value["pretty_name"].value == r'"] --- # <script>alert(1)</script> | `x` [a](javascript:b) \x1b[2J'
     assert "\x1b" not in body and "<script" not in body.replace("\\<script", "")
     assert "\n# \\<" not in body

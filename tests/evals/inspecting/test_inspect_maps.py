@@ -147,7 +147,7 @@ def test_influence_is_the_norm_of_the_jacobian_within_its_standard_error() -> No
     model = build(shrink(preset("mamba2")), dtype="fp32", seed=0).eval()
     tokens = torch.randint(64, (1, 8), generator=torch.Generator().manual_seed(0))
     look = looks_of(model, tokens)[0]
-    found, queries = influence(look, seed=0)
+    found, queries = influence(look, seed=0)  # pyright: ignore[reportGeneralTypeIssues]
     assert queries == list(range(8))
 
     def forward(x_TD):

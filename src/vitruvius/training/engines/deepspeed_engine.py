@@ -15,9 +15,10 @@ from vitruvius.errors import UsageError
 from vitruvius.nn.weights import ensure_fits, weights_of
 from vitruvius.runs.checkpoints import MODEL_FILE
 from vitruvius.training.engines.deepspeed_optimizer import ZeroOptimizer
-from vitruvius.training.engines.deepspeed_parts import Fragment, Fragments, with_whole
+from vitruvius.training.engines.deepspeed_parts import Fragment, Fragments
 from vitruvius.training.engines.deepspeed_zero import Zero, forget, require_deepspeed, started
 from vitruvius.training.engines.processes import ProcessEngine
+from vitruvius.training.engines.wholes import with_whole
 from vitruvius.training.optim import groups_of
 
 if TYPE_CHECKING:

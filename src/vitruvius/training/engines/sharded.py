@@ -26,9 +26,10 @@ from vitruvius.runs.checkpoints import MODEL_FILE
 from vitruvius.training.determinism import digest_of
 from vitruvius.training.engines.experts import mixtures_of, spread_experts
 from vitruvius.training.engines.processes import ProcessEngine
-from vitruvius.training.engines.shards import Grid, Part, Shard, Shards, Split, part_of
+from vitruvius.training.engines.shards import Grid, Shard, Shards, Split, part_of
 from vitruvius.training.engines.sums import sum_gradients
 from vitruvius.training.engines.tensors import split_layers
+from vitruvius.training.engines.wholes import with_whole
 from vitruvius.training.engines.wrapping import shard_model
 from vitruvius.training.master import local
 from vitruvius.training.splitting import experts_of, whole_kinds
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from vitruvius.training.master import MasterOptimizer, Slot
     from vitruvius.training.settings import EngineSettings
 
-_DONE = -1
-"""What the first process says when it wants no more tensors."""
 EXPERT_AXES: tuple[Axis, ...] = ("expert", "copies")
 
 
@@ -214,46 +213,17 @@ class ShardedEngine(ProcessEngine):
         return whole
 
     def with_whole(self, files: Files, work: Callable[[Files], Any]) -> Any:
-        """The first process asks for one tensor after another, in any order; the others answer until it is done."""
-        parts = {
-            file: {name: self.shards.whole(name, local(tensor)) for name, tensor in tensors.items()}
-            for file, tensors in files.items()
-        }
-        ordered = [part for file in sorted(parts) for _, part in sorted(parts[file].items())]
-        number = {id(part): index for index, part in enumerate(ordered)}
-        wholes: Any = {
-            file: {
-                name: part.local if part.shard is None else replace(part, asked=_Asked(self, number[id(part)], part))
-                for name, part in named.items()
-            }
-            for file, named in parts.items()
-        }
-
-        def asking() -> Any:
-            try:
-                return work(wholes)
-            finally:
-                self._say(_DONE)
-
-        if not self.is_main:
-            while (index := self._say(_DONE)) != _DONE:
-                self.shards.send(ordered[index])
-        return self.from_main(asking)
-
-    def ask(self, index: int, part: Part) -> Tensor:
-        """In the first process: the whole of a tensor."""
-        self._say(index)
-        return self.shards.receive(part)
+        """What is shared is gathered, one tensor at a time, when the first process asks."""
+        return with_whole(self, self.shards, files, work)
 
     def load(self, model: Model, folder: Path) -> None:
         """Every process reads its parts."""
         path = folder / MODEL_FILE
-        mine = {name: local(tensor) for name, tensor in weights_of(model).items()}
-        wholes = {name: self.shards.whole(name, tensor) for name, tensor in mine.items()}
-        ensure_fits({n: torch.empty(part.shape, dtype=part.dtype, device="meta") for n, part in wholes.items()}, path)
+        parts = {name: self.shards.part(name, tensor) for name, tensor in weights_of(model).items()}
+        ensure_fits({n: torch.empty(part.shape, dtype=part.dtype, device="meta") for n, part in parts.items()}, path)
         with torch.no_grad():
             for name, tensor in self.read(path).items():
-                mine[name].copy_(tensor)
+                parts[name].local.copy_(tensor)
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """This process's parts of a file."""
@@ -272,12 +242,6 @@ class ShardedEngine(ProcessEngine):
         for axis, dim, size in reversed(shapes):
             part = _joined(part, dim, size, self.grid.size(axis), self.groups[axis])
         return part
-
-    def _say(self, index: int) -> int:
-        """What the first process says, in all."""
-        said = torch.tensor([index])
-        dist.broadcast(said, src=0)
-        return int(said)
 
 
 def _grid(ranks: int, settings: EngineSettings) -> Grid:
@@ -305,18 +269,6 @@ def _joined(part: Tensor, dim: int, size: int, parts: int, group: dist.ProcessGr
     found = [torch.empty_like(padded) for _ in range(parts)]
     dist.all_gather(found, padded, group=group)
     return torch.cat(found, dim).narrow(dim, 0, size)
-
-
-class _Asked:
-    """Fetches a whole tensor for the first process."""
-
-    __slots__ = ("engine", "index", "part")
-
-    def __init__(self, engine: ShardedEngine, index: int, part: Part) -> None:
-        self.engine, self.index, self.part = engine, index, part
-
-    def __call__(self, _: Part) -> Tensor:
-        return self.engine.ask(self.index, self.part)
 
 
 class _SharedMatrix:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
 
-from vitruvius.errors import RunError
 from vitruvius.nn.weights import read_parts
-from vitruvius.runs.tensorfile import read_header
+from vitruvius.training.engines.wholes import Part, names_in
+from vitruvius.training.master import local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -150,14 +150,14 @@ class Shards:
         found = self.by_name.get(name)
         return self.by_name.get(name.partition(".")[2]) if found is None else found
 
-    def whole(self, name: str, local: Tensor) -> Part:
-        """A tensor as it is in the whole model."""
-        shard = self.find(name)
+    def part(self, name: str, tensor: Tensor) -> Part[Shard]:
+        """A tensor of a checkpoint as this process has it."""
+        shard, mine = self.find(name), local(tensor)
         if shard is None or not shard.splits:
-            return Part(name=name, local=local, shape=local.shape, dtype=local.dtype)
-        mine = shard.local_shape(self.grid, self.rank)
-        assert tuple(local.shape) == mine, f"{name} is {tuple(local.shape)}, and the part of this process {mine}"
-        return Part(name=name, local=local, shape=torch.Size(shard.shape), dtype=local.dtype, shard=shard)
+            return Part.of(mine, None)
+        shape = shard.local_shape(self.grid, self.rank)
+        assert tuple(mine.shape) == shape, f"{name} is {tuple(mine.shape)}, and the part of this process {shape}"
+        return Part.of(mine, shard)
 
     def counted(self, name: str) -> bool:
         """Whether this process is the one that counts its part of a parameter in sums over all."""
@@ -166,22 +166,22 @@ class Shards:
             return self.rank == 0
         return self.rank in set(shard.owners(self.grid))
 
-    def send(self, part: Part) -> None:
+    def send(self, part: Part[Shard]) -> None:
         """In every process but the first: give the first one this process's part, when it is one that it needs."""
-        if part.shard is not None and self.rank in set(part.shard.owners(self.grid)) and part.local.numel():
+        if part.cut is not None and self.rank in set(part.cut.owners(self.grid)) and part.local.numel():
             dist.send(part.local.detach().cpu().contiguous(), dst=0)
 
-    def receive(self, part: Part) -> Tensor:
+    def receive(self, part: Part[Shard]) -> Tensor:
         """In the first process: the whole tensor, on the CPU, while the others `send`."""
-        if part.shard is None:
+        if part.cut is None:
             return part.local.detach()
         whole = torch.empty(part.shape, dtype=part.dtype)
-        for rank in part.shard.owners(self.grid):
-            box = part.shard.box(self.grid, rank)
+        for rank in part.cut.owners(self.grid):
+            box = part.cut.box(self.grid, rank)
             if rank == self.rank:
                 whole[box] = part.local.detach().cpu()
-            elif math.prod(part.shard.local_shape(self.grid, rank)):
-                buffer = torch.empty(part.shard.local_shape(self.grid, rank), dtype=part.dtype)
+            elif math.prod(part.cut.local_shape(self.grid, rank)):
+                buffer = torch.empty(part.cut.local_shape(self.grid, rank), dtype=part.dtype)
                 dist.recv(buffer, src=rank)
                 whole[box] = buffer
         return whole
@@ -191,48 +191,6 @@ class Shards:
 
         Raises RunError when the file is not whole, or a tensor of it has another shape than the one that is shared.
         """
-        header = read_header(path)
-        wrong = [
-            f"{name} is {list(entry.shape)}, expected {list(shard.shape)}"
-            for name, entry in header.items()
-            if (shard := self.find(name)) is not None and entry.shape != shard.shape
-        ]
-        if wrong:
-            raise RunError(
-                "the tensors do not fit the architecture: " + "; ".join(sorted(wrong)[:8]),
-                where=str(path),
-                fix="load them into the architecture they were trained with",
-            )
-        shards = {name: self.find(name) for name in header}
+        shards = {name: self.find(name) for name in names_in(path, self.find)}
         boxes = {name: shard and shard.box(self.grid, self.rank) for name, shard in shards.items()}
         return read_parts(path, boxes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A tensor of which processes have parts, with the shape of the whole; `vitruvius.nn.weights` can write it."""
-
-    name: str
-    local: Tensor
-    shape: torch.Size
-    dtype: torch.dtype
-    shard: Shard | None = None
-    asked: Any = None
-    """Called with this part where somebody wants the whole."""
-
-    @property
-    def is_cuda(self) -> bool:
-        """False: wholes are made on the CPU."""
-        return False
-
-    def numel(self) -> int:
-        """Elements of the whole."""
-        return self.shape.numel()
-
-    def element_size(self) -> int:
-        """Bytes of one."""
-        return self.local.element_size()
-
-    def detach(self) -> Tensor:
-        """The whole tensor: the other processes are asked for it."""
-        return cast("Tensor", self.asked(self))
