@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,3 +97,20 @@ def run_of(data: Path, tmp_path: Path, one_thread: None) -> Callable[..., TrainR
         return train(architecture, data=data, out=tmp_path / name, config=config, **known)
 
     return start
+
+
+@pytest.fixture(scope="module")
+def asked(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """What the module's `SCRIPT`, which starts processes, prints as JSON; each is asked once: `asked("resumed")`."""
+    said: dict[tuple[str, ...], Any] = {}
+
+    def ask(*words: str) -> Any:
+        if words not in said:
+            folder = tmp_path_factory.mktemp("-".join(("asked", *words))[:40])
+            command = [sys.executable, str(request.module.SCRIPT), str(data), str(folder), *words]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+            assert done.returncode == 0, done.stderr
+            said[words] = json.loads(done.stdout)
+        return said[words]
+
+    return ask

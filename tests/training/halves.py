@@ -41,3 +41,9 @@ def rows(run):
         {key: value for key, value in row.items() if key not in clock and not key.startswith("forward_seconds/")}
         for row in RunReader(run).metrics()
     ]
+
+
+def furthest(one, other, key="loss"):
+    """The largest relative difference between the rows of two runs."""
+    assert len(one) == len(other) > 0
+    return max(abs(a[key] / b[key] - 1) for a, b in zip(one, other, strict=True))

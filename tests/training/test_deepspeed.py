@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from halves import furthest  # pyright: ignore[reportMissingImports]
 
 from vitruvius.errors import RunError, SpecError, UsageError
 from vitruvius.nn import build
@@ -34,33 +35,6 @@ TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3}
 CASES = ("mixture", "biased", "clipped", "borrowing", "uneven")
 TWINS = ("seq2seq-small", "context-aware-bert")
 OF_WHOLE_WEIGHTS = ("update_ratio/", "embedding_norm_", "guard_seconds")
-
-
-@pytest.fixture(scope="module")
-def scenario(data, tmp_path_factory):
-    """What `deepspeed_ranks.py` says about a scenario; each is played once."""
-    played = {}
-
-    def play(name, *cases):
-        if (name, *cases) not in played:
-            folder = tmp_path_factory.mktemp(name)
-            done = subprocess.run(
-                [sys.executable, str(SCRIPT), str(data), str(folder), name, *cases],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=900,
-            )
-            assert done.returncode == 0, done.stderr
-            played[name, *cases] = json.loads(done.stdout)
-        return played[name, *cases]
-
-    return play
-
-
-def furthest(one, other, key="loss"):
-    assert len(one) == len(other) > 0
-    return max(abs(a[key] / b[key] - 1) for a, b in zip(one, other, strict=True))
 
 
 def agrees(found, tolerance):
@@ -86,8 +60,8 @@ def agrees(found, tolerance):
 @pytest.mark.parametrize("stage", [2, 3])
 class TestSameRun:
     @pytest.mark.parametrize("case", CASES)
-    def test_processes_that_share_a_model_give_the_losses_of_one_under(self, case, stage, scenario):
-        found = scenario("equal", *(f"{each}-{stage}" for each in CASES))[f"{case}-{stage}"]
+    def test_processes_that_share_a_model_give_the_losses_of_one_under(self, case, stage, asked):
+        found = asked("equal", *(f"{each}-{stage}" for each in CASES))[f"{case}-{stage}"]
         agrees(found, TOLERANCE["fp32"])
         if case == "mixture":
             for key in ("expert_load_max_over_mean", "dead_experts"):
@@ -96,17 +70,17 @@ class TestSameRun:
             assert all("clipped_to" in row for row in found["two"]), "else this says nothing about clipping"
 
     @pytest.mark.parametrize("name", TWINS)
-    def test_the_twin_of_a_preset_trains_as_in_one_process(self, name, stage, scenario):
-        found = scenario("equal", *(f"twin-{each}-{stage}" for each in TWINS))
+    def test_the_twin_of_a_preset_trains_as_in_one_process(self, name, stage, asked):
+        found = asked("equal", *(f"twin-{each}-{stage}" for each in TWINS))
         agrees(found[f"twin-{name}-{stage}"], TOLERANCE["fp32"])
 
-    def test_in_bf16_losses_differ_by_its_rounding(self, stage, scenario):
-        found = scenario("equal", f"bf16-{stage}")[f"bf16-{stage}"]
+    def test_in_bf16_losses_differ_by_its_rounding(self, stage, asked):
+        found = asked("equal", f"bf16-{stage}")[f"bf16-{stage}"]
         agrees(found, TOLERANCE["bf16"])
         assert found["one"] != found["two"], "then the tolerance says too little"
 
-    def test_a_run_that_is_stopped_or_killed_goes_on_to_the_same_bits(self, stage, scenario):
-        found = scenario("again", str(stage))
+    def test_a_run_that_is_stopped_or_killed_goes_on_to_the_same_bits(self, stage, asked):
+        found = asked("again", str(stage))
         assert {end["value"]["exit_code"] for end in found["stopped"]} == {75}
         survivor, victim = found["killed"]
         assert victim["signal"] == signal.SIGKILL
@@ -117,16 +91,14 @@ class TestSameRun:
         assert found["rows"][0] == found["rows"][1] == found["rows"][2]
 
     @pytest.mark.parametrize(("policy", "applied"), [("skip", [1, 1, 0, 1, 1, 1]), ("rewind", [1] * 6)])
-    def test_a_gradient_that_is_no_number_in_one_process_is_judged_alike_by_all(self, policy, applied, stage, scenario):
-        found = scenario("guarded", str(stage))[policy]
+    def test_a_gradient_that_is_no_number_in_one_process_is_judged_alike_by_all(self, policy, applied, stage, asked):
+        found = asked("guarded", str(stage))[policy]
         assert [end["value"]["status"] for end in found["ends"]] == ["finished", "finished"]
         assert found["applied"] == applied
         assert all(abs(row["loss"]) < 10 for row in found["rows"]), "nothing is left of the gradient that was dropped"
 
-    def test_a_disk_that_is_full_while_tensors_are_gathered_ends_all_and_leaves_older_checkpoints(
-        self, stage, scenario
-    ):
-        found = scenario("guarded", str(stage))
+    def test_a_disk_that_is_full_while_tensors_are_gathered_ends_all_and_leaves_older_checkpoints(self, stage, asked):
+        found = asked("guarded", str(stage))
         assert all("no room for a checkpoint" in end["error"] for end in found["full"])
         assert found["kept"] == [2]
 
@@ -137,8 +109,8 @@ class TestSameRun:
 class TestCheckpoints:
     """ZeRO-3 -> local -> ddp -> fsdp2 -> ZeRO-2 -> ZeRO-3, each stopped by SIGTERM to one process."""
 
-    def test_every_process_loads_the_bits_of_the_files_whatever_wrote_them(self, dtype, scenario):
-        ways = scenario("reshard", dtype)["ways"]
+    def test_every_process_loads_the_bits_of_the_files_whatever_wrote_them(self, dtype, asked):
+        ways = asked("reshard", dtype)["ways"]
         for number, ends in enumerate(ways):
             last = number == len(ways) - 1
             for end in ends:
@@ -148,16 +120,16 @@ class TestCheckpoints:
                 assert end["value"].get("same", True)
         assert all(end["value"]["looked"] > 50 for ends in ways[-2:] for end in ends)
 
-    def test_the_run_is_that_of_one_process(self, dtype, scenario):
-        found = scenario("reshard", dtype)["rows"]
+    def test_the_run_is_that_of_one_process(self, dtype, asked):
+        found = asked("reshard", dtype)["rows"]
         assert [row["samples"] for row in found["run"]] == [row["samples"] for row in found["straight"]]
         assert furthest(found["run"], found["straight"]) < 5 * TOLERANCE[dtype]
 
 
 @with_deepspeed
 @pytest.mark.slow
-def test_each_process_keeps_its_part_of_what_the_stage_divides(scenario):
-    found = scenario("sizes")
+def test_each_process_keeps_its_part_of_what_the_stage_divides(asked):
+    found = asked("sizes")
     (whole,) = found["1"]
     count = whole["parameters"]
     rest = whole["between"] - 14 * count  # batches, tables of positions
@@ -171,8 +143,8 @@ def test_each_process_keeps_its_part_of_what_the_stage_divides(scenario):
 
 @with_deepspeed
 @pytest.mark.slow
-def test_what_does_not_fit_is_said_in_every_process(scenario):
-    found = scenario("unlike")
+def test_what_does_not_fit_is_said_in_every_process(asked):
+    found = asked("unlike")
     assert all("cannot share 3 samples evenly" in end["error"] for end in found["odd"])
     assert "another process is gone or does not answer" in found["absent"][0]["error"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from halves import furthest  # pyright: ignore[reportMissingImports]
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,33 +31,6 @@ TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3}
 """Relative, of the losses of the first updates; docs/distributed.md promises it."""
 
 
-@pytest.fixture(scope="module")
-def scenario(data, tmp_path_factory):
-    """What `ranks.py` says about a scenario; each is played once."""
-    played = {}
-
-    def play(name, *cases):
-        if (name, *cases) not in played:
-            folder = tmp_path_factory.mktemp("-".join((name, *cases))[:40])
-            done = subprocess.run(
-                [sys.executable, str(SCRIPT), str(data), str(folder), name, *cases],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=600,
-            )
-            assert done.returncode == 0, done.stderr
-            played[name, *cases] = json.loads(done.stdout)
-        return played[name, *cases]
-
-    return play
-
-
-def relative(one, other, key="loss"):
-    assert len(one) == len(other) > 0
-    return max(abs(a[key] / b[key] - 1) for a, b in zip(one, other, strict=True))
-
-
 def agrees(found, dtype="fp32"):
     """Both processes finished, and their rows are those of the single one: same samples, nearly the same numbers."""
     assert [end["value"]["status"] for end in found["ends"]] == ["finished", "finished"]
@@ -64,8 +38,8 @@ def agrees(found, dtype="fp32"):
     assert [row["samples"] for row in two] == [row["samples"] for row in one]
     assert [row["tokens"] for row in two] == [row["tokens"] for row in one]
     assert [row.keys() for row in two] == [row.keys() for row in one]
-    assert relative(one, two) < TOLERANCE[dtype]
-    assert relative(one, two, "grad_norm") < 3 * TOLERANCE[dtype]
+    assert furthest(one, two) < TOLERANCE[dtype]
+    assert furthest(one, two, "grad_norm") < 3 * TOLERANCE[dtype]
     scored = [(a, b) for a, b in zip(one, two, strict=True) if "val_loss" in a]
     assert len(scored) == 2
     assert all(abs(a["val_loss"] / b["val_loss"] - 1) < TOLERANCE[dtype] for a, b in scored)
@@ -73,15 +47,15 @@ def agrees(found, dtype="fp32"):
 
 
 @pytest.mark.parametrize("case", ["dense", "mixture"])
-def test_two_processes_give_the_losses_of_one(case, scenario):
-    agrees(scenario("equal", "dense", "mixture")[case])
+def test_two_processes_give_the_losses_of_one(case, asked):
+    agrees(asked("equal", "dense", "mixture")[case])
 
 
-def test_the_load_of_experts_is_counted_over_all_processes(scenario):
-    found = scenario("equal", "dense", "mixture")["mixture"]
+def test_the_load_of_experts_is_counted_over_all_processes(asked):
+    found = asked("equal", "dense", "mixture")["mixture"]
     for key in ("expert_load_max_over_mean", "expert_load_cv", "dead_experts"):
         assert [row[key] for row in found["two"]] == [row[key] for row in found["one"]]
-    assert relative(found["one"], found["two"], "aux_loss") < 1e-5
+    assert furthest(found["one"], found["two"], "aux_loss") < 1e-5
 
 
 CASES = ["biased", "many-experts", "accumulate", "checkpointing", "muon", "curriculum", "by-length", "prefix"]
@@ -89,26 +63,26 @@ CASES = ["biased", "many-experts", "accumulate", "checkpointing", "muon", "curri
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [*CASES, "large-batch"])
-def test_two_processes_give_the_losses_of_one_under(case, scenario):
-    agrees(scenario("equal")[case])
+def test_two_processes_give_the_losses_of_one_under(case, asked):
+    agrees(asked("equal")[case])
 
 
 @pytest.mark.slow
-def test_in_bf16_two_processes_differ_from_one_by_its_rounding(scenario):
-    found = scenario("equal")["bf16"]
+def test_in_bf16_two_processes_differ_from_one_by_its_rounding(asked):
+    found = asked("equal")["bf16"]
     agrees(found, "bf16")
     assert found["one"] != found["two"], "then the tolerance says too little"
 
 
 @pytest.mark.slow
-def test_experts_that_one_process_never_used_are_trained_all_the_same(scenario):
-    found = scenario("equal")["many-experts"]
+def test_experts_that_one_process_never_used_are_trained_all_the_same(asked):
+    found = asked("equal")["many-experts"]
     assert found["one"][0]["dead_experts"] > 0, "there must be some that no token reaches"
 
 
 @pytest.mark.parametrize("way", ["2-1", "1-2", "2-2"])
-def test_a_checkpoint_is_resumed_by_another_number_of_processes(way, scenario):
-    found = scenario("reshard")
+def test_a_checkpoint_is_resumed_by_another_number_of_processes(way, asked):
+    found = asked("reshard")
     resumed, straight = found[way], found["straight-1"]
     for end in resumed["ends"]:
         # Every process loaded the bits that stand in the files.
@@ -121,23 +95,23 @@ def test_a_checkpoint_is_resumed_by_another_number_of_processes(way, scenario):
             "exit_code": 0,
         }
     assert [row["samples"] for row in resumed["rows"]] == [row["samples"] for row in straight]
-    assert relative(resumed["rows"], straight) < TOLERANCE["fp32"]
+    assert furthest(resumed["rows"], straight) < TOLERANCE["fp32"]
 
 
-def test_resuming_with_as_many_processes_keeps_every_bit(scenario):
-    found = scenario("reshard")
+def test_resuming_with_as_many_processes_keeps_every_bit(asked):
+    found = asked("reshard")
     assert found["2-2"]["digests"] == found["digests"]["straight-2"]
     assert found["2-2"]["rows"] == found["straight-2"]
     assert found["2-1"]["digests"] != found["digests"]["straight-2"], "sums in another order have other last bits"
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_update(scenario):
-    events = scenario("reshard")["2-2"]["events"]
+def test_a_signal_to_one_process_stops_all_at_the_same_update(asked):
+    events = asked("reshard")["2-2"]["events"]
     assert events == ["launched", "stopped", "resumed", "launched", "finished"]
 
 
-def test_processes_draw_different_numbers_and_draw_them_again_after_a_resume(scenario):
-    found = scenario("draws")
+def test_processes_draw_different_numbers_and_draw_them_again_after_a_resume(asked):
+    found = asked("draws")
     straight, first, second = ([end["value"] for end in found[name]] for name in ("straight", "first", "second"))
     assert [a + b for a, b in zip(first, second, strict=True)] == straight
     assert not set(straight[0]) & set(straight[1])
@@ -145,8 +119,8 @@ def test_processes_draw_different_numbers_and_draw_them_again_after_a_resume(sce
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["skip", "rewind"])
-def test_a_gradient_that_is_no_number_in_one_process_is_judged_alike_by_all(policy, scenario):
-    found = scenario("guarded")
+def test_a_gradient_that_is_no_number_in_one_process_is_judged_alike_by_all(policy, asked):
+    found = asked("guarded")
     one, two = found[f"{policy}-1"], found[f"{policy}-2"]
     assert [end["value"]["status"] for end in two["ends"]] == ["finished", "finished"]
     assert one["events"] == [kind for kind in two["events"] if kind != "launched"]
@@ -154,20 +128,20 @@ def test_a_gradient_that_is_no_number_in_one_process_is_judged_alike_by_all(poli
     assert applied == ([1, 1, 0, 1, 1, 1] if policy == "skip" else [1] * 6)
     assert [row.get("applied", 1) for row in two["rows"]] == applied
     assert [row["samples"] for row in two["rows"]] == [row["samples"] for row in one["rows"]]
-    assert relative(one["rows"], two["rows"]) < TOLERANCE["fp32"]
+    assert furthest(one["rows"], two["rows"]) < TOLERANCE["fp32"]
 
 
 @pytest.mark.slow
-def test_a_signal_between_pieces_drops_the_update_in_all_processes(scenario):
-    found = scenario("pieces")
+def test_a_signal_between_pieces_drops_the_update_in_all_processes(asked):
+    found = asked("pieces")
     assert [end["value"]["step"] for end in found["stopped"]] == [2, 2]
     assert [end["value"]["exit_code"] for end in found["stopped"]] == [75, 75]
     assert [end["value"]["status"] for end in found["again"]] == ["finished", "finished"]
     assert found["same"]
 
 
-def test_a_killed_process_ends_the_others_with_an_error_and_the_run_goes_on_to_the_same_bits(scenario):
-    found = scenario("killed")
+def test_a_killed_process_ends_the_others_with_an_error_and_the_run_goes_on_to_the_same_bits(asked):
+    found = asked("killed")
     survivor, victim = found["first"]
     assert victim["signal"] == signal.SIGKILL
     assert survivor["error"].startswith("RunError: process 0 of 2: another process is gone or does not answer")
@@ -178,46 +152,46 @@ def test_a_killed_process_ends_the_others_with_an_error_and_the_run_goes_on_to_t
 
 @pytest.mark.slow
 class TestFailing:
-    """No process waits for ever: each of these ended by itself, or the scenario would have failed."""
+    """No process waits for ever: each of these ended by itself, or the asked would have failed."""
 
     @pytest.mark.parametrize(("case", "failed"), [("main", 0), ("other", 1)])
-    def test_an_error_in_one_process_ends_the_other(self, case, failed, scenario):
-        ends = scenario("failing")[case]
+    def test_an_error_in_one_process_ends_the_other(self, case, failed, asked):
+        ends = asked("failing")[case]
         assert ends[failed]["error"] == "DataError: shard 7: a shard is damaged"
         assert "another process is gone" in ends[1 - failed]["error"]
 
-    def test_a_silent_process_is_waited_for_until_the_timeout(self, scenario):
-        silent = scenario("failing")["silent"][0]
+    def test_a_silent_process_is_waited_for_until_the_timeout(self, asked):
+        silent = asked("failing")["silent"][0]
         assert "does not answer" in silent["error"]
         assert "2000ms" in silent["error"]
 
-    def test_a_process_that_never_comes_is_waited_for_until_the_timeout(self, scenario):
-        assert "does not answer" in scenario("failing")["absent"][0]["error"]
+    def test_a_process_that_never_comes_is_waited_for_until_the_timeout(self, asked):
+        assert "does not answer" in asked("failing")["absent"][0]["error"]
 
-    def test_processes_with_other_settings_are_refused_by_all(self, scenario):
-        for end in scenario("failing")["unlike"]:
+    def test_processes_with_other_settings_are_refused_by_all(self, asked):
+        for end in asked("failing")["unlike"]:
             assert "in process 1, data, spec or settings differ from those of process 0" in end["error"]
 
-    def test_weights_that_are_no_longer_the_same_are_never_saved(self, scenario):
-        for end in scenario("failing")["drifted"]:
+    def test_weights_that_are_no_longer_the_same_are_never_saved(self, asked):
+        for end in asked("failing")["drifted"]:
             assert "in process 1, the weights differ from those of process 0" in end["error"]
 
-    def test_data_that_one_process_does_not_see_is_named_there(self, scenario):
-        here, there = scenario("failing")["missing"]
+    def test_data_that_one_process_does_not_see_is_named_there(self, asked):
+        here, there = asked("failing")["missing"]
         assert there["error"].startswith("DataError: ")
         assert "another process is gone" in here["error"]
 
-    def test_what_the_main_process_finds_wrong_is_told_to_the_others(self, scenario):
-        main, other = scenario("failing")["exists"]
+    def test_what_the_main_process_finds_wrong_is_told_to_the_others(self, asked):
+        main, other = asked("failing")["exists"]
         assert main["error"].endswith("this folder already holds a run")
         assert other["error"].endswith("the main process has ended with an error: this folder already holds a run")
 
-    def test_a_batch_that_cannot_be_shared_is_refused(self, scenario):
-        for end in scenario("failing")["uneven"]:
+    def test_a_batch_that_cannot_be_shared_is_refused(self, asked):
+        for end in asked("failing")["uneven"]:
             assert end["error"] == "UsageError: train.batch: 2 processes cannot share 3 samples evenly"
 
-    def test_several_processes_under_kind_local_are_refused(self, scenario):
-        for end in scenario("failing")["local"]:
+    def test_several_processes_under_kind_local_are_refused(self, asked):
+        for end in asked("failing")["local"]:
             assert "2 processes were launched, and kind: local is for one" in end["error"]
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from halves import furthest  # pyright: ignore[reportMissingImports]
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,33 +32,6 @@ SETTINGS = ("ddp", "muon", "ddp-muon", "average", "curriculum")
 GRIDS = ("copies", "ddp-copies", "tensor", "four")
 TWINS = ("deepseek-v3", "jamba-like", "llama-moe", "tiny-mixtral", "tiny-qwen3-moe")
 LOADS = ("expert_load_max_over_mean", "expert_load_cv", "dead_experts", "router_bias_max")
-
-
-@pytest.fixture(scope="module")
-def scenario(data, tmp_path_factory):
-    """What `expert_ranks.py` says about a scenario; each is played once."""
-    played = {}
-
-    def play(name, *cases):
-        if (name, *cases) not in played:
-            folder = tmp_path_factory.mktemp(name)
-            done = subprocess.run(
-                [sys.executable, str(SCRIPT), str(data), str(folder), name, *cases],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=600,
-            )
-            assert done.returncode == 0, done.stderr
-            played[name, *cases] = json.loads(done.stdout)
-        return played[name, *cases]
-
-    return play
-
-
-def furthest(one, other, key="loss"):
-    assert len(one) == len(other) > 0
-    return max(abs(a[key] / b[key] - 1) for a, b in zip(one, other, strict=True))
 
 
 def finished(ends):
@@ -94,61 +65,61 @@ def same_loads(found):
         assert [row[key] for row in found["two"]] == pytest.approx([row[key] for row in found["one"]], rel=1e-6)
 
 
-def test_rows_come_back_with_their_results_and_gradients_whatever_the_loads(scenario):
+def test_rows_come_back_with_their_results_and_gradients_whatever_the_loads(asked):
     """Uneven loads, experts without rows, processes without rows, and no row at all."""
-    ends = scenario("quick")["journey"]
+    ends = asked("quick")["journey"]
     assert len(ends) == 3
     assert all(end["value"] is not None and end["value"]["furthest"] < 1e-12 for end in ends), ends
 
 
-def test_processes_that_compute_the_same_rows_without_gradients_get_the_same_bits(scenario):
+def test_processes_that_compute_the_same_rows_without_gradients_get_the_same_bits(asked):
     """Those that write the same targets must end them at the same token."""
-    assert [end["value"]["same"] for end in scenario("quick")["journey"]] == [True] * 3
+    assert [end["value"]["same"] for end in asked("quick")["journey"]] == [True] * 3
 
 
-def test_processes_with_parts_of_the_experts_give_the_losses_of_one(scenario):
-    found = scenario("quick")["mixture"]
+def test_processes_with_parts_of_the_experts_give_the_losses_of_one(asked):
+    found = asked("quick")["mixture"]
     agrees(found)
     same_loads(found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", MIXTURES)
-def test_every_kind_of_mixture_trains_as_in_one_process(case, scenario):
-    found = scenario("equal", *MIXTURES)[case]
+def test_every_kind_of_mixture_trains_as_in_one_process(case, asked):
+    found = asked("equal", *MIXTURES)[case]
     agrees(found)
     same_loads(found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", PLACES)
-def test_a_mixture_may_stand_anywhere(case, scenario):
-    agrees(scenario("equal", *PLACES)[case])
+def test_a_mixture_may_stand_anywhere(case, asked):
+    agrees(asked("equal", *PLACES)[case])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SETTINGS)
-def test_the_settings_of_a_run_mean_what_they_mean_in_one_process(case, scenario):
-    agrees(scenario("equal", *SETTINGS)[case])
+def test_the_settings_of_a_run_mean_what_they_mean_in_one_process(case, asked):
+    agrees(asked("equal", *SETTINGS)[case])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", GRIDS)
-def test_copies_of_experts_and_shared_layers_go_together_with_it(case, scenario):
-    agrees(scenario("equal", *GRIDS)[case])
+def test_copies_of_experts_and_shared_layers_go_together_with_it(case, asked):
+    agrees(asked("equal", *GRIDS)[case])
 
 
 @pytest.mark.slow
-def test_in_bf16_losses_differ_by_its_rounding(scenario):
-    found = scenario("equal", "bf16")["bf16"]
+def test_in_bf16_losses_differ_by_its_rounding(asked):
+    found = asked("equal", "bf16")["bf16"]
     agrees(found, TOLERANCE["bf16"])
     assert found["one"] != found["two"], "then the tolerance says too little"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
-def test_the_twin_of_a_preset_trains_with_divided_experts_as_in_one(name, scenario):
-    found = scenario("equal", *(f"twin-{each}" for each in TWINS))
+def test_the_twin_of_a_preset_trains_with_divided_experts_as_in_one(name, asked):
+    found = asked("equal", *(f"twin-{each}" for each in TWINS))
     agrees(found[f"twin-{name}"])
 
 
@@ -157,8 +128,8 @@ class TestUneven:
     """None is left waiting, and numbers are those of processes that have all experts."""
 
     @pytest.mark.parametrize("case", ["one-expert", "capacity", "none-kept", "nothing-ahead"])
-    def test_losses_are_those_without_it(self, case, scenario):
-        found = scenario("uneven")[case]
+    def test_losses_are_those_without_it(self, case, asked):
+        found = asked("uneven")[case]
         reference = found["local" if case == "one-expert" else "ddp"]
         for way in ("two", "parts"):
             assert finished(found[way]["ends"]), found[way]["ends"]
@@ -174,8 +145,8 @@ class TestUneven:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["two", "parts"])
-def test_targets_are_written_by_all_processes_together(way, scenario):
-    found = scenario("written")
+def test_targets_are_written_by_all_processes_together(way, asked):
+    found = asked("written")
     one, many = found["ddp"]["rows"], found[way]["rows"]
     assert finished(found["ddp"]["ends"]) and finished(found[way]["ends"])
     assert furthest(many, one) < TOLERANCE["fp32"]
@@ -188,8 +159,8 @@ def test_targets_are_written_by_all_processes_together(way, scenario):
 class TestCheckpoints:
     """Two with parts of the experts -> one -> fsdp2 -> ddp -> ddp and fsdp2 with parts, each stopped by SIGTERM."""
 
-    def test_every_process_loads_the_bits_of_the_files_whatever_wrote_them(self, scenario):
-        first, *others = scenario("reshard")["ways"]
+    def test_every_process_loads_the_bits_of_the_files_whatever_wrote_them(self, asked):
+        first, *others = asked("reshard")["ways"]
         assert [end["value"] for end in first] == [{"status": "stopped", "step": 3, "exit_code": 75}] * 2
         for number, ends in enumerate(others, 2):
             last = number == len(others) + 1
@@ -199,14 +170,14 @@ class TestCheckpoints:
                 assert end["value"].pop("looked") > 20
                 assert end["value"] == {"same": True, "step": 12 if last else 2 * number + 1, **status}
 
-    def test_the_run_is_that_of_one_process(self, scenario):
-        found = scenario("reshard")["rows"]
+    def test_the_run_is_that_of_one_process(self, asked):
+        found = asked("reshard")["rows"]
         assert [row["samples"] for row in found["run"]] == [row["samples"] for row in found["straight"]]
         assert furthest(found["run"], found["straight"]) < TOLERANCE["fp32"]
 
     @pytest.mark.parametrize("kind", ["fsdp2", "ddp"])
-    def test_stopped_or_killed_and_resumed_it_ends_in_the_same_bits(self, kind, scenario):
-        found = scenario("again", kind)
+    def test_stopped_or_killed_and_resumed_it_ends_in_the_same_bits(self, kind, asked):
+        found = asked("again", kind)
         assert {end["value"]["exit_code"] for end in found["stopped-first"]} == {75}
         assert "another process is gone or does not answer" in found["killed-first"][0]["error"]
         for way in ("stopped", "killed"):
@@ -216,21 +187,21 @@ class TestCheckpoints:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fsdp2", "ddp"])
-def test_a_gradient_that_is_no_number_in_one_expert_is_judged_alike_by_all(kind, scenario):
-    found = scenario("guarded")[kind]
+def test_a_gradient_that_is_no_number_in_one_expert_is_judged_alike_by_all(kind, asked):
+    found = asked("guarded")[kind]
     assert finished(found["ends"])
     assert found["applied"] == [1, 1, 0, 1, 1, 1]
 
 
 @pytest.mark.slow
-def test_copies_of_an_expert_that_differ_are_found_before_a_checkpoint_is_written(scenario):
-    ends = scenario("drifted")
+def test_copies_of_an_expert_that_differ_are_found_before_a_checkpoint_is_written(asked):
+    ends = asked("drifted")
     assert all("the weights differ from those of process 0" in (end["error"] or "") for end in ends), ends
 
 
 @pytest.mark.slow
-def test_each_process_keeps_its_experts_alone_with_their_masters_and_moments(scenario):
-    found = scenario("part_sizes")
+def test_each_process_keeps_its_experts_alone_with_their_masters_and_moments(asked):
+    found = asked("part_sizes")
     (whole,) = found["1"]
     experts, others = whole["experts"], whole["others"]
     # bf16 weights, fp32 masters and two moments.

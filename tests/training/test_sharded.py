@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from halves import furthest  # pyright: ignore[reportMissingImports]
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,33 +32,6 @@ TWINS = ("seq2seq-small", "context-aware-bert", "deepseek-v3", "gemma-2-2b", "ma
 TENSOR_TWINS = ("seq2seq-small", "deepseek-v3", "pythia-160m")
 
 
-@pytest.fixture(scope="module")
-def scenario(data, tmp_path_factory):
-    """What `sharded_ranks.py` says about a scenario; each is played once."""
-    played = {}
-
-    def play(name, *cases):
-        if (name, *cases) not in played:
-            folder = tmp_path_factory.mktemp(name)
-            done = subprocess.run(
-                [sys.executable, str(SCRIPT), str(data), str(folder), name, *cases],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=600,
-            )
-            assert done.returncode == 0, done.stderr
-            played[name, *cases] = json.loads(done.stdout)
-        return played[name, *cases]
-
-    return play
-
-
-def furthest(one, other, key="loss"):
-    assert len(one) == len(other) > 0
-    return max(abs(a[key] / b[key] - 1) for a, b in zip(one, other, strict=True))
-
-
 OF_WHOLE_WEIGHTS = ("update_ratio/", "embedding_norm_", "guard_seconds")
 
 
@@ -82,14 +53,14 @@ def agrees(found, tolerance):
 
 
 @pytest.mark.parametrize("case", FAST)
-def test_processes_with_parts_give_the_losses_of_one(case, scenario):
-    agrees(scenario("equal", *FAST)[case], TOLERANCE["tensor" if case.startswith("tensor") else "fp32"])
+def test_processes_with_parts_give_the_losses_of_one(case, asked):
+    agrees(asked("equal", *FAST)[case], TOLERANCE["tensor" if case.startswith("tensor") else "fp32"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", MIXTURES)
-def test_the_load_of_experts_is_counted_over_all_shares(case, scenario):
-    found = scenario("equal", *MIXTURES)[case]
+def test_the_load_of_experts_is_counted_over_all_shares(case, asked):
+    found = asked("equal", *MIXTURES)[case]
     agrees(found, TOLERANCE["tensor" if case.startswith("tensor") else "fp32"])
     for key in ("expert_load_max_over_mean", "dead_experts"):
         assert [row[key] for row in found["two"]] == [row[key] for row in found["one"]]
@@ -98,43 +69,43 @@ def test_the_load_of_experts_is_counted_over_all_shares(case, scenario):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SLOW)
-def test_processes_with_parts_give_the_losses_of_one_under(case, scenario):
-    agrees(scenario("equal", *SLOW)[case], TOLERANCE["fp32"])
+def test_processes_with_parts_give_the_losses_of_one_under(case, asked):
+    agrees(asked("equal", *SLOW)[case], TOLERANCE["fp32"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", TENSOR)
-def test_processes_that_share_layers_give_the_losses_of_one_under(case, scenario):
-    agrees(scenario("equal", *TENSOR)[case], TOLERANCE["tensor"])
+def test_processes_that_share_layers_give_the_losses_of_one_under(case, asked):
+    agrees(asked("equal", *TENSOR)[case], TOLERANCE["tensor"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["bf16", "tensor-bf16"])
-def test_in_bf16_losses_differ_by_its_rounding(case, scenario):
-    found = scenario("equal", "bf16", "tensor-bf16")[case]
+def test_in_bf16_losses_differ_by_its_rounding(case, asked):
+    found = asked("equal", "bf16", "tensor-bf16")[case]
     agrees(found, TOLERANCE["bf16"])
     assert found["one"] != found["two"], "then the tolerance says too little"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
-def test_the_twin_of_a_preset_trains_in_parts_as_in_one(name, scenario):
-    found = scenario("equal", *(f"twin-{each}" for each in TWINS))
+def test_the_twin_of_a_preset_trains_in_parts_as_in_one(name, asked):
+    found = asked("equal", *(f"twin-{each}" for each in TWINS))
     agrees(found[f"twin-{name}"], TOLERANCE["fp32"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TENSOR_TWINS)
-def test_the_twin_of_a_preset_trains_with_shared_layers_as_in_one(name, scenario):
-    found = scenario("equal", *(f"tensor-twin-{each}" for each in TENSOR_TWINS))
+def test_the_twin_of_a_preset_trains_with_shared_layers_as_in_one(name, asked):
+    found = asked("equal", *(f"tensor-twin-{each}" for each in TENSOR_TWINS))
     agrees(found[f"tensor-twin-{name}"], TOLERANCE["tensor"])
 
 
 class TestCheckpoints:
     """fsdp2 -> ddp -> local -> two that share layers -> one -> fsdp2, each stopped by SIGTERM to one process."""
 
-    def test_every_process_loads_the_bits_of_the_files_whatever_wrote_them(self, scenario):
-        first, *others = scenario("reshard")["ways"]
+    def test_every_process_loads_the_bits_of_the_files_whatever_wrote_them(self, asked):
+        first, *others = asked("reshard")["ways"]
         assert [end["value"] for end in first] == [{"status": "stopped", "step": 3, "exit_code": 75}] * 2
         for number, ends in enumerate(others, 2):
             last = number == len(others) + 1
@@ -144,13 +115,13 @@ class TestCheckpoints:
                 assert end["value"].pop("looked") > 20
                 assert end["value"] == {"same": True, "step": 12 if last else 2 * number + 1, **status}
 
-    def test_the_run_is_that_of_one_process(self, scenario):
-        found = scenario("reshard")["rows"]
+    def test_the_run_is_that_of_one_process(self, asked):
+        found = asked("reshard")["rows"]
         assert [row["samples"] for row in found["run"]] == [row["samples"] for row in found["straight"]]
         assert furthest(found["run"], found["straight"]) < TOLERANCE["tensor"]
 
-    def test_resuming_with_as_many_processes_keeps_every_bit(self, scenario):
-        found = scenario("reshard")
+    def test_resuming_with_as_many_processes_keeps_every_bit(self, asked):
+        found = asked("reshard")
         assert {end["value"]["exit_code"] for end in found["stopped"]} == {75}
         assert {end["value"]["status"] for end in found["resumed"]} == {"finished"}
         assert found["bits"][0] == found["bits"][1]
@@ -158,8 +129,8 @@ class TestCheckpoints:
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others_with_an_error_and_the_run_goes_on_to_the_same_bits(scenario):
-    found = scenario("killed")
+def test_a_killed_process_ends_the_others_with_an_error_and_the_run_goes_on_to_the_same_bits(asked):
+    found = asked("killed")
     survivor, victim = found["first"]
     assert victim["signal"] == signal.SIGKILL
     assert "another process is gone or does not answer" in survivor["error"]
@@ -173,20 +144,20 @@ class TestFailing:
     """What one process finds is known to all, and none is left waiting."""
 
     @pytest.mark.parametrize(("policy", "applied"), [("skip", [1, 1, 0, 1, 1, 1]), ("rewind", [1] * 6)])
-    def test_a_gradient_that_is_no_number_in_one_process_is_judged_alike_by_all(self, policy, applied, scenario):
-        found = scenario("guarded")[policy]
+    def test_a_gradient_that_is_no_number_in_one_process_is_judged_alike_by_all(self, policy, applied, asked):
+        found = asked("guarded")[policy]
         assert [end["value"]["status"] for end in found["ends"]] == ["finished", "finished"]
         assert found["applied"] == applied
 
-    def test_a_disk_that_is_full_while_parts_are_gathered_ends_all_and_leaves_older_checkpoints(self, scenario):
-        found = scenario("guarded")
+    def test_a_disk_that_is_full_while_parts_are_gathered_ends_all_and_leaves_older_checkpoints(self, asked):
+        found = asked("guarded")
         assert all("no room for a checkpoint" in end["error"] for end in found["full"])
         assert found["kept"] == [2]
 
 
 @pytest.mark.slow
-def test_each_process_keeps_its_part_of_weights_gradients_masters_and_moments(scenario):
-    found = scenario("part_sizes")
+def test_each_process_keeps_its_part_of_weights_gradients_masters_and_moments(asked):
+    found = asked("part_sizes")
     (whole,) = found["1"]
     # ZeRO-3: 16 bytes a parameter (2 + 2 + 4 + 8), over the processes.
     assert whole % 16 == 0

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+SCRIPT = Path(__file__).with_name("guarded_ranks.py")
 
-def test_two_processes_raise_and_answer_the_alarms_of_one(data, tmp_path):
-    script = Path(__file__).with_name("guarded_ranks.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(data), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+
+def test_two_processes_raise_and_answer_the_alarms_of_one(asked):
+    found = asked()
     assert all("value" in each for each in found["ended"]), found["ended"]
     alone, two = found["alone"], found["two"]
     assert [event["step"] for event in two["alarms"]] == [event["step"] for event in alone["alarms"]] != []

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("shaped_ranks.py")
 
 
-def test_two_processes_follow_one_schedule_and_resume_to_the_same_bits(data, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(data), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def test_two_processes_follow_one_schedule_and_resume_to_the_same_bits(asked):
+    found = asked()
     assert [end["value"]["status"] for end in found["ends"]] == ["finished", "finished"]
     one, two = found["shapes"]
     assert one == two
