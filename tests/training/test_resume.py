@@ -43,6 +43,18 @@ def test_resuming_with_checkpointing_is_exact_and_equals_the_run_without(kind, r
     assert rows(resumed.run) == rows(straight.run)
 
 
+def test_rows_that_somebody_took_away_are_missed(dense, run_of):
+    listener = StopAfter(4)
+    half = run_of(dense, "half", listener=listener, stop=listener.stop)
+    path = half.run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:1] + lines[3:]))
+    told = StopAfter(-1)
+    resume(half.run, listener=told)
+    assert [note for note in told.notes if "2 rows of 4 are missing in metrics.jsonl" in note]
+    assert [row["step"] for row in rows(half.run)] == [1, 4, 5, 6]
+
+
 @pytest.mark.parametrize("kind", ["dense", "mixture"])
 def test_resuming_is_exact_with_accumulation_and_joined_documents(kind, request, run_of):
     architecture = request.getfixturevalue(kind)

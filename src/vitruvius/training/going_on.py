@@ -10,7 +10,7 @@ from vitruvius.runs.environment import environment
 from vitruvius.training.pieces import halvings_of
 
 if TYPE_CHECKING:
-    from vitruvius.runs import RunFolder
+    from vitruvius.runs import RunFolder, RunReader
     from vitruvius.training.loop import Listener, Trainer
 
 
@@ -24,6 +24,17 @@ def note_changes(recorded: dict[str, Any], listener: Listener) -> None:
         changed.append(f"torch {torch_before} -> {torch_now}")
     if changed:
         listener.note("not where the run started, so the last bits may differ: " + "; ".join(changed))
+
+
+def note_missing_rows(reader: RunReader, step: int, listener: Listener) -> None:
+    """Say where `metrics.jsonl` lacks rows of updates that are done: spikes are compared with those that are there."""
+    missing = step - len({row["step"] for row in reader.metrics() if type(row.get("step")) is int})
+    if missing > 0:
+        rows = f"row of {step:,} is" if missing == 1 else f"rows of {step:,} are"
+        listener.note(
+            f"warning: {missing:,} {rows} missing in metrics.jsonl, which was changed after it was written: curves "
+            "have a gap, and the guard compares with fewer updates, so that it may decide otherwise than in one go"
+        )
 
 
 def restore_newest(folder: RunFolder, trainer: Trainer, listener: Listener) -> None:

@@ -277,9 +277,13 @@ def _why_not(plan: Plan, config: TrainConfig) -> str:
     for what, degree in apart.items():
         if degree > 1:
             return f"no engine here has {what} among processes"
-    if degrees.zero in {1, 2}:
-        what = "optimizer states" if degrees.zero == 1 else "optimizer states and gradients"
-        return f"no engine here divides {what} alone (ZeRO-{degrees.zero}); FSDP divides the weights too"
+    if degrees.zero == 1:
+        return "no engine here divides optimizer states alone (ZeRO-1); FSDP divides gradients and weights too"
+    if degrees.zero == 2:
+        return (
+            "not planned: train.engine={kind: deepspeed, zero: 2} divides so, with gradients in fp32; "
+            "FSDP divides the weights too"
+        )
     if degrees.tensor > 1 and degrees.zero == 0 and degrees.data > 1:
         return "tensor parallelism here goes with divided weights (fsdp2)"
     if schedule.sequence_parallel == "on":

@@ -26,7 +26,7 @@ from vitruvius.training.checking import from_plain as config_from_plain
 from vitruvius.training.config import TrainConfig, to_plain
 from vitruvius.training.determinism import deterministic
 from vitruvius.training.engines import held, joined
-from vitruvius.training.going_on import note_changes, restore_newest
+from vitruvius.training.going_on import note_changes, note_missing_rows, restore_newest
 from vitruvius.training.launch import as_launched
 from vitruvius.training.loading.wiring import keep_sources
 from vitruvius.training.parts import Parts, data_record, ensure_fits, open_data, parts_of, settled
@@ -227,6 +227,7 @@ def resume(
             trainer = parts_of(architecture, config, shards, listener, joint).trainer(folder)
             restore_newest(folder, trainer, listener)
             folder.truncate_metrics(after_step=trainer.state.step)
+            note_missing_rows(reader, trainer.state.step, listener)
             folder.resume()
             if changes:
                 folder.event("settings", **{name: to_plain(config)[name] for name in changes})
