@@ -263,9 +263,9 @@ def test_a_mistake_is_answered_with_2_and_the_way_out(args, message, vitruvius, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_help_shows_three_examples(vitruvius):
+def test_the_help_shows_examples(vitruvius):
     done = vitruvius("train", "--help")
-    assert done.stdout.count("  vitruvius train ") == 3
+    assert done.stdout.count("  vitruvius train ") >= 3
 
 
 ON_A_TERMINAL = """

@@ -180,6 +180,7 @@ class _Finding:
         if self.available is not None and certain > self.available:
             why = f"predicted to take {format_bytes(certain)}, and there are {format_bytes(self.available)}"
             tried = Tried(batch=size, status="too-large", predicted=memory.peak, why=why)
+            self.tried[size] = tried
             self.say(f"batch {size:,}: {why}")
         else:
             here = max(self.took.values(), default=_SETTING)
@@ -187,8 +188,8 @@ class _Finding:
             more = f", and at least {duration(after)} after it" if after else ""
             self.say(f"batch {size:,}: about {duration(here)}{more} ...")
             tried = replace(self._measured(size, config, wants_peak=True), predicted=memory.peak)
+            self.tried[size] = tried  # what has been said is also in the table, whenever Ctrl-C comes
             self._say(tried, "")
-        self.tried[size] = tried
         return tried
 
     def again(self, tried: Tried, left: float, number: int) -> None:
