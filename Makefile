@@ -97,6 +97,6 @@ install-run: $(VENV)/ready
 install-dev: $(VENV)/ready
 	@digest=$$($(DIGEST)); \
 	[ "$$(cat $(DEV_STAMP) 2>/dev/null)" = "$$digest" ] && exit 0; \
-	echo "installing vitruvius[run,data,cluster,optim,watch,dev] into $(VENV)"; \
-	$(PY) -m pip install $(QUIET) $(PIP_ARGS) -c constraints.txt -e '.[run,data,cluster,optim,watch,dev]' && \
+	echo "installing vitruvius[run,data,cluster,optim,watch,deepspeed,dev] into $(VENV)"; \
+	$(PY) -m pip install $(QUIET) $(PIP_ARGS) -c constraints.txt -e '.[run,data,cluster,optim,watch,deepspeed,dev]' && \
 	$(PY) -c "$$SAY_TORCH" && echo "$$digest" > $(DEV_STAMP)

@@ -85,7 +85,7 @@ def test_make_alone_says_one_line_for_each_target_and_installs_nothing(lab):
 @needs_make
 def test_make_test_installs_run_and_dev_once_and_says_which_torch_it_got(lab):
     done = lab.make("test")
-    assert lab.asked() == ["venv", f"{PIP} .[run,data,cluster,optim,watch,dev]", ALL_TESTS]
+    assert lab.asked() == ["venv", f"{PIP} .[run,data,cluster,optim,watch,deepspeed,dev]", ALL_TESTS]
     assert "torch 2.13.0 on CPU, 2 threads" in done.stdout
     lab.make("test-fast", "ARGS=-x")
     assert lab.asked() == ["-m pytest -n 2 --dist worksteal --cases 3 -m not (gpu or slow or browser or server) -x"]
@@ -98,7 +98,7 @@ def test_the_demo_installs_run_only_and_is_content_with_what_the_tests_installed
     lab.make("demo")
     assert lab.asked() == ["demo --out demo"]
     lab.make("test")
-    assert lab.asked() == [f"{PIP} .[run,data,cluster,optim,watch,dev]", ALL_TESTS]
+    assert lab.asked() == [f"{PIP} .[run,data,cluster,optim,watch,deepspeed,dev]", ALL_TESTS]
     lab.make("demo")
     assert lab.asked() == ["demo --out demo"]
 
@@ -110,7 +110,7 @@ def test_pip_runs_again_when_what_it_installs_changes(name, lab):
     lab.asked()
     lab.write(name, "3.12.2" if name == "version" else "# changed\n")
     lab.make("test")
-    assert lab.asked()[0] == f"{PIP} .[run,data,cluster,optim,watch,dev]"
+    assert lab.asked()[0] == f"{PIP} .[run,data,cluster,optim,watch,deepspeed,dev]"
 
 
 @needs_make
@@ -118,10 +118,10 @@ def test_an_install_that_failed_is_tried_again(lab):
     broken = lab.write("broken", "")
     done = lab.make("test")
     assert done.returncode != 0
-    assert lab.asked() == ["venv", f"{PIP} .[run,data,cluster,optim,watch,dev]"]
+    assert lab.asked() == ["venv", f"{PIP} .[run,data,cluster,optim,watch,deepspeed,dev]"]
     broken.unlink()
     assert lab.make("test").returncode == 0
-    assert lab.asked() == [f"{PIP} .[run,data,cluster,optim,watch,dev]", ALL_TESTS]
+    assert lab.asked() == [f"{PIP} .[run,data,cluster,optim,watch,deepspeed,dev]", ALL_TESTS]
 
 
 @needs_make
@@ -129,7 +129,7 @@ def test_pip_args_reach_pip_and_do_not_install_again_by_themselves(lab):
     lab.make("test", "PIP_ARGS=--index-url https://example.org/cpu")
     assert (
         lab.asked()[1] == "-m pip install --quiet --index-url https://example.org/cpu"
-        " -c constraints.txt -e .[run,data,cluster,optim,watch,dev]"
+        " -c constraints.txt -e .[run,data,cluster,optim,watch,deepspeed,dev]"
     )
     lab.make("test")
     assert lab.asked() == [ALL_TESTS]

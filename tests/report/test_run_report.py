@@ -244,3 +244,10 @@ def test_every_key_that_is_documented_has_a_title(page, starts, ends, column):
     families = {"grad_norm/" if key.startswith("grad_norm/") else key.split("/")[0] for key in keys}
     assert len(families) > 12
     assert families <= TITLES.keys()
+
+
+def test_a_chart_without_a_unit_says_that_it_is_logarithmic_without_a_comma():
+    points = tuple(Point(step=i, value=10.0**-i, low=10.0**-i, high=10.0**-i) for i in range(6))
+    drawn = chart("Learning rate", "", [Line(name="a", points=points, colour="red")])
+    assert ">logarithmic</span>" in drawn
+    assert ">nats, logarithmic</span>" in chart("Loss", "nats", [Line(name="a", points=points, colour="red")])

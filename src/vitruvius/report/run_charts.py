@@ -55,9 +55,9 @@ def chart(title: str, unit: str, lines: Sequence[Line], marks: Sequence[Mark] = 
     across = _Axis(low=first, high=last if last > first else first + 1, ticks=(), is_logarithmic=False)
     up = _axis(min(point.low for point in points), max(point.high for point in points))
     parts = [*_grid(up, across), *_marks(marks, across), *(_line(line, up, across) for line in lines)]
-    scale = ", logarithmic" if up.is_logarithmic else ""
+    told = ", ".join(part for part in (unit, "logarithmic" if up.is_logarithmic else "") if part)
     return (
-        f'<figure><figcaption><strong>{escape(title)}</strong> <span class="soft">{escape(unit)}{scale}</span>'
+        f'<figure><figcaption><strong>{escape(title)}</strong> <span class="soft">{escape(told)}</span>'
         f'</figcaption><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" {_FONT} '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
     )
