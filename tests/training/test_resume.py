@@ -6,6 +6,7 @@ import pytest
 import torch
 from halves import StopAfter, final_manifest, rows  # pyright: ignore[reportMissingImports]
 
+from vitruvius.data import PrepareOptions, prepare
 from vitruvius.errors import CorruptCheckpointError, RunError, RunLockedError
 from vitruvius.runs import RunFolder, RunReader
 from vitruvius.training import resume
@@ -247,3 +248,12 @@ def test_a_stop_during_the_last_validation_is_made_up_for_by_resuming(dense, run
     resumed = resume(stopped.run)
     assert (resumed.status, resumed.val_loss) == ("finished", straight.val_loss)
     assert final_manifest(resumed.run) == final_manifest(straight.run)
+
+
+def test_data_with_more_words_is_called_other_data(dense, run_of, data, tmp_path):
+    listener = StopAfter(2)
+    half = run_of(dense, "half", listener=listener, stop=listener.stop)
+    texts = data.parent / "texts"
+    prepare([texts], tmp_path / "larger", PrepareOptions(vocab=330, held_out=0.2))
+    with pytest.raises(RunError, match="not the data that this run was trained on"):
+        resume(half.run, data=tmp_path / "larger")

@@ -214,14 +214,15 @@ def resume(
         listener = _heard(listener or Silent(), joint)
         halvings = joint.from_main(lambda: halvings_of(reader))
         ensure_fits(architecture, smallest_yet(config, map(tuple, halvings), joint), listener, joint)
-        known = _recorded(reader, record, "data", "fingerprint")
-        shards = open_data(data or str(_recorded(reader, record, "data", "path")), architecture, config, listener)
-        if shards.fingerprint != known:
+        where = Path(data or str(_recorded(reader, record, "data", "path")))
+        # Before it is opened: what may not fit in other data (its vocabulary, its sources) is beside the point.
+        if read_index(where)["fingerprint"] != _recorded(reader, record, "data", "fingerprint"):
             raise RunError(
                 "the data is not the data that this run was trained on (fingerprint)",
-                where=str(shards.directory),
+                where=str(where),
                 fix="name the right folder with --data, or train on this data into a new folder",
             )
+        shards = open_data(where, architecture, config, listener)
         note_changes(record["environment"], listener)
         with deterministic(seed=config.seed, threads=config.threads):
             trainer = parts_of(architecture, config, shards, listener, joint).trainer(folder)
