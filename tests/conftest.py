@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false")
 # One thread: tensors here are small, threads that wait for each other are slow on a busy machine, and bits stay equal.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", VITRUVIUS_SHAPES="check")
-for name in ("NO_COLOR", "FORCE_COLOR", "VITRUVIUS_TRACEBACK"):
+# PYTHONUNBUFFERED would lose the rest of what a script prints where a signal breaks the write off.
+for name in ("NO_COLOR", "FORCE_COLOR", "VITRUVIUS_TRACEBACK", "PYTHONUNBUFFERED"):
     os.environ.pop(name, None)
 
 settings.register_profile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -15,6 +16,8 @@ STDOUT = "standard output"
 """What stdout is called where a file would be named."""
 
 _HARMLESS = frozenset("\n\t")
+_WHOLE = 1024
+"""Characters, of at most four bytes each, that a pipe of Linux takes whole (PIPE_BUF, 4,096 bytes)."""
 
 
 def clean(text: str) -> str:
@@ -42,6 +45,12 @@ def _escaped(ch: str) -> str:
 def emit(text: str) -> None:
     """Print `text`, which is data, and a line break on stdout. An error that it meets names standard output."""
     try:
+        # Where stdout has no buffer (PYTHONUNBUFFERED), Python loses the rest of a write that a signal breaks off. A
+        # pipe takes pieces of this size whole or not at all.
+        if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+            for start in range(0, len(text), _WHOLE):
+                sys.stdout.write(text[start : start + _WHOLE])
+            text = ""
         print(text, file=sys.stdout)
     except OSError as error:
         error.filename = STDOUT
