@@ -38,7 +38,7 @@ test: install-dev ## every test that this machine can run; skips are listed with
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not gpu" $(ARGS)
 
 test-fast: install-dev ## a few cases of every test but the slow, browser and server ones; under three minutes
-	@$(PY) -m pytest -n $(JOBS) --dist worksteal --cases 3 -m "not (gpu or slow or browser or server)" $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal --cases 2 -m "not (gpu or slow or browser or server)" $(ARGS)
 
 check: install-dev ## lints, formatting, types and the floors of the house
 	@$(BIN)/ruff check .

@@ -65,6 +65,7 @@ def test_every_module_of_the_design_half_imports_where_importing_torch_raises(py
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_verbs_of_the_design_half_run_where_importing_torch_raises(python):
     code = BLOCKER + "from vitruvius.cli.main import run\nsys.exit(run(sys.argv[1:]))"
     for argv in (["presets"], ["show", "llama-moe"], ["size", "llama-moe", "--json"], ["schema"]):

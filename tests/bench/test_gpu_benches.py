@@ -99,6 +99,7 @@ def test_flex_is_compared_forward_where_there_is_no_backward_pass():
     assert [row["passed"] for row in result["errors"]] == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train_throughput.py", "correctness.py", "memory.py", "flex_backward.py"])
 def test_without_a_card_nothing_is_measured_and_it_says_so(script):
     if card.torch.cuda.is_available():

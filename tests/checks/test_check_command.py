@@ -25,6 +25,7 @@ def called(capsys, tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_a_preset_passes_and_the_next_step_is_told(vitruvius):
     done = vitruvius("check", "tiny-llama-moe", env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr

@@ -252,6 +252,7 @@ def test_a_file_that_cannot_be_imported_is_refused_with_the_reason(tmp_path, sou
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_prints_data_alone_and_leaves_with_1_when_the_model_crashes(vitruvius, spec):
     done = vitruvius("check", spec("crash"), "--only", "future-leak", "--only", "batch-invariance", "--json")
     assert done.returncode == 1, done.stderr
@@ -266,6 +267,7 @@ def test_the_command_prints_data_alone_and_leaves_with_1_when_the_model_crashes(
     assert "Traceback" not in done.stderr and "next: vitruvius check" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_passes_a_right_model_and_prints_nothing_of_what_it_says(vitruvius, spec):
     done = vitruvius("check", spec("Loud"), "--only", "future-leak")
     assert done.returncode == 0, done.stderr

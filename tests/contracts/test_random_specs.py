@@ -47,6 +47,7 @@ def test_attention_rows_sum_to_one_over_exactly_the_declared_pairs(architecture)
     holds(architecture, "attention-pattern")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_outputs_depend_on_exactly_what_the_layers_promise_together(architecture):
     holds(architecture, "receptive-field", "residual", "tokens-ahead")
@@ -62,6 +63,7 @@ def test_routers_weigh_in_full_precision_and_balance_the_right_way(architecture)
     holds(architecture, "routing")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_every_backend_computes_what_the_reference_computes_forward_and_backward(architecture):
     holds(architecture, "backends", "experts")
@@ -72,26 +74,31 @@ def test_cached_decode_equals_the_full_forward_pass(architecture):
     holds(architecture, "cached-decode")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_logits_do_not_depend_on_neighbours_padding_or_packing(architecture):
     holds(architecture, "batch-invariance", "padding-invariance", "packed-documents")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_dense_flops_are_what_torch_counts_and_useful_ones_what_the_pattern_allows(architecture):
     holds(architecture, "flops")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_every_parameter_and_every_expert_has_a_gradient(architecture):
     holds(architecture, "gradients")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_the_training_loss_is_the_cross_entropy_of_the_logits(architecture):
     holds(architecture, "loss")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_the_first_loss_is_that_of_knowing_nothing(architecture):
     # Without a norm before the head, wide matrices really do make a fresh model confidently wrong, and a head tied to
@@ -101,11 +108,13 @@ def test_the_first_loss_is_that_of_knowing_nothing(architecture):
     holds(architecture, "init-loss")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_bf16_stays_within_its_bound_of_fp64(architecture):
     holds(plainly_drawn(architecture), "bf16")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_the_gradient_of_the_objective_is_its_derivative(architecture):
     holds(architecture, "derivative")

@@ -354,6 +354,7 @@ def test_a_reader_that_is_gone_already_is_no_error(argv, here):
     assert "Traceback" not in said and "Broken pipe" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_while_waiting_for_input_is_quiet(times, here):
     with started(

@@ -426,6 +426,7 @@ def test_numbers_near_the_limits_are_counted_exactly(size_of):
     assert bill["memory"]["kv_cache_bytes"] == 2 * 64 * limit * limit * 8
 
 
+@pytest.mark.slow
 def test_thousands_of_blocks_are_read(size_of):
     text = repeated(2_000, "{extends: a}").replace("(a b)*2", " ".join(f"c{i}" for i in range(2_000)))
     assert len(size_of(text)["layers"]) == 2_000

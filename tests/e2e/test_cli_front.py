@@ -229,9 +229,8 @@ def test_the_code_that_a_verb_returns_is_the_exit_code(monkeypatch):
 )
 def test_a_full_disk_under_stdout_is_one_clear_line(flags, argv):
     command = [sys.executable, *filter(None, [flags]), "-m", "vitruvius", *argv]
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w", encoding="utf-8") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered, check=False)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.endswith(
         "error: standard output: No space left on device\n  fix: free some space, or choose another place\n"
@@ -240,9 +239,11 @@ def test_a_full_disk_under_stdout_is_one_clear_line(flags, argv):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_under_stderr_still_gives_the_exit_code():
+@pytest.mark.parametrize("flags", [[], ["-u"]], ids=["buffered", "unbuffered"])
+def test_a_full_disk_under_stderr_still_gives_the_exit_code(flags):
     with Path("/dev/full").open("w", encoding="utf-8") as full:
-        done = subprocess.run([sys.executable, "-m", "vitruvius", "sise"], stdout=full, stderr=full, check=False)
+        command = [sys.executable, *flags, "-m", "vitruvius", "sise"]
+        done = subprocess.run(command, stdout=full, stderr=full, check=False)
     assert done.returncode == 2
 
 

@@ -459,12 +459,13 @@ def test_the_description_of_a_spec_cannot_reach_the_terminal_as_a_command(here, 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("flags", [[], ["-u"]], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(
     "argv", [["presets"], ["show", "gpt2"], ["size", "gpt2"], ["diff", "gpt2", "tiny-gpt2"], ["schema"]]
 )
-def test_a_full_disk_under_stdout_is_one_clear_line(argv):
+def test_a_full_disk_under_stdout_is_one_clear_line(argv, flags):
     with Path("/dev/full").open("w", encoding="utf-8") as full:
-        command = [sys.executable, "-m", "vitruvius", *argv]
+        command = [sys.executable, *flags, "-m", "vitruvius", *argv]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     assert "error: standard output: No space left on device" in done.stderr

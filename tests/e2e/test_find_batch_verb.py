@@ -15,6 +15,7 @@ QUICK = ["--seconds", 0.1, "--rounds", 1, "--context", 16, "--set", "train.threa
 SMALL = [*QUICK, "--set", "vocab_size=300", "--set", "width=32", "--set", "layers=layer"]
 
 
+@pytest.mark.slow
 def test_sizes_of_a_batch_that_is_named_divide_it_and_keep_it(said, prepared, here):
     data = ["--data", prepared / "data"]
     code, out, err = said("find-batch", "tiny-llama", *data, "--batch", 4, *SMALL, "--min", 2, "--json")
@@ -39,6 +40,7 @@ def test_sizes_of_a_batch_that_is_named_divide_it_and_keep_it(said, prepared, he
     assert "no batch was named" not in err
 
 
+@pytest.mark.slow
 def test_without_data_tokens_are_drawn_and_the_size_becomes_the_batch(said, here):
     code, out, err = said("find-batch", "tiny-llama", *SMALL, "--max", 1)
     assert code == 0, err

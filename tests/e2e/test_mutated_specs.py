@@ -215,6 +215,7 @@ def damaged_values(draw, name: str) -> str:
     return json.dumps(spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 @given(data=st.data())
 def test_a_preset_with_other_values_is_refused_or_right(name, data):

@@ -35,3 +35,33 @@ def test_data_arrives_whole_though_signals_break_writes_off_and_the_reader_is_sl
         time.sleep(0.001)
     assert process.wait() == 0
     assert found == b"x" * 1_000_000 + "\u20ac\n".encode()
+
+
+SIGNALLED_IN_A_LINE = """
+import io, os, signal, sys
+from vitruvius.cli.data_prepare import _stopped_by_sigterm
+from vitruvius.cli.output import say
+
+class Slow(io.RawIOBase):
+    asked = False
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if not self.asked:
+            self.asked = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        return os.write(2, data)
+
+sys.stderr = io.TextIOWrapper(io.BufferedWriter(Slow()))
+with _stopped_by_sigterm():
+    say("splitting ...")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="this system has no SIGTERM")
+def test_sigterm_in_the_middle_of_a_line_still_leaves_with_75_and_the_way_on():
+    done = subprocess.run([sys.executable, "-c", SIGNALLED_IN_A_LINE], capture_output=True, text=True, check=False)
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == "stopped by SIGTERM; the same command goes on from here"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 
+
+@pytest.mark.slow
 def test_show_says_which_backend_each_block_gets_and_why(vitruvius):
     done = vitruvius("show", "longcontext", "--backends")
     assert done.returncode == 0
@@ -21,6 +24,7 @@ def test_show_says_which_backend_each_block_gets_and_why(vitruvius):
     assert done.stderr.endswith("next: vitruvius size longcontext\n")
 
 
+@pytest.mark.slow
 def test_the_backends_are_data_too(vitruvius):
     asked, unasked = (
         json.loads(vitruvius("show", "tiny-llama", "--json", *more).stdout) for more in (["--backends"], [])

@@ -72,6 +72,7 @@ def rows(run):
     return path.read_text().count("\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_its_arms_and_says_what_they_came_to(files, said):
     code, out, err = said("sweep", "run.yaml", "--out", "s", "--json")
     assert code == 0

@@ -21,6 +21,7 @@ def losses(run):
     return [(row["loss"], row["grad_norm"], row["samples"]) for row in RunReader(run).metrics()]
 
 
+@pytest.mark.slow
 def test_a_run_with_checkpointing_has_the_very_losses_of_one_without(vitruvius, corpus, tmp_path):
     base = ("train", "tiny-llama-moe", "--data", str(corpus), *QUICK, *SMALL, "--steps", "4", "--checkpoint-every", "2")
     plain = vitruvius(*base, "--out", str(tmp_path / "plain"))
@@ -42,6 +43,7 @@ def test_a_dry_run_says_the_peak_its_moment_and_what_there_is(vitruvius, corpus,
     assert "at the highest moment" in vitruvius(*base).stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_made(vitruvius, corpus, tmp_path):
     out = tmp_path / "huge"
     refused = vitruvius(

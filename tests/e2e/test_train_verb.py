@@ -91,6 +91,7 @@ def wait_for(run, process, *, step):
     pytest.fail(f"it ended too early: {process.communicate()}")
 
 
+@pytest.mark.slow
 def test_train_leaves_a_run_folder_that_says_everything_and_names_the_next_step(vitruvius, spec, corpus, tmp_path):
     done = vitruvius(
         "train", str(spec), "--data", str(corpus), "--out", "runs/one", "--steps", "4", "--seed", "7", *QUICK
@@ -119,6 +120,7 @@ def test_train_leaves_a_run_folder_that_says_everything_and_names_the_next_step(
     assert "of the architecture's 320 tokens" in done.stderr
 
 
+@pytest.mark.slow
 def test_json_prints_one_summary_on_stdout(vitruvius, spec, corpus, tmp_path):
     done = vitruvius("train", str(spec), "--data", str(corpus), "--out", "one", "--steps", "2", *QUICK, "--json")
     summary = json.loads(done.stdout)
@@ -141,6 +143,7 @@ def test_a_dry_run_prints_settings_and_bill_and_makes_nothing(vitruvius, spec, c
     assert "steps: 50" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_file_with_settings_over_it_trains(vitruvius, spec, corpus, tmp_path):
     text = f"spec: {spec.name}\ndata: {corpus}\nout: one\ntrain: {{steps: 9, batch: 2, threads: 1}}\n"
     (tmp_path / "run.yaml").write_text(text)
@@ -151,6 +154,7 @@ def test_a_run_file_with_settings_over_it_trains(vitruvius, spec, corpus, tmp_pa
     assert record["spec"]["data"]["width"] == 16
 
 
+@pytest.mark.slow
 def test_a_run_killed_without_warning_resumes_to_the_same_bits(vitruvius, spec, corpus, tmp_path):
     settings = ("--steps", "60", "--checkpoint-every", "5", *QUICK)
     straight = vitruvius("train", str(spec), "--data", str(corpus), "--out", "straight", *settings)
@@ -169,6 +173,7 @@ def test_a_run_killed_without_warning_resumes_to_the_same_bits(vitruvius, spec, 
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)])
 def test_a_signal_saves_a_checkpoint_and_leaves_with_the_documented_code(number, code, spec, corpus, tmp_path):
     process = begin(
@@ -189,6 +194,7 @@ def test_a_signal_saves_a_checkpoint_and_leaves_with_the_documented_code(number,
     assert "run: stopped" in out
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_leaves_at_once_and_quietly(spec, corpus, tmp_path):
     slow = ("--set", "context=4096", "--set", "train.context=4096", "--batch", "512", "--set", "train.threads=1")
     process = begin(tmp_path, spec, "--data", corpus, "--out", "run", "--steps", ENDLESS, *slow)
@@ -203,6 +209,7 @@ def test_a_second_interrupt_leaves_at_once_and_quietly(spec, corpus, tmp_path):
     assert RunReader(tmp_path / "run").checkpoints() == []
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_first_step_leaves_a_checkpoint_too(vitruvius, spec, corpus, tmp_path):
     slow = ("--set", "context=4096", "--set", "train.context=4096", "--batch", "512", "--set", "train.accumulate=512")
     process = begin(tmp_path, spec, "--data", corpus, "--out", "run", "--steps", ENDLESS, *slow)
@@ -216,6 +223,7 @@ def test_a_run_stopped_before_its_first_step_leaves_a_checkpoint_too(vitruvius, 
     checkpoint.verify()
 
 
+@pytest.mark.slow
 def test_a_run_in_use_is_refused_until_it_is_free(vitruvius, spec, corpus, tmp_path):
     process = begin(
         tmp_path, spec, "--data", corpus, "--out", "run", "--steps", ENDLESS, "--checkpoint-every", "3", *QUICK
@@ -229,6 +237,7 @@ def test_a_run_in_use_is_refused_until_it_is_free(vitruvius, spec, corpus, tmp_p
     assert process.returncode == 75
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run_is_refused_with_the_way_on(vitruvius, spec, corpus):
     args = ("train", str(spec), "--data", str(corpus), "--out", "one", "--steps", "1", *QUICK)
     assert vitruvius(*args).returncode == 0
@@ -238,6 +247,7 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_way_on(vitruvius, spec, c
     assert "vitruvius train --resume one" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -275,6 +285,7 @@ runpy.run_module("vitruvius", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_leaves_a_checkpoint(spec, corpus, tmp_path):
     ours, theirs = os.openpty()
     argv = ["train", spec, "--data", corpus, "--out", "run", "--steps", ENDLESS, "--checkpoint-every", "3", *QUICK]

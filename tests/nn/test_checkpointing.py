@@ -65,6 +65,7 @@ def test_gradients_losses_metrics_and_loads_are_those_of_a_plain_step(name):
     agrees(shrink(preset(name)))
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(architectures(), sampled_from(("layers", "layers/2", "layers/3", "layers/4")))
 def test_any_valid_spec_learns_the_same(architecture, policy):

@@ -63,6 +63,7 @@ def test_every_probe_passes_on_a_pattern_of_ones_own(tree, sees):
     assert report.passed, str(report)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(["(q - k) % M == R", "(q * R + k * S) % M < S", "q // M - k // M <= 1", "R * k >= q or k % M == R"])

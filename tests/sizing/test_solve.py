@@ -254,6 +254,7 @@ def test_every_relaxation_is_enough_by_itself(name) -> None:
         assert tighter == (relaxation.constraint in {"memory_bytes", "decode_slowdown", "train_flops", "cost", "loss"})
 
 
+@pytest.mark.slow
 def test_where_no_one_change_is_enough_several_are_together() -> None:
     problem = Problem(parameters=7e9, memory_bytes=12.0 * 2**30, decode_slowdown=1.001, style=Style(context=102_400))
     solution = solve(problem)

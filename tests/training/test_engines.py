@@ -46,6 +46,7 @@ def agrees(found, dtype="fp32"):
     assert all(a["val_tokens"] == b["val_tokens"] for a, b in scored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["dense", "mixture"])
 def test_two_processes_give_the_losses_of_one(case, asked):
     agrees(asked("equal", "dense", "mixture")[case])
@@ -80,6 +81,7 @@ def test_experts_that_one_process_never_used_are_trained_all_the_same(asked):
     assert found["one"][0]["dead_experts"] > 0, "there must be some that no token reaches"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["2-1", "1-2", "2-2"])
 def test_a_checkpoint_is_resumed_by_another_number_of_processes(way, asked):
     found = asked("reshard")
@@ -110,6 +112,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_update(asked):
     assert events == ["launched", "stopped", "resumed", "launched", "finished"]
 
 
+@pytest.mark.slow
 def test_processes_draw_different_numbers_and_draw_them_again_after_a_resume(asked):
     found = asked("draws")
     straight, first, second = ([end["value"] for end in found[name]] for name in ("straight", "first", "second"))
@@ -140,6 +143,7 @@ def test_a_signal_between_pieces_drops_the_update_in_all_processes(asked):
     assert found["same"]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_with_an_error_and_the_run_goes_on_to_the_same_bits(asked):
     found = asked("killed")
     survivor, victim = found["first"]

@@ -65,6 +65,7 @@ def same_loads(found):
         assert [row[key] for row in found["two"]] == pytest.approx([row[key] for row in found["one"]], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_come_back_with_their_results_and_gradients_whatever_the_loads(asked):
     """Uneven loads, experts without rows, processes without rows, and no row at all."""
     ends = asked("quick")["journey"]

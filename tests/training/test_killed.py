@@ -23,6 +23,7 @@ def kill(data, tmp_path, *mode):
     return found["cases"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_few_file_operations_ends_in_the_same_bytes(data, tmp_path):
     assert kill(data, tmp_path, "wait", "events", "19") >= 5
 

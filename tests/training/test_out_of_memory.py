@@ -123,6 +123,7 @@ class Hearing:
     def ended(self) -> None: ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", sorted(ERRORS))
 def test_a_run_that_never_has_room_is_the_run_with_smaller_pieces_bit_for_bit(error, run_of, dense) -> None:
     with room_for(2, error=error):

@@ -52,6 +52,7 @@ def agrees(found, tolerance):
     assert found["shapes"][0] == found["shapes"][1], "checkpoints hold whole tensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FAST)
 def test_processes_with_parts_give_the_losses_of_one(case, asked):
     agrees(asked("equal", *FAST)[case], TOLERANCE["tensor" if case.startswith("tensor") else "fp32"])
@@ -104,6 +105,7 @@ def test_the_twin_of_a_preset_trains_with_shared_layers_as_in_one(name, asked):
 class TestCheckpoints:
     """fsdp2 -> ddp -> local -> two that share layers -> one -> fsdp2, each stopped by SIGTERM to one process."""
 
+    @pytest.mark.slow
     def test_every_process_loads_the_bits_of_the_files_whatever_wrote_them(self, asked):
         first, *others = asked("reshard")["ways"]
         assert [end["value"] for end in first] == [{"status": "stopped", "step": 3, "exit_code": 75}] * 2

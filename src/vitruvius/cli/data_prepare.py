@@ -204,18 +204,25 @@ def _slurm_options(given: tuple[str, ...]) -> SlurmOptions:
     return SlurmOptions(**ours, sbatch_args=sbatch)
 
 
+class _StoppedError(BaseException):
+    """SIGTERM came. No `except Exception` on the way may take it for a failure."""
+
+
 @contextlib.contextmanager
 def _stopped_by_sigterm() -> Generator[None]:
     """Leave with code 75 on SIGTERM: the tasks that are done stay done."""
 
     def leave(number: int, frame: object) -> None:
         del number, frame
-        say("stopped by SIGTERM; the same command goes on from here")
-        raise SystemExit(75)
+        # What there is to say is said outside: the signal may have come in the middle of a line.
+        raise _StoppedError
 
     previous = signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except _StoppedError:
+        say("stopped by SIGTERM; the same command goes on from here")
+        raise SystemExit(75) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
 

@@ -21,7 +21,7 @@ import traceback
 
 import click
 
-from vitruvius.cli.output import STDOUT, clean, clean_line, say
+from vitruvius.cli.output import STDOUT, abandon, clean, clean_line, fails, say
 from vitruvius.errors import MissingExtraError, SpecError, VitruviusError
 
 DONE, BAD_INPUT, BUG, INTERRUPTED = 0, 2, 70, 130
@@ -61,7 +61,7 @@ def report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if _is_closed_pipe(error):
-        abandon_stdout()
+        abandon(sys.stdout)
         return DONE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -71,7 +71,7 @@ def report(error: BaseException) -> int:
             say(clean("".join(traceback.format_exception(error))))
         say(message)
     if isinstance(error, OSError):
-        abandon_stdout()
+        abandon(sys.stdout)
     return _exit_code(error)
 
 
@@ -118,27 +118,9 @@ def _os_message(error: OSError) -> str:
     if name is not None:
         where = clean_line(os.fsdecode(name) if isinstance(name, bytes) else str(name)) + ": "
     else:
-        where = f"{STDOUT}: " if _stdout_fails() else ""
+        where = f"{STDOUT}: " if fails(sys.stdout) else ""
     way_out = _WAY_OUT.get(error.errno or 0, "check the path and the device it is on")
     return f"{where}{clean_line(error.strerror or str(error))}\n  fix: {way_out}"
-
-
-def _stdout_fails() -> bool:
-    """Whether stdout is what cannot be written: its buffer is still full, so it fails again."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError, AttributeError):
-        return True
-    return False
-
-
-def abandon_stdout() -> None:
-    """Point stdout at nothing where it fails, so that its buffer cannot fail again when the interpreter leaves."""
-    if _stdout_fails():
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
 
 
 def _is_closed_pipe(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ def main() -> int:
     # was seen to take five times as long. OpenMP reads this when torch loads it; what the user has set stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = run(sys.argv[1:])
+    _let_go_of_stderr()
     # Nothing is left to save: a second Ctrl-C ends the process at once instead of interrupting its shutdown.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     return code
@@ -65,8 +66,22 @@ def _dispatch(argv: list[str]) -> int:
 
 def _flush_stdout() -> None:
     stdout = sys.__stdout__ if sys.stdout is None else sys.stdout  # pyright: ignore[reportUnnecessaryComparison]
-    if stdout is not None:  # a process may be started without one
+    if stdout is None:  # a process may be started without one
+        return
+    try:
         stdout.flush()
+    except OSError as error:
+        from vitruvius.cli.output import STDOUT
+
+        error.filename = STDOUT
+        raise
+
+
+def _let_go_of_stderr() -> None:
+    """Where nobody hears what was said (a full disk, a closed terminal), the exit code stays."""
+    from vitruvius.cli.output import abandon
+
+    abandon(sys.stderr)
 
 
 def _never_fail_to_encode() -> None:

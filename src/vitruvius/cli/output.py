@@ -71,6 +71,27 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def fails(stream: TextIO) -> bool:
+    """Whether `stream` cannot be written: what its buffer holds fails again."""
+    try:
+        stream.flush()
+    except (OSError, ValueError, AttributeError):
+        return True
+    return False
+
+
+def abandon(stream: TextIO) -> None:
+    """Point a standard stream at nothing where it fails: its buffer would fail again when the interpreter leaves.
+
+    Python would then leave with 120, whatever the exit code was.
+    """
+    if fails(stream):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
 def next_step(command: str) -> None:
     """Say which command comes next in the journey."""
     say(f"next: {command}")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vitruvius.cli.arguments import Count, Tokens, complete_preset, json_option, say_findings
-from vitruvius.cli.failures import abandon_stdout
-from vitruvius.cli.output import clean, emit, emit_json, next_step, say, wants_color
+from vitruvius.cli.output import abandon, clean, emit, emit_json, next_step, say, wants_color
 from vitruvius.cli.verbs import ExampleCommand
 from vitruvius.errors import UsageError
 
@@ -204,7 +203,7 @@ def _report(result: TrainResult, *, as_json: bool) -> int:
         # The run is what counts, and its code says how it ended, whoever is still there to read of it.
         if error.errno not in {errno.EPIPE, errno.EIO}:
             raise
-        abandon_stdout()
+        abandon(sys.stdout)
     run = shlex.quote(str(result.run))
     if result.status == "stopped":
         say(f"stopped at step {result.step:,} of {result.steps:,} with a checkpoint; nothing is lost")

@@ -9,6 +9,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("guarded_ranks.py")
 
 
+@pytest.mark.slow
 def test_two_processes_raise_and_answer_the_alarms_of_one(asked):
     found = asked()
     assert all("value" in each for each in found["ended"]), found["ended"]

@@ -187,6 +187,7 @@ def dropout(monkeypatch):
     return drawn
 
 
+@pytest.mark.slow
 def test_a_resumed_stream_equals_the_straight_one_in_each_epoch_with_dropout_and_any_workers(
     dense, run_of, data, dropout
 ):

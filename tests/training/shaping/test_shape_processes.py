@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("shaped_ranks.py")
 
 
+@pytest.mark.slow
 def test_two_processes_follow_one_schedule_and_resume_to_the_same_bits(asked):
     found = asked()
     assert [end["value"]["status"] for end in found["ends"]] == ["finished", "finished"]
