@@ -88,7 +88,7 @@ def test_make_test_installs_run_and_dev_once_and_says_which_torch_it_got(lab):
     assert lab.asked() == ["venv", f"{PIP} .[run,data,cluster,optim,watch,deepspeed,dev]", ALL_TESTS]
     assert "torch 2.13.0 on CPU, 2 threads" in done.stdout
     lab.make("test-fast", "ARGS=-x")
-    assert lab.asked() == ["-m pytest -n 2 --dist worksteal --cases 3 -m not (gpu or slow or browser or server) -x"]
+    assert lab.asked() == ["-m pytest -n 2 --dist worksteal --cases 1 -m not (gpu or slow or browser or server) -x"]
 
 
 @needs_make
@@ -200,6 +200,7 @@ def test_a_missing_program_fails_where_it_is_required(pytest_without_programs):
     assert "no headless browser" in done.stdout and "VITRUVIUS_REQUIRE names browser" in done.stdout
 
 
+@pytest.mark.slow
 def test_fuzzing_prints_the_seed_that_repeats_it(pytest_without_programs):
     assert "repeat with: make fuzz SEED=" in pytest_without_programs(VITRUVIUS_HYPOTHESIS="fuzz").stdout
     assert "repeat with: make fuzz SEED=7" in pytest_without_programs(

@@ -158,6 +158,7 @@ def test_a_case_that_does_not_fit_gets_checkpointing_and_then_fewer_bits_and_the
     assert "weights 11.60 GB + masters 23.21 + moments 46.42" in said[0]
 
 
+@pytest.mark.slow
 def test_our_mixture_and_the_peers_have_the_same_parameters():
     transformers = pytest.importorskip("transformers")
     case = cases.CASES["moe"]

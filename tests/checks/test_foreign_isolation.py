@@ -158,6 +158,7 @@ def test_a_model_that_fp64_kills_is_probed_in_fp32(spec):
     assert "fp64 ended the process" in report.subject
 
 
+@pytest.mark.slow
 def test_what_a_model_prints_is_no_result(spec):
     heard = []
     report = check_foreign(spec("Loud"), only=ONLY, heard=lambda outcome: heard.append(outcome.name))

@@ -75,6 +75,7 @@ def test_what_a_preset_keeps_is_known_to_the_byte(name):
     agrees(twin, batch=3, tokens=1, dtype="fp32")
 
 
+@pytest.mark.slow
 @given(architectures(), st.sampled_from([(1, "fp32"), (2, "bf16"), (3, "fp32")]), st.sampled_from([1, 2, 7, 24]))
 def test_what_any_valid_spec_keeps_is_known_to_the_byte(architecture, form, tokens):
     batch, dtype = form

@@ -27,11 +27,13 @@ def plainly_drawn(architecture):
     return replace(architecture, init=NormalInit())
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_the_module_holds_exactly_the_tensors_that_the_spec_counts(architecture):
     holds(architecture, "parameters", "output-shape")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_the_cache_takes_exactly_the_bytes_that_size_prints(architecture):
     holds(architecture, "cache-bytes")
@@ -42,6 +44,7 @@ def test_no_token_sees_a_later_one(architecture):
     holds(architecture, "future-leak")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_attention_rows_sum_to_one_over_exactly_the_declared_pairs(architecture):
     holds(architecture, "attention-pattern")
@@ -120,6 +123,7 @@ def test_the_gradient_of_the_objective_is_its_derivative(architecture):
     holds(architecture, "derivative")
 
 
+@pytest.mark.slow
 @given(architectures())
 def test_first_weights_are_drawn_as_the_init_says(architecture):
     holds(plainly_drawn(architecture), "init-scale")

@@ -398,6 +398,7 @@ json.dump(rows, sys.stdout)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
 def test_no_bad_spec_takes_64_mib_more_than_a_good_one(here):
     longest = SPEC.replace("48", "2147483647")

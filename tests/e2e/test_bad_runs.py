@@ -189,6 +189,7 @@ print(peak() - before, file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
 def test_a_line_of_100_mb_is_lost_alone_and_never_held_in_memory(here):
     (here / "short.jsonl").write_bytes(GOOD_LINE + b"\n")

@@ -398,6 +398,7 @@ def size_of(here, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_ten_thousand_layers_are_counted(size_of):
     one, all_ = (size_of(with_(("(a b)*2", line)))["parameters"] for line in ("a*1", "a*10000"))
     both = size_of(with_(("(a b)*2", "a*2")))["parameters"]

@@ -458,6 +458,7 @@ def test_the_description_of_a_spec_cannot_reach_the_terminal_as_a_command(here, 
 # Bad input: where the output goes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("flags", [[], ["-u"]], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(

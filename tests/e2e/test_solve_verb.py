@@ -40,6 +40,7 @@ def test_specs_are_written_and_are_what_was_said(here, said):
     assert code == 0 and err.startswith("wrote designs/solved-60m-1.yaml") and "next: vitruvius size designs/" in err
 
 
+@pytest.mark.slow
 def test_what_solve_says_fits_size_says_fits(here, said):
     ask = ("--on", "rtx-3060-12gb", "--batch", "4", "--weights", "nf4")
     code, out, _ = said("solve", "--parameters", "7B", "--context", "16k", *ask, "--out", "d", "--json")
@@ -54,6 +55,7 @@ def test_what_solve_says_fits_size_says_fits(here, said):
         assert candidate["memory_bytes"] >= bill["memory"]["peak_bytes"]
 
 
+@pytest.mark.slow
 def test_nothing_found_is_an_exit_code_of_one_and_says_what_would_do(said):
     ask = ("solve", "--parameters", "70B", "--memory", "24GB", "--experts", "none")
     code, out, err = said(*ask)

@@ -33,6 +33,7 @@ def test_a_run_with_checkpointing_has_the_very_losses_of_one_without(vitruvius, 
     assert record["config"]["train"]["checkpointing"] == "layers"
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_the_peak_its_moment_and_what_there_is(vitruvius, corpus, tmp_path):
     base = ("train", "tiny-llama", "--data", str(corpus), "--out", str(tmp_path / "x"), "--batch", "4", "--dry-run")
     planned = json.loads(vitruvius(*base, "--json").stdout)["memory"]
@@ -56,6 +57,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_made(vitruvius, cor
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_none_of_the_choices_is_refused(vitruvius, corpus, tmp_path):
     for setting in ("checkpointing=blocks", "memory_check=force", "checkpointing=true"):
         refused = vitruvius(

@@ -130,6 +130,7 @@ def test_json_prints_one_summary_on_stdout(vitruvius, spec, corpus, tmp_path):
     assert summary["val_bits_per_byte"] > 0
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_settings_and_bill_and_makes_nothing(vitruvius, spec, corpus, tmp_path):
     args = ("train", str(spec), "--data", str(corpus), "--out", "one", "--steps", "50", "--dry-run")
     done, as_json = vitruvius(*args), vitruvius(*args, "--json")

@@ -145,6 +145,7 @@ def test_a_failed_check_leaves_with_1_and_the_report_says_where_to_look(said, he
     assert json.loads((here / "proof" / "report.json").read_text())["passed"] is False
 
 
+@pytest.mark.slow
 def test_what_is_too_big_is_benched_as_a_prototype_and_predicted_at_full_size(said, here, monkeypatch):
     monkeypatch.setattr(validating, "_SECONDS", 0.0)
     monkeypatch.setattr(validating, "QUICK", replace(validating.QUICK, prototype=150_000))
@@ -171,6 +172,7 @@ def test_what_is_too_big_is_benched_as_a_prototype_and_predicted_at_full_size(sa
     assert page.count('<tr class="predicted">') >= len(document["full_size"])
 
 
+@pytest.mark.slow
 def test_an_older_report_is_replaced_whole(said, here):
     assert said("small.yaml", *FEW, "--out", "proof")[0] == 0
     (here / "proof" / "notes.txt").write_text("mine")

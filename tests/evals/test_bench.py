@@ -116,6 +116,7 @@ def test_what_does_not_fit_into_memory_is_not_built_and_its_prediction_says_what
     assert "nothing was run" in found.notes[0]
 
 
+@pytest.mark.slow
 def test_a_length_that_does_not_fit_is_left_out_and_the_others_are_run(monkeypatch):
     room = 60_000_000
     monkeypatch.setattr(benching, "available_bytes", lambda _device: room)
@@ -124,6 +125,7 @@ def test_a_length_that_does_not_fit_is_left_out_and_the_others_are_run(monkeypat
     assert "memory are free" in found.rows[1].reason
 
 
+@pytest.mark.slow
 def test_two_contenders_run_in_the_same_rounds_and_their_verdict_follows_from_the_times():
     found = run("tiny-llama", "tiny-llama-moe", lengths=(16,), phases=("prefill", "decode"), runs=9)
     assert [(row.contender, row.phase) for row in found.rows] == [

@@ -20,6 +20,7 @@ def test_a_storage_counts_once_however_many_tensors_look_at_it():
     assert storage_bytes([x, torch.zeros(10, dtype=torch.bfloat16)]) == 4020
 
 
+@pytest.mark.slow
 def test_the_high_water_mark_can_be_forgotten_and_rises_again(python):
     # In a process of its own: one that keeps freed memory would take the block from there.
     done = python("""

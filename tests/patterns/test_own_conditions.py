@@ -26,6 +26,7 @@ from vitruvius.patterns.segments import fold, full_tile, segments
 N = 29
 
 
+@pytest.mark.slow
 @given(conditions())
 def test_a_condition_means_what_python_makes_of_it(text):
     pattern = parse(f"where({text})")

@@ -68,6 +68,7 @@ def package(tmp_path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])}
 
 
+@pytest.mark.slow
 def test_a_name_from_an_installed_package_works_on_the_command_line(vitruvius, package, tmp_path) -> None:
     (text,) = blocks("yaml")
     (tmp_path / "landmarks.yaml").write_text(text)

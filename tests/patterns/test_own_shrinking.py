@@ -56,6 +56,7 @@ def test_shrinking_by_one_keeps_the_text(text):
     assert shrink_text(f"causal & where({text})", 1) == f"causal & where({text})"
 
 
+@pytest.mark.slow
 @given(conditions(), st.integers(8, 32))
 def test_every_condition_has_a_picture(text, n):
     sees = f"causal & where({text})"

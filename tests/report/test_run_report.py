@@ -155,6 +155,7 @@ def test_a_wide_range_is_drawn_on_a_logarithmic_axis():
     assert steps == pytest.approx([steps[0]] * 4, abs=0.2)
 
 
+@pytest.mark.slow
 @given(
     ROWS, st.lists(st.dictionaries(st.sampled_from(["kind", "step", "time", "to_step", "x"]), JSON_VALUES), max_size=6)
 )

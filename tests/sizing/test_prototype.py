@@ -94,6 +94,7 @@ def test_windows_and_wavelengths_stay_in_proportion_to_the_context(name) -> None
             assert abs(log(slowest[0] / slowest[1])) < 0.25, block
 
 
+@pytest.mark.slow
 def test_the_same_run_is_one_rule() -> None:
     for name in LARGE:
         prototype = made(name)

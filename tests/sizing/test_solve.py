@@ -105,6 +105,7 @@ def test_the_rotary_base_is_the_least_usual_one_that_prefers_near_keys(width, fa
 # What is found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_candidates_meet_every_constraint_as_size_counts(name) -> None:
     solution = solved(name)
@@ -161,6 +162,7 @@ def test_the_document_s_question_has_full_windowed_linear_and_latent_answers() -
     assert full.billed.point.metrics.decode_slowdown < 2
 
 
+@pytest.mark.slow
 def test_no_candidate_is_worse_than_another_in_everything() -> None:
     for name in CASES:
         solution = solved(name)
@@ -275,6 +277,7 @@ def _with(problem, name, needed):
     return replace(problem, **{name: needed * (1 + 1e-9) if name != "tokens_per_second" else needed * (1 - 1e-9)})
 
 
+@pytest.mark.slow
 def test_what_blocks_is_named() -> None:
     assert refused("weights alone").hopeless == ("memory_bytes",)
     assert refused("loss").hopeless == ("loss",)

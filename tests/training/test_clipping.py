@@ -159,6 +159,7 @@ def test_a_spike_is_scaled_down_to_about_the_norms_before_it(dense, run_of, spik
     assert "clipped_to" not in found[16], "one spike makes no room and no fear"
 
 
+@pytest.mark.slow
 def test_a_spike_moves_the_weights_no_further_than_another_update(dense, run_of, spike):
     """What it is for: with moments of their own the weights recover from a spike only slowly."""
     losses = {}
@@ -171,6 +172,7 @@ def test_a_spike_moves_the_weights_no_further_than_another_update(dense, run_of,
     assert abs(losses["zclip"] - straight) < 0.25 * abs(losses["none"] - straight)
 
 
+@pytest.mark.slow
 def test_clip_is_a_ceiling_above_it_and_works_during_its_warm_up(dense, run_of):
     found = rows(run_of(dense, **LONG, **{**ZCLIP, "clip": 0.25}).run)
     assert {row["clipped_to"] for row in found} == {0.25}

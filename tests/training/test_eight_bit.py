@@ -153,6 +153,7 @@ def test_a_resumed_run_ends_in_the_same_bits(settings, wide, run_of):
     assert rows(halved.run) == rows(straight.run)
 
 
+@pytest.mark.slow
 def test_what_is_learned_is_what_fp32_moments_learn(wide, run_of):
     """Stated bound: every loss of 40 updates within 0.03 nats, and the last validation within 0.02."""
     settings = {"steps": 40, "checkpoint_every": 40, "dtype": "fp32", "final_eval_batches": 4}

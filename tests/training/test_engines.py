@@ -52,6 +52,7 @@ def test_two_processes_give_the_losses_of_one(case, asked):
     agrees(asked("equal", "dense", "mixture")[case])
 
 
+@pytest.mark.slow
 def test_the_load_of_experts_is_counted_over_all_processes(asked):
     found = asked("equal", "dense", "mixture")["mixture"]
     for key in ("expert_load_max_over_mean", "expert_load_cv", "dead_experts"):
@@ -100,6 +101,7 @@ def test_a_checkpoint_is_resumed_by_another_number_of_processes(way, asked):
     assert furthest(resumed["rows"], straight) < TOLERANCE["fp32"]
 
 
+@pytest.mark.slow
 def test_resuming_with_as_many_processes_keeps_every_bit(asked):
     found = asked("reshard")
     assert found["2-2"]["digests"] == found["digests"]["straight-2"]
@@ -107,6 +109,7 @@ def test_resuming_with_as_many_processes_keeps_every_bit(asked):
     assert found["2-1"]["digests"] != found["digests"]["straight-2"], "sums in another order have other last bits"
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_update(asked):
     events = asked("reshard")["2-2"]["events"]
     assert events == ["launched", "stopped", "resumed", "launched", "finished"]

@@ -73,11 +73,13 @@ def test_rows_come_back_with_their_results_and_gradients_whatever_the_loads(aske
     assert all(end["value"] is not None and end["value"]["furthest"] < 1e-12 for end in ends), ends
 
 
+@pytest.mark.slow
 def test_processes_that_compute_the_same_rows_without_gradients_get_the_same_bits(asked):
     """Those that write the same targets must end them at the same token."""
     assert [end["value"]["same"] for end in asked("quick")["journey"]] == [True] * 3
 
 
+@pytest.mark.slow
 def test_processes_with_parts_of_the_experts_give_the_losses_of_one(asked):
     found = asked("quick")["mixture"]
     agrees(found)

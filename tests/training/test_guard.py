@@ -217,6 +217,7 @@ def test_routers_forget_the_load_of_an_update_that_was_skipped(mixture, run_of, 
         assert all(torch.equal(one, other) for one, other in zip(start, starts[0], strict=True))
 
 
+@pytest.mark.slow
 def test_a_spike_is_noted_by_default_and_the_bits_stay(dense, run_of, fault):
     settings = {"steps": 24, "checkpoint_every": 24}
     guard = Guard(window=8, loss_z=4.0)

@@ -111,6 +111,7 @@ def test_the_loss_of_a_batch_is_ours(objective, data, pairs):
     assert half == pytest.approx(make_objective(config).train(ours, piece).loss.item() / 2, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["causal-lm", "masked-lm", "seq2seq"])
 def test_the_first_updates_are_those_of_our_loop(objective, data, pairs, tmp_path, one_thread):
     steps = 8
@@ -142,6 +143,7 @@ def test_the_first_updates_are_those_of_our_loop(objective, data, pairs, tmp_pat
         torch.testing.assert_close(weight, weights_of(model)[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_a_batch_in_pieces_weighs_them_by_their_targets(data, pairs, tmp_path, one_thread):
     losses = []
     for size, pieces in ((4, 1), (2, 2)):
@@ -155,6 +157,7 @@ def test_a_batch_in_pieces_weighs_them_by_their_targets(data, pairs, tmp_path, o
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["causal-lm", "masked-lm", "seq2seq"])
 def test_it_saves_resumes_to_the_same_bits_and_is_read_back_as_ours(objective, data, pairs, tmp_path, one_thread):
     spec, config, data = parts(objective, data, pairs)

@@ -144,6 +144,7 @@ def test_from_the_step_on_that_runs_out_it_is_the_run_with_smaller_pieces_bit_fo
     assert [event["step"] for event in shortages(halved)] == [4]
 
 
+@pytest.mark.slow
 def test_what_an_earlier_piece_of_the_same_update_has_left_is_taken_back(run_of, mixture) -> None:
     # Passes 1 to 4 are those of two updates in two pieces; the second piece of the third update fails.
     with room_for(1, since=6):
@@ -174,6 +175,7 @@ def test_detectors_and_what_is_watched_see_the_update_that_was_applied(run_of, m
     assert rows_of(halved) == rows_of(smaller)
 
 
+@pytest.mark.slow
 def test_the_event_and_the_line_say_what_happened(run_of, dense) -> None:
     heard = Hearing()
     with room_for(1, since=3):
@@ -190,6 +192,7 @@ def test_the_event_and_the_line_say_what_happened(run_of, dense) -> None:
     assert "in 6 pieces of 1 sample instead of 2 of 3" in notes[1]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_smaller_pieces_without_falling_over_again(run_of, dense) -> None:
     with room_for(2, since=3):
         straight = run_of(dense, "straight").run
@@ -203,6 +206,7 @@ def test_a_resumed_run_goes_on_in_the_smaller_pieces_without_falling_over_again(
     assert rows_of(killed) == rows_of(straight)
 
 
+@pytest.mark.slow
 def test_it_does_so_when_it_died_before_a_checkpoint_knew_of_it(run_of, dense) -> None:
     with room_for(2, since=3):
         straight = run_of(dense, "straight").run
@@ -228,6 +232,7 @@ def test_events_that_were_written_by_somebody_else_are_no_stumbling_block(run_of
     assert RunReader(run).checkpoints()[-1].path.joinpath("state.json").read_text().count('"accumulate": 4') == 1
 
 
+@pytest.mark.slow
 def test_a_sample_that_does_not_fit_by_itself_ends_the_run_with_ways_out_and_saves_what_was_done(run_of, dense) -> None:
     with room_for(0, since=4), pytest.raises(RunError) as ended:
         run_of(dense)
@@ -275,6 +280,7 @@ def test_memory_that_runs_out_between_updates_ends_the_run_in_our_words(run_of, 
         run_of(dense, ema=0.9, eval_every=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_validation_is_done_in_fewer_windows_at_a_time(rows, run_of, dense, monkeypatch) -> None:
     straight = run_of(dense, "straight", eval_every=2, eval_batches=2, batch=4).run
@@ -298,6 +304,7 @@ def test_validation_is_done_in_fewer_windows_at_a_time(rows, run_of, dense, monk
     assert bits(run)["state"]["companions"]["pieces"] == {"accumulate": 1, "windows": 1 if rows == 1 else 2}
 
 
+@pytest.mark.slow
 def test_a_window_that_does_not_fit_by_itself_ends_the_run(run_of, dense, monkeypatch) -> None:
     def fails(self: Any, model: Any, piece: Any) -> Any:
         raise MemoryError

@@ -135,6 +135,7 @@ def test_pieces_and_the_whole_batch_have_the_same_loss_and_gradient(learn):
         assert one["samples"] == other["samples"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", ["mixed", "grouped"])
 def test_a_stopped_and_resumed_run_ends_in_the_same_bits(learn, lengths):
     class StopAtThree:

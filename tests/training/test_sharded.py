@@ -117,11 +117,13 @@ class TestCheckpoints:
                 assert end["value"].pop("looked") > 20
                 assert end["value"] == {"same": True, "step": 12 if last else 2 * number + 1, **status}
 
+    @pytest.mark.slow
     def test_the_run_is_that_of_one_process(self, asked):
         found = asked("reshard")["rows"]
         assert [row["samples"] for row in found["run"]] == [row["samples"] for row in found["straight"]]
         assert furthest(found["run"], found["straight"]) < TOLERANCE["tensor"]
 
+    @pytest.mark.slow
     def test_resuming_with_as_many_processes_keeps_every_bit(self, asked):
         found = asked("reshard")
         assert {end["value"]["exit_code"] for end in found["stopped"]} == {75}

@@ -34,6 +34,7 @@ def test_similarities_by_construction_are_those_of_the_sets(families: list[Famil
         assert len(set(family.texts)) == len(family.texts)
 
 
+@pytest.mark.slow
 def test_texts_of_different_families_are_not_alike(families: list[Family]):
     """Every pair that shares any shingle is counted; headers of pages are all that families have in common."""
     where: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)

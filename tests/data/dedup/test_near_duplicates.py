@@ -148,6 +148,7 @@ def test_order_and_partition_change_nothing(find, documents, rng):
         assert find(units, both, small_stages(settings, partition)) == expected
 
 
+@pytest.mark.slow
 @given(corpora())
 def test_nobody_is_dropped_unverified_or_for_someone_who_is_dropped(find, documents):
     settings = NearSettings(threshold=0.6, ngram=2, bands=20, rows=1)

@@ -203,6 +203,7 @@ def test_a_long_text_is_cut_without_losing_or_changing_words():
     assert np.array_equal(word_hashes(runs), np.tile(word_hashes("... ---"), 30_000))
 
 
+@pytest.mark.slow
 def test_a_long_text_takes_little_more_memory_than_itself():
     text = "ab cd " * 1_000_000
     tracemalloc.start()

@@ -154,6 +154,7 @@ def test_a_failure_comes_back_as_it_was(planned, error):
         assert (type(found), str(found)) == (type(error), str(error))
 
 
+@pytest.mark.slow
 def test_a_command_that_waits_for_others_puts_their_work_in_place(pages, tmp_path):
     out, code = tmp_path / "waited", []
     words = ["data", "prepare", str(pages), "--out", str(out), "--vocab", "300", "--executor", "external", "--json"]

@@ -207,6 +207,7 @@ def test_two_processes_do_not_work_on_one_job(corpus, tmp_path):
     prepare([corpus], tmp_path / "out", OPTIONS)
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_with_75_and_the_same_command_goes_on(corpus, straight, tmp_path):
     recipe = tmp_path / "twins.yaml"
     recipe.write_text("steps: [html]\nduplicates: {exact: text, near: {threshold: 0.8}}\n")
@@ -241,6 +242,7 @@ def test_every_stage_is_a_pure_function_of_the_plan(corpus, straight, tmp_path):
     assert tree(tmp_path / "out") == straight
 
 
+@pytest.mark.slow
 def test_sources_have_their_own_recipes_and_shards(corpus, tmp_path):
     (tmp_path / "sources.yaml").write_text(
         f"lines: {{inputs: ['{corpus}/*.jsonl'], weight: 3}}\ntexts: {{inputs: ['{corpus}'], kind: text, weight: 1}}\n"

@@ -45,6 +45,7 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_is_full_is_said_and_the_same_command_goes_on_when_there_is_room(tmp_path, workers):
     source = corpus(tmp_path / "a.jsonl", 400)

@@ -72,6 +72,7 @@ def test_a_document_is_in_as_few_rows_as_its_binary_form_has_ones(numbered, leng
     assert sorted(filter(None, found)) == sorted(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", [None, {"a": 3, "b": 1}])
 @given(batch=st.integers(1, 5), seed=st.integers(0, 3))
 @settings(max_examples=10)

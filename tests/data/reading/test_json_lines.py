@@ -128,6 +128,7 @@ def test_a_text_of_nothing_but_commas_and_brackets_is_a_text():
     assert both(json.dumps({"text": text, "x": [1]}).encode()) == Record(text, None)
 
 
+@pytest.mark.slow
 def test_a_line_full_of_brackets_is_read_in_linear_time():
     found = both(b'{"text": "a", "x": [' + b"[]," * 300_000 + b"1]}")
     assert found == Record("a", None)

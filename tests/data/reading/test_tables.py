@@ -299,6 +299,7 @@ print(peak() - base)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["one row group", "dictionary", "stream", "file", "zstd"])
 def test_a_table_much_larger_than_the_bound_is_read_within_it(measured, tmp_path, shape):
     size, count = 2**16, 3072

@@ -27,6 +27,7 @@ def test_any_terms_on_any_pattern_equal_the_reference_forward_and_backward(patte
     Case.of(pattern, length, names, seed=seed, groups=(1, 2, 4)[seed % 3]).assert_same()
 
 
+@pytest.mark.slow
 @given(data=st.data(), pattern=PATTERNS, length=st.integers(2, 300), names=st.sets(st.sampled_from(NAMES), max_size=3))
 def test_packed_documents_never_see_each_other_in_any_backend(data, pattern, length, names) -> None:
     documents = data.draw(document_rows(length))

@@ -290,6 +290,7 @@ class Stopping:
 TIMES = {"tokens_per_second", "guard_seconds", "watch_seconds", "watch_share"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["note", "lower-lr", "rewind"])
 @pytest.mark.parametrize("stop_at", [5, 10], ids=str)
 def test_a_run_with_alarms_that_was_stopped_goes_on_to_the_same_bits(mixture, run_of, policy, stop_at):
@@ -319,6 +320,7 @@ def test_a_run_with_alarms_that_was_stopped_goes_on_to_the_same_bits(mixture, ru
     assert states[0] == states[1]
 
 
+@pytest.mark.slow
 def test_detectors_change_nothing_while_they_only_note(mixture, run_of):
     watched = run_of(mixture, "watched", **LONG, guard=Guard(every=1))
     plain = run_of(mixture, "plain", **LONG, guard=Guard(every=None))

@@ -215,6 +215,7 @@ def test_what_drops_at_random_changes_the_loss(dense, run_of, request):
     assert rows(run_of(dense, "with", steps=1).run)[0]["loss"] != rows(without.run)[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_rewind_of_the_guard_is_followed_by_workers(dense, run_of, monkeypatch):
     from vitruvius.training.guarding.judge import Judge
     from vitruvius.training.settings import Guard

@@ -167,6 +167,7 @@ def test_more_than_there_is_memory_for_is_refused_before_any_is_taken(monkeypatc
         memory.SharedMemory.made(memory.Layout(workers=1, slots=1024, samples=1 << 20, context=1 << 12))
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_dies_goes_on_to_the_bits_of_the_straight_one(dense, run_of, hook, tmp_path):
     deadly = tmp_path / "deadly"
     hooks = hook(f"if os.path.exists({str(deadly)!r}) and draw.random() < 0.2: os.kill(os.getpid(), 9)\nreturn {{}}")
@@ -215,6 +216,7 @@ STUCK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stuck", STUCK)
 def test_workers_end_with_a_run_that_is_killed_whatever_they_are_at(stuck, data, hook):
     (use,) = hook(STUCK[stuck])

@@ -61,6 +61,7 @@ def test_hooks_that_change_nothing_leave_the_loss_curve_as_it_is(dense, run_of, 
     assert plain.val_loss == hooked.val_loss
 
 
+@pytest.mark.slow
 def test_a_hook_decides_bits_and_a_resumed_run_has_them(dense, run_of, hook):
     hooks = hook(DIGITS)
     straight = run_of(dense, "straight", preprocess=hooks)

@@ -185,6 +185,7 @@ def spiking(monkeypatch, at):
     monkeypatch.setattr(Updater, "gradients", spiked)
 
 
+@pytest.mark.slow
 def test_a_rewind_goes_back_in_the_schedule_too_and_resumes_to_the_same_bits(mixture, run_of, monkeypatch):
     guard = Guard(window=8, spike="rewind", loss_z=6.0, grad_z=None)
     grown = ShapeSchedule(field="blocks.*.mixer.sees.sliding", steps={0: 2, 9: 4, 11: 8})
