@@ -70,10 +70,11 @@ def test_every_alternative_says_why_it_was_not_chosen(case):
     assert all(option.step_seconds >= found.chosen.step_seconds * 0.97 for option in ours)
 
 
-def test_one_device_takes_what_size_says():
+@pytest.mark.parametrize("more", [{}, {"ema": 0.999, "z_loss": 1e-4}], ids=["plain", "average and z-loss"])
+def test_one_device_takes_what_size_says(more):
     from vitruvius.sizing import size
 
-    architecture, _config, found = placed("smollm2-135m", "rtx-4090", 1, 4, 2048)
+    architecture, _config, found = placed("smollm2-135m", "rtx-4090", 1, 4, 2048, **more)
     plan = found.chosen.plan
     bill = size(
         architecture,
@@ -82,9 +83,21 @@ def test_one_device_takes_what_size_says():
         batch=plan.schedule.micro_batch,
         accumulate=plan.schedule.micro_batches,
         checkpointing=plan.schedule.checkpointing,
+        average="fp32" if more else "none",
+        z_loss="added" if more else "none",
     )
     assert plan.memory.peak == bill.to_dict()["memory"]["peak_bytes"]
     assert found.launch("run.yaml") == "vitruvius train run.yaml"
+
+
+def test_an_average_is_divided_as_the_masters_are():
+    architecture, _, plain = placed("llama-3-8b", "h100-80gb", 8, 16, 8192)
+    _, _, averaged = placed("llama-3-8b", "h100-80gb", 8, 16, 8192, ema=0.999)
+    assert plain.chosen.plan.degrees == averaged.chosen.plan.degrees
+    more = averaged.chosen.plan.memory.optimizer - plain.chosen.plan.memory.optimizer
+    # 4 bytes a parameter, over eight ranks; rows of a tensor that do not divide evenly stand on the first ones.
+    whole = sum(tensor.count for tensor in resolve(architecture).tensors().values())
+    assert 4 * whole / 8 <= more <= 4 * whole / 8 * 1.01
 
 
 def test_a_launch_says_how_many_machines_and_processes():

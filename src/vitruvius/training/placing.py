@@ -13,11 +13,11 @@ from vitruvius.errors import UsageError
 from vitruvius.sizing.communication import network_of
 from vitruvius.sizing.parallel.evaluate import Evaluation
 from vitruvius.sizing.parallel.search import MOST_DEVICES, Refused, Search
-from vitruvius.sizing.workload import Optimizer, Workload
 from vitruvius.spec import resolve
 from vitruvius.training.config import to_plain
 from vitruvius.training.rules import findings
 from vitruvius.training.settings import EngineSettings
+from vitruvius.training.workload import workload_of
 from vitruvius.units import format_bytes
 
 if TYPE_CHECKING:
@@ -167,13 +167,7 @@ def place(architecture: Architecture, config: TrainConfig, device: Device, count
         raise UsageError(f"{count:,} devices are out of range", where="--gpus", fix=f"use 1 to {MOST_DEVICES:,}")
     assert config.context is not None
     graph = resolve(architecture)
-    workload = Workload(
-        mode="train",
-        context=config.context,
-        weights=config.dtype,
-        optimizer=cast("Optimizer", config.optimizer.removesuffix("-paged")),
-    )
-    evaluation = Evaluation(graph, workload, device, network_of(device))
+    evaluation = Evaluation(graph, workload_of(config), device, network_of(device))
     search = Search(evaluation, count, config.batch, ("none", "layers"))
     planned = [plan for degrees in search.degrees("whole") for plan in search.planned(degrees)]
     fitting = [_judged(plan, config, architecture) for plan in planned if plan.fits]

@@ -84,9 +84,9 @@ class Turns:
 
         assert first >= 0
         if count > MOST_SAMPLES:
-            rest = self.draw(first + MOST_SAMPLES, count - MOST_SAMPLES)
-            sources, before = zip(self.draw(first, MOST_SAMPLES), rest, strict=True)
-            return np.concatenate(sources), np.concatenate(before)
+            starts = range(first, first + count, MOST_SAMPLES)
+            parts = [self.draw(start, min(MOST_SAMPLES, first + count - start)) for start in starts]
+            return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
         sources, before = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
         waiting: list[tuple[_Tree, int, np.ndarray]] = [(self._tree, first, np.arange(count, dtype=np.int64))]
         while waiting:

@@ -238,6 +238,7 @@ class Evaluation:
             optimizer=self.workload.optimizer,
             value_bytes=self._value_bytes,
             sums=sums,
+            average=self.workload.average,
         )
         return Shelf(self.graph, how, self._matrices, tensor=degrees.tensor, expert=degrees.expert, ends=self._ends)
 

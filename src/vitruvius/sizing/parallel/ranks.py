@@ -84,6 +84,8 @@ class Storing:
     """Of a weight."""
     sums: Literal["none", "fp32"]
     """Whether gradients of several micro-batches are added up in fp32, beside the gradient of the last."""
+    average: Literal["none", "fp32"] = "none"
+    """Whether an average of the weights is kept beside the masters, divided as they are."""
 
     @property
     def gradient_bytes(self) -> int:
@@ -105,6 +107,7 @@ def stored(parts: Mapping[str, Part], how: Storing, matrices: Collection[str]) -
         kept = (part.count, flat, flat, rows)[how.zero]
         role = "matrix" if name in matrices else "rest"
         state += optimizer_bytes(kept, how.optimizer, how.value_bytes, role=role)
+        state += 4 * kept if how.average == "fp32" else 0
         whole += part.count if ranks > 1 else 0
         parameters += part.count
         experts += part.count if part.is_expert else 0

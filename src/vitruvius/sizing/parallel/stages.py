@@ -155,6 +155,7 @@ class Layers:
                 tokens=self._local,
                 value_bytes=self._value_bytes,
                 attention=self._workload.attention,
+                z_loss=self._workload.z_loss,
             )
             self._stretches[batch] = steps(self._graph, work, loss=self._workload.loss)
         return self._stretches[batch]
