@@ -42,9 +42,7 @@ class Samples(Section):
 
     def findings(self, config: TrainConfig, architecture: Architecture | None) -> Iterator[Finding]:
         """Prompts that say nothing to this kind of model."""
-        if self.every is not None and config.engine.kind == "fsdp2":
-            what = "under fsdp2 no process has the whole model, so none can write"
-            yield Finding(path="train.samples.every", what=what, fix="leave it out, or use engine: {kind: ddp}")
+        del config
         if not 1 <= len(self.prompts) <= MOST_PROMPTS:
             what = "no prompt is named" if not self.prompts else f"{len(self.prompts):,} prompts are too many"
             fix = f"write 1 to {MOST_PROMPTS}: prompts: ['Once']"
