@@ -15,6 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
 from transformers import Trainer, TrainingArguments
 
 import vitruvius as vt
@@ -36,6 +37,7 @@ def main() -> None:
     words.add_argument("--learning-rate", type=float, default=2e-5)
     words.add_argument("--weight-decay", type=float, default=0.01)
     words.add_argument("--seed", type=int, default=42)
+    words.add_argument("--bf16", action="store_true", help="compute in bf16 under fp32 weights")
     words.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     given = words.parse_args()
 
@@ -52,6 +54,8 @@ def main() -> None:
         num_train_epochs=given.epochs,
         weight_decay=given.weight_decay,
         seed=given.seed,
+        bf16=given.bf16,
+        use_cpu=not torch.accelerator.is_available(),
         report_to=[],
         disable_tqdm=True,
     )

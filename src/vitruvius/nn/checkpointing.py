@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from vitruvius.nn.casting import recomputing
 from vitruvius.nn.place import Passed, Signals
 from vitruvius.nn.updates import Gathering
 from vitruvius.spec.recomputing import is_again
@@ -33,7 +34,8 @@ def through(module: nn.Module, x_BTD: Tensor, place: Place, state: Any = None) -
     run = _Twice(module, place)
     # The variant that keeps the graph: gradients of inputs that reach the layer on other ways, such as keys that an
     # earlier layer lent, flow as they always do.
-    return checkpoint(run, x_BTD, use_reentrant=False, preserve_rng_state=True)  # pyright: ignore[reportReturnType]
+    kept = {"use_reentrant": False, "preserve_rng_state": True, **recomputing()}
+    return checkpoint(run, x_BTD, **kept)  # pyright: ignore[reportReturnType]
 
 
 class _Twice:

@@ -59,7 +59,7 @@ class Experts(nn.Module):
 
     def _map(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Weights [E, out, in] and biases [E, out] of one of the experts' linear maps."""
-        return self.get_parameter(f"{name}_weight"), getattr(self, f"{name}_bias", None)
+        return getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias", None)
 
 
 @implements(Moe)

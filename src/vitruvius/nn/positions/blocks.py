@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vitruvius.nn.backends.packed import by_distance
 from vitruvius.nn.backends.scores import document_runs, visible
+from vitruvius.nn.casting import recomputing
 from vitruvius.patterns import segments
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
 
 def recomputed(function: Callable[..., Made], *inputs: Any, again: bool) -> Made:
     """What a function makes of its inputs; with `again` the backward pass computes anew what it would have kept."""
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False) if again else function(*inputs)
+    if not again:
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, **recomputing())
 
 
 def grouped_scores(q_BHTK: Tensor, k_BGSK: Tensor) -> Tensor:

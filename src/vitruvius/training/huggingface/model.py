@@ -12,6 +12,7 @@ read a Trainer's checkpoint as one of ours.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,12 +21,13 @@ from torch import Tensor, nn
 
 from vitruvius.errors import RunError, UsageError
 from vitruvius.nn import Signals, build
+from vitruvius.nn.casting import cast
 from vitruvius.nn.weights import load_weights, tables_that_grow
 from vitruvius.runs.checkpoints import MODEL_FILE
 from vitruvius.spec import read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from vitruvius.nn import Model
     from vitruvius.spec import Architecture
@@ -93,19 +95,32 @@ class ForTrainer(nn.Module):
         attention_mask: 0 at padding, which nothing reads. documents: [B, T] document of each token of packed rows, -1
         at padding. prefix_lengths: [B], of what an open prefix reads both ways. num_items_in_batch: targets of all
         pieces of an update; the loss is then their share of its mean. Raises UsageError when inputs do not go together.
+
+        Under autocast (`bf16=True`, `fp16=True`) every weight is cast once and all is computed as in a model of ours in
+        that format, statistics, softmax and loss in fp32; what is trained are the fp32 weights.
         """
-        if self.reads == "source":
-            given = self._of_source(input_ids, attention_mask, labels, decoder_input_ids)
-            targets = labels
-        else:
-            given = self._of_tokens(input_ids, attention_mask, documents, prefix_lengths)
-            targets = _next(labels) if self.reads == "causal" and labels is not None else labels
-        if targets is None:
-            return {"logits": self.model(**given)}
-        loss = self._loss(given, targets, num_items_in_batch)
-        if self.training or self.gives == "loss":
-            return {"loss": loss}
-        return {"loss": loss, "logits": self.model(**given)}
+        with self._as_cast(input_ids.device.type):
+            if self.reads == "source":
+                given = self._of_source(input_ids, attention_mask, labels, decoder_input_ids)
+                targets = labels
+            else:
+                given = self._of_tokens(input_ids, attention_mask, documents, prefix_lengths)
+                targets = _next(labels) if self.reads == "causal" and labels is not None else labels
+            if targets is None:
+                return {"logits": self.model(**given)}
+            loss = self._loss(given, targets, num_items_in_batch)
+            if self.training or self.gives == "loss":
+                return {"loss": loss}
+            return {"loss": loss, "logits": self.model(**given)}
+
+    @contextlib.contextmanager
+    def _as_cast(self, device_type: str) -> Generator[None]:
+        """Whole weights in autocast's format, and nothing left for autocast to decide."""
+        if not torch.is_autocast_enabled(device_type):
+            yield
+            return
+        with torch.autocast(device_type, enabled=False), cast(self.model, torch.get_autocast_dtype(device_type)):
+            yield
 
     def _loss(self, given: dict[str, Any], targets: Tensor, items: Tensor | int | None) -> Tensor:
         signals = Signals() if self.training else None
