@@ -38,6 +38,7 @@ class Vitruvius:
     def __init__(self, config: dict) -> None:
         import vitruvius as vt
         from vitruvius.nn.ops import keep_freed_memory
+        from vitruvius.nn.ops.compiling import compiled
         from vitruvius.training.master import MasterAdamW, parameter_groups
 
         keep_freed_memory()
@@ -45,7 +46,7 @@ class Vitruvius:
         self.model.to(torch.bfloat16).train()
         groups = parameter_groups(self.model.named_parameters(), weight_decay=WEIGHT_DECAY)
         self.optimizer = MasterAdamW(groups, lr=LEARNING_RATE, betas=BETAS)
-        self.loss = torch.compile(self.model.loss) if config["mode"] == "compiled" else self.model.loss
+        self.loss = compiled(self.model.loss) if config["mode"] == "compiled" else self.model.loss
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         loss = self.loss(inputs, targets)

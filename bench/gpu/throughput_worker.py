@@ -22,6 +22,7 @@ import torch
 from card import forget_peak, milliseconds, peak_bytes, synchronize
 from cases import CASES, Case, small
 
+from vitruvius.nn.ops.compiling import compiled
 from vitruvius.spec import resolve
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Ours:
         self.model = drawn_on(architecture, torch.bfloat16, device)
         self.model.checkpointing = case.checkpointing
         if mode == "compiled":
-            self.model.loss = torch.compile(self.model.loss)  # pyright: ignore[reportAttributeAccessIssue]
+            self.model.loss = compiled(self.model.loss)  # pyright: ignore[reportAttributeAccessIssue]
         self.stop = StopRequest()
         self.updater = Updater(
             config=config,

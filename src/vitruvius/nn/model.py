@@ -16,6 +16,7 @@ from vitruvius.nn.embeddings import EmbeddingModule
 from vitruvius.nn.encoder import EncoderModule, place_source
 from vitruvius.nn.mtp import build_mtp, shifted, targets_ahead
 from vitruvius.nn.ops import LossParts
+from vitruvius.nn.ops.compiling import uncompiled
 from vitruvius.nn.place import BackendName, Place, Signals, place_packed
 from vitruvius.nn.registry import Factory, make
 from vitruvius.nn.stack import StreamsModule, build_layers
@@ -216,10 +217,7 @@ class Model(nn.Module):
             raise UsageError(f"documents have shape {tuple(documents.shape)} and tokens {shape}")
         # Looking at ids elsewhere would wait for the device, which reports a bad one by itself.
         if tokens_BT.device.type == "cpu" and tokens_BT.numel():
-            low, high = int(tokens_BT.min()), int(tokens_BT.max())
-            if low < 0 or high >= self.architecture.vocab_size:
-                bad = low if low < 0 else high
-                raise UsageError(f"token id {bad} is outside the vocabulary of {self.architecture.vocab_size:,}")
+            _check_ids(tokens_BT, self.architecture.vocab_size)
 
     def loss(
         self,
@@ -330,3 +328,11 @@ class Model(nn.Module):
             checkpointing=self.checkpointing,
             signals=signals,
         )
+
+
+@uncompiled  # it asks for numbers: a compiler would break off there, and say so to whoever trains
+def _check_ids(tokens_BT: Tensor, vocab_size: int) -> None:
+    low, high = int(tokens_BT.min()), int(tokens_BT.max())
+    if low < 0 or high >= vocab_size:
+        bad = low if low < 0 else high
+        raise UsageError(f"token id {bad} is outside the vocabulary of {vocab_size:,}")

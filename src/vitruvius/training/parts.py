@@ -10,6 +10,7 @@ import torch
 from vitruvius.data import TokenShards, read_index, use_of
 from vitruvius.errors import UsageError
 from vitruvius.nn import build
+from vitruvius.nn.ops.compiling import compiled
 from vitruvius.nn.weights import tables_that_grow
 from vitruvius.spec import to_data
 from vitruvius.training.checking import config_hash
@@ -130,7 +131,7 @@ def model_of(architecture: Architecture, config: TrainConfig, engine: Engine) ->
     model = engine.place(model, torch.device(config.device))
     model.checkpointing = config.checkpointing
     if config.compile == "default":
-        model.loss = torch.compile(model.loss)  # pyright: ignore[reportAttributeAccessIssue]
+        model.loss = compiled(model.loss)  # pyright: ignore[reportAttributeAccessIssue]
     return model
 
 
