@@ -218,7 +218,7 @@ def fate(trial: dict[str, Any], counted: float) -> str:
 
 ABOUT = """# Stability: learning rates that are too high
 
-Written by `bench/stability.py` on 2026-11-22; {cpu}, one thread on a machine shared with others; python {python},
+Written by `bench/stability.py` on {date}; {cpu}, one thread on a machine shared with others; python {python},
 torch {torch}, numpy {numpy}.
 
 Two tiny models, {steps:,} updates of {batch} x {context} tokens of Python source, vocabulary {vocabulary}, bf16 with
@@ -283,15 +283,14 @@ def found(trials: list[dict[str, Any]], counted: float) -> list[str]:
         )
     plain = {(each["model"], each["factor"], each["seed"]): each for each in trials if each["arm"] == "unprotected"}
     for arm in ("guarded", "protected"):
-        gains = [
-            f"{each['model']} at {each['factor']}x {other['val_loss'] - each['val_loss']:+.3f}"
-            for each in trials
-            if each["arm"] == arm
-            and (other := plain.get((each["model"], each["factor"], each["seed"]))) is not None
-            and other["val_loss"] is not None
-            and each["val_loss"] is not None
-        ]
-        lines.append(f"- Nats that {arm} is better by than unprotected (below 0: worse): {'; '.join(gains)}.")
+        gains: dict[str, list[str]] = {}
+        for each in (each for each in trials if each["arm"] == arm):
+            other = plain.get((each["model"], each["factor"], each["seed"]))
+            if other is not None and other["val_loss"] is not None and each["val_loss"] is not None:
+                gain = f"{other['val_loss'] - each['val_loss']:+.3f}"
+                gains.setdefault(f"{each['model']} at {each['factor']}x", []).append(gain)
+        shown = "; ".join(f"{name} {', '.join(by_seed)}" for name, by_seed in gains.items())
+        lines.append(f"- Nats that {arm} is better by than unprotected, seed by seed (below 0: worse): {shown}.")
     return lines
 
 
@@ -299,6 +298,7 @@ def page(results: dict[str, Any]) -> str:
     """The page, from what was measured."""
     trials, counted, machine = list(results["trials"].values()), results["unigram"], results["environment"]
     about = ABOUT.format(
+        date=machine["time_utc"][:10],
         cpu=machine["cpu"],
         python=machine["python"],
         torch=machine["packages"]["torch"],

@@ -21,7 +21,10 @@ blocks:
   dense:
     mixer: {kind: attention, heads: 2, kv_heads: 1, sees: causal, position: {kind: rope}}
     ffn: {kind: swiglu, hidden: 48}
-layers: dense*2
+  mixture:
+    extends: dense
+    ffn: {kind: moe, experts: 4, top_k: 2, expert: {kind: swiglu, hidden: 24}}
+layers: dense*2 mixture
 """
 SETTINGS = ("batch=2", "context=16", "dtype=fp32", "eval_every=0", "final_eval_batches=1", "lr=0.001", "warmup=0")
 

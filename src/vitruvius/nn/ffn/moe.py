@@ -182,4 +182,6 @@ def _choose(x_ND: Tensor, backend: str, widths: set[int]) -> GroupedLinear:
     if backend == "reference":
         return looped_linear
     aligned = all(width * x_ND.element_size() % _ALIGNMENT == 0 for width in widths)
-    return fused_linear if aligned and (x_ND.device.type, x_ND.dtype) in _FUSED else grouped_linear
+    # The compiler knows of the product in bf16 alone.
+    known = x_ND.dtype == torch.bfloat16 or not torch.compiler.is_compiling()
+    return fused_linear if aligned and known and (x_ND.device.type, x_ND.dtype) in _FUSED else grouped_linear
