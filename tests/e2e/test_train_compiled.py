@@ -26,6 +26,8 @@ blocks:
     ffn: {kind: moe, experts: 4, top_k: 2, expert: {kind: swiglu, hidden: 24}}
 layers: dense*2 mixture
 """
+ASK = [sys.executable, "-m", "vitruvius", "train", "small.yaml", "--steps", "2", "--set", "train.compile=default"]
+ASK += ["--set", "train.batch=2", "--set", "train.context=16"]
 SETTINGS = ("batch=2", "context=16", "dtype=fp32", "eval_every=0", "final_eval_batches=1", "lr=0.001", "warmup=0")
 
 
@@ -46,6 +48,39 @@ def trained(tmp_path, name, *args):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stderr, [row["loss"] for row in RunReader(tmp_path / name).metrics()]
+
+
+def refused(tmp_path, corpus, **variables):
+    """What the command says where it cannot compile."""
+    (tmp_path / "small.yaml").write_text(SPEC)
+    done = subprocess.run(
+        [*ASK, "--data", str(corpus), "--out", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "a bug in" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_way_out_is_named_before_a_folder_is_made(corpus, tmp_path):
+    said = refused(tmp_path, corpus, CXX=str(tmp_path / "nowhere"))
+    assert "error: train.compile\n  torch.compile finds no C++ compiler\n  fix: install g++" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the compiler here is a shell script")
+def test_a_compiler_that_fails_is_no_bug_of_ours(corpus, tmp_path):
+    broken = tmp_path / "broken"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exec echo "g++ 12.0"\nexit 1\n')
+    broken.chmod(0o755)
+    said = refused(tmp_path, corpus, CXX=str(broken))
+    assert "error: torch.compile: " in said and "use train.compile=none" in said
 
 
 @pytest.mark.slow

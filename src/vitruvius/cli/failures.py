@@ -78,7 +78,9 @@ def report(error: BaseException) -> int:
 def _exit_code(error: BaseException) -> int:
     if isinstance(error, VitruviusError | click.ClickException):
         return error.exit_code
-    if isinstance(error, OSError | RecursionError) or _missing_extra(error) or _is_out_of_memory(error):
+    if isinstance(error, OSError | RecursionError) or _missing_extra(error):
+        return BAD_INPUT
+    if _is_out_of_memory(error) or _is_of_the_compiler(error):
         return BAD_INPUT
     return BUG
 
@@ -98,6 +100,9 @@ def _explain(error: BaseException) -> str:
         return f"error: {missing}"
     if _is_out_of_memory(error):
         return "error: out of memory\n  fix: use a smaller --batch or --context, or a smaller architecture"
+    if _is_of_the_compiler(error):
+        first = clean_line(str(error).partition("\n")[0])
+        return f"error: torch.compile: {first}\n  fix: use train.compile=none; VITRUVIUS_TRACEBACK=1 shows all of it"
     return (
         f"error: this is a bug in vitruvius: {type(error).__name__}: {clean_line(str(error))}\n"
         "  fix: run it again with VITRUVIUS_TRACEBACK=1 and report what it prints"
@@ -143,3 +148,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     from vitruvius.runs.shortage import is_out_of_memory
 
     return is_out_of_memory(error)
+
+
+def _is_of_the_compiler(error: BaseException) -> bool:
+    """Whether torch.compile gave up, on a compiler of this machine or on a model."""
+    return any(kind.__module__.startswith(("torch._dynamo.exc", "torch._inductor.exc")) for kind in type(error).__mro__)

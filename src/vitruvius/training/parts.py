@@ -85,6 +85,7 @@ def parts_of(
     """Cut the data and build the model; whatever is wrong with either is found here, before a folder is made."""
     require_sinks(config.watch)
     require_optimizer(config)
+    _require_compiler(config)
     ensure_divides(config, engine.shares)
     belongs_to = config_hash(config, to_data(architecture), shards.fingerprint)
     alike = "give every process the same command, data and version; set train.threads where machines differ"
@@ -109,6 +110,20 @@ def parts_of(
         companions=companions_of(config, architecture),
         engine=engine,
     )
+
+
+def _require_compiler(config: TrainConfig) -> None:
+    """Raises UsageError where torch.compile is asked for and a CPU has nothing that compiles."""
+    if config.compile == "none" or torch.device(config.device).type != "cpu":
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        fix = "install g++ or clang++, name one in the variable CXX, or use compile: none"
+        raise UsageError("torch.compile finds no C++ compiler", where="train.compile", fix=fix) from None
 
 
 def observers_of(config: TrainConfig, listener: Listener, engine: Engine) -> tuple[Observer, ...]:

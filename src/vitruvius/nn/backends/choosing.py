@@ -12,6 +12,7 @@ from vitruvius.nn.backends.reference import reference
 from vitruvius.nn.backends.request import Asked
 from vitruvius.nn.backends.sdpa import sdpa
 from vitruvius.nn.backends.table import TABLE, lookup, situation_of
+from vitruvius.nn.ops.compiling import uncompiled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,7 @@ def choose(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> 
     return lookup(TABLE, situation).backend
 
 
+@uncompiled  # a compiler does not notice that the next layer has another pattern
 def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
     """Attention of a whole sequence to itself, [B, H, T, K]."""
     signals, name = request.place.signals, request.place.backend

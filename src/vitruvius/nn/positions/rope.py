@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitruvius.nn.ops import apply_rotary
+from vitruvius.nn.ops.compiling import uncompiled
 from vitruvius.nn.registry import Factory, implements
 from vitruvius.spec.positions.rope import KEPT_TABLES, RotaryPosition
 
@@ -66,6 +67,7 @@ def forget_tables() -> None:
     _tables.kept.clear()
 
 
+@uncompiled
 def rotary_tables(spec: RotaryPosition, width: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of position x frequency for heads of `width`: [T, pairs], or [B, 1, T, pairs] when rows differ.
 
