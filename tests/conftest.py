@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,9 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PAS
 # PYTHONUNBUFFERED would lose the rest of what a script prints where a signal breaks the write off.
 for name in ("NO_COLOR", "FORCE_COLOR", "VITRUVIUS_TRACEBACK", "PYTHONUNBUFFERED"):
     os.environ.pop(name, None)
+# A shell without job control starts what is in the background with Ctrl-C ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "ci",
