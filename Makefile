@@ -20,7 +20,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 .PHONY: help demo test test-fast check fuzz bench format clean install-run install-dev $(VENV)/ready
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
-# Hundreds of tests start Python: where each compiles everything again, they take a quarter longer.
+# Hundreds of tests start Python: where each compiles everything again, a command starts a tenth to a half later.
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## say what there is

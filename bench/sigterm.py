@@ -26,17 +26,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from checkpoint import SPEC
+
 from vitruvius.data import PrepareOptions, prepare
 from vitruvius.runs import RunReader
 from vitruvius.runs.environment import environment
 
 STOPPED = 75
-WIDE = ["width=512", "layers=layer*12", "vocab_size=16384", "blocks.layer.mixer.heads=8"]
-WIDE += ["blocks.layer.mixer.kv_heads=8", "blocks.layer.ffn.hidden=1408", "context=256"]
 RUNS: dict[str, tuple[list[str], list[str]]] = {
     "tiny-llama": ([], ["--batch", "8", "--context", "128"]),
-    "47 M parameters": (WIDE, ["--batch", "1", "--context", "256"]),
-    "47 M, accumulate 16": (WIDE, ["--batch", "16", "--context", "256", "--set", "train.accumulate=16"]),
+    "47 M parameters": (SPEC, ["--batch", "1", "--context", "256"]),
+    "47 M, accumulate 16": (SPEC, ["--batch", "16", "--context", "256", "--set", "train.accumulate=16"]),
 }
 QUIET = ["--set", "train.eval_every=0", "--steps", "1000000", "--checkpoint-every", "1000000"]
 

@@ -60,7 +60,6 @@ with _stopped_by_sigterm():
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="this system has no SIGTERM")
 def test_sigterm_in_the_middle_of_a_line_still_leaves_with_75_and_the_way_on():
     done = subprocess.run([sys.executable, "-c", SIGNALLED_IN_A_LINE], capture_output=True, text=True, check=False)
     assert done.returncode == 75

@@ -243,12 +243,8 @@ def test_padding_marked_by_their_mask_changes_no_loss(objective):
     total = count = 0.0
     for row, length in enumerate((12, 7, 3)):
         asked = length - (objective == "causal-lm")
-        total += (
-            float(
-                model(input_ids=tokens[row : row + 1, :length], labels=labels[row : row + 1, :length])["loss"].detach()
-            )
-            * asked
-        )
+        row_loss = model(input_ids=tokens[row : row + 1, :length], labels=labels[row : row + 1, :length])["loss"]
+        total += row_loss.item() * asked
         count += asked
     assert padded.item() == pytest.approx(total / count, abs=1e-9)
 
@@ -301,14 +297,8 @@ def test_the_documents_run_shortened(flags, data, tmp_path, monkeypatch, capsys,
         "layers=layer*2",
     ]
     words = ["context-aware-bert", "--data", str(data), "--out", str(tmp_path / "out"), "--train-examples", "200"]
-    words += [
-        "--eval-examples",
-        "40",
-        "--learning-rate",
-        "1e-3",
-        *flags,
-        *(part for one in narrow for part in ("--set", one)),
-    ]
+    words += ["--eval-examples", "40", "--learning-rate", "1e-3", *flags]
+    words += [part for one in narrow for part in ("--set", one)]
     monkeypatch.setattr(sys, "argv", [str(script), *words])
     runpy.run_path(str(script), run_name="__main__")
     said = capsys.readouterr().out

@@ -61,3 +61,5 @@ class _Shown:
         for part, name, _ in self._copies:
             part.__dict__.pop(name, None)
         _IN_EFFECT.reset(self._before)
+        for part, name, copy in _IN_EFFECT.get():  # those of whoever this was inside of
+            part.__dict__[name] = copy

@@ -34,8 +34,7 @@ def through(module: nn.Module, x_BTD: Tensor, place: Place, state: Any = None) -
     run = _Twice(module, place)
     # The variant that keeps the graph: gradients of inputs that reach the layer on other ways, such as keys that an
     # earlier layer lent, flow as they always do.
-    kept = {"use_reentrant": False, "preserve_rng_state": True, **recomputing()}
-    return checkpoint(run, x_BTD, **kept)  # pyright: ignore[reportReturnType]
+    return checkpoint(run, x_BTD, use_reentrant=False, preserve_rng_state=True, **recomputing())
 
 
 class _Twice:

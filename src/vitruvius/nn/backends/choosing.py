@@ -43,7 +43,7 @@ def choose(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> 
     return lookup(TABLE, situation).backend
 
 
-@uncompiled  # a compiler does not notice that the next layer has another pattern
+@uncompiled  # what is looked up by a pattern has keys that a compiler's guards do not tell apart
 def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, request: Request) -> Tensor:
     """Attention of a whole sequence to itself, [B, H, T, K]."""
     signals, name = request.place.signals, request.place.backend

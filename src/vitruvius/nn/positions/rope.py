@@ -67,7 +67,7 @@ def forget_tables() -> None:
     _tables.kept.clear()
 
 
-@uncompiled
+@uncompiled  # a compiler's guards do not tell the keys of kept tables apart: one layer got those of another
 def rotary_tables(spec: RotaryPosition, width: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of position x frequency for heads of `width`: [T, pairs], or [B, 1, T, pairs] when rows differ.
 
