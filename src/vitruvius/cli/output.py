@@ -16,8 +16,8 @@ STDOUT = "standard output"
 """What stdout is called where a file would be named."""
 
 _HARMLESS = frozenset("\n\t")
-_WHOLE = 1024
-"""Characters, of at most four bytes each, that a pipe of Linux takes whole (PIPE_BUF, 4,096 bytes)."""
+_WHOLE = 400
+"""Characters, of at most ten bytes each (escaped), that a pipe of Linux takes whole (PIPE_BUF, 4,096 bytes)."""
 
 
 def clean(text: str) -> str:
