@@ -56,11 +56,12 @@ def test_in_a_pass_that_all_compute_together_the_next_start_halves(kind, played)
 @pytest.mark.skipif(sys.platform != "linux", reason="address spaces are limited, and their peak is told, on Linux")
 def test_an_allocation_that_really_fails_is_survived(data, tmp_path):
     whole = said_by("oom_real.py", data, tmp_path / "whole", 1)
-    halves = said_by("oom_real.py", data, tmp_path / "halves", 2)
-    room = whole["peak"] - halves["peak"]
-    assert room > 200 << 20, "too near for a limit between them"
-    short = said_by("oom_real.py", data, tmp_path / "short", 1, halves["peak"] + room // 2)
+    # The forward pass keeps four of the largest tensors and the backward pass makes more: the sixth or so does not fit.
+    short = said_by("oom_real.py", data, tmp_path / "short", 1, 5.5)
     assert short["status"] == "finished"
     assert short["shortages"], "the limit was too high to be met"
-    assert {event["where"] for event in short["shortages"]} == {"update"}
+    first = short["shortages"][0]
+    assert (first["where"], first["step"], first["asked_bytes"]) == ("update", 1, whole["largest"])
+    assert first["next_accumulate"] == 2
+    assert short["peak"] < whole["peak"]
     assert short["losses"] == pytest.approx(whole["losses"], rel=1e-3)

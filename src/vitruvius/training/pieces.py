@@ -10,15 +10,14 @@ same step without running out of memory there again.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard, cast, final
 
 import torch
 
 from vitruvius.errors import RunError
+from vitruvius.nn.ops import give_freed_memory_back
 from vitruvius.runs.files import read_json, write_json
 from vitruvius.runs.shortage import bytes_asked, is_out_of_memory
 from vitruvius.training.companions import Companion
@@ -240,10 +239,7 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    give_freed_memory_back()
 
 
 @contextlib.contextmanager

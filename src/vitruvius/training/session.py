@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitruvius.data import TokenShards, read_index
 from vitruvius.errors import RunError
-from vitruvius.nn.ops import keep_freed_memory
+from vitruvius.nn.ops import hold_reserve, keep_freed_memory
 from vitruvius.nn.weights import copy_weights
 from vitruvius.runs import RunFolder, RunReader
 from vitruvius.runs.checkpoints import TOKENIZER_FILE
@@ -238,6 +238,7 @@ def resume(
 def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest) -> TrainResult:
     """The loop, and how it ended in the run's record."""
     keep_freed_memory()
+    hold_reserve()
     engine = trainer.engine
     listener, stop = _heard(listener, engine), engine.agreed(stop)
     if engine.ranks > 1:

@@ -8,7 +8,7 @@ from vitruvius.nn.ops.attention import blockwise_attention, causal_blocks
 from vitruvius.nn.ops.cross_entropy import LossParts, linear_cross_entropy
 from vitruvius.nn.ops.gated import gated_activation
 from vitruvius.nn.ops.lookup import embedding
-from vitruvius.nn.ops.memory import keep_freed_memory
+from vitruvius.nn.ops.memory import give_freed_memory_back, hold_reserve, keep_freed_memory
 from vitruvius.nn.ops.norm import forked_rms_norm, layer_norm, rms_norm
 from vitruvius.nn.ops.projection import joint_linear
 from vitruvius.nn.ops.query_blocks import QueryBlock
@@ -23,6 +23,8 @@ __all__ = [
     "embedding",
     "forked_rms_norm",
     "gated_activation",
+    "give_freed_memory_back",
+    "hold_reserve",
     "joint_linear",
     "keep_freed_memory",
     "layer_norm",
