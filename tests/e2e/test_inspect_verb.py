@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -153,10 +156,11 @@ def test_the_page_is_written_whole_and_replaces_what_was_there(here, said) -> No
         (("run", "--tokens", "1"), "use 2 to"),
         (("run", "--sample", "1"), "use 2 to"),
         (("run", "--seed", "-1"), "out of range"),
-        (("run", "--prompt", ""), "two or more"),
+        (("run", "--prompt", ""), "the text is empty"),
+        (("run", "--prompt", "a"), "one token"),
         (("run", "--prompt", "a", "--text", "small.yaml"), "both say what to read"),
         (("run", "--text", "missing.txt"), "no such file"),
-        (("run", "--text", "data"), "no such file"),
+        (("run", "--text", "data"), "this is a folder"),
         (("run", "--role", "previous"), "NAME=SCORE"),
         (("run", "--role", "sleepy=0.5"), "there is no role"),
         (("run", "--role", "first=9"), "at most 1"),
@@ -209,3 +213,12 @@ def test_help_needs_no_torch(python) -> None:
         "import sys\nfrom vitruvius.cli.main import run\nrun(['inspect', '--help'])\nprint('torch' in sys.modules)"
     )
     assert done.stdout.strip().endswith("False")
+
+
+def test_a_text_may_come_through_a_pipe(here, said) -> None:
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_text("the cat saw the cat"))
+    writer.start()
+    found = document(said, "run", "--text", "pipe", "--tokens", "8")
+    writer.join()
+    assert "".join(token["text"] for token in found["text"]["tokens"]).startswith("the cat")

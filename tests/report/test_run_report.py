@@ -252,3 +252,19 @@ def test_a_chart_without_a_unit_says_that_it_is_logarithmic_without_a_comma():
     drawn = chart("Learning rate", "", [Line(name="a", points=points, colour="red")])
     assert ">logarithmic</span>" in drawn
     assert ">nats, logarithmic</span>" in chart("Loss", "nats", [Line(name="a", points=points, colour="red")])
+
+
+def test_every_chart_of_a_page_has_the_same_steps_at_the_same_places():
+    rows = [{"step": step, "loss": 3.0 / step} for step in range(1, 401)]
+    rows = [row | ({"val_bits_per_byte": 2.0} if row["step"] % 50 == 0 else {}) for row in rows]
+    drawn = report_page([reported(rows)])
+    charts = re.findall(r"<svg.*?</svg>", drawn)
+    places = [dict(re.findall(r'<text x="([\d.]+)" y="226" [^>]*>(\d+)</text>', each)) for each in charts]
+    assert len(places) > 1
+    assert all(each == places[0] for each in places)
+    assert list(places[0].values()) == ["100", "200", "300", "400"]
+
+
+def test_nothing_that_is_counted_goes_below_nothing():
+    drawn = chart("Alarms", "", [Line(name="a", points=[Point(step=1, value=0.0, low=0.0, high=0.0)], colour="red")])
+    assert not re.search(r">-\d", drawn)

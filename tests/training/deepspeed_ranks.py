@@ -227,6 +227,80 @@ def sizes(data: Path, folder: Path) -> Any:
     return found
 
 
+def planned(data: Path, folder: Path, dtype: str, accumulate: str, most: str, *ways: str) -> Any:
+    """Bytes that each process keeps of weights, gradients, masters with moments, and the bucket, by what they are."""
+    deepspeed_zero.BUCKET = int(most)
+    found = {}
+    for way in ways:
+        stage, count = map(int, way.split("-"))
+
+        def work(_: int, stage: int = stage, way: str = way) -> Any:
+            taken: dict[str, Any] = {}
+
+            def looking(trainer: Trainer) -> None:
+                zero = trainer.engine._zero
+                _bucket_seen(zero._zero, stage, taken)
+                apply = trainer.updater.apply
+
+                def measured(*arguments: Any, **options: Any) -> Any:
+                    taken.update(_kept(zero, stage))
+                    return apply(*arguments, **options)
+
+                trainer.updater.apply = measured
+
+            before_update(1, looking)
+            shared = {**QUIET, "steps": 2, "dtype": dtype, "accumulate": int(accumulate), "batch": 12}
+            start("odd-vocabulary", data, folder / way, engine=ZERO[stage], **shared)
+            return taken
+
+        ends = in_ranks(work, folder / f"{way}-ends", count)
+        found[way] = [end["value"] or end for end in ends]
+    return found
+
+
+def _kept(zero: Any, stage: int) -> dict[str, int]:
+    """What is there when the gradients are, before the step."""
+    inner = zero._zero
+    if stage == 2:
+        weights = inner.bit16_groups_flat
+        gradients = [each for group in inner.averaged_gradients.values() for each in group]
+    else:
+        weights = [parameter.ds_tensor for parameter in zero.names.values()]
+        gradients = [inner.grad_partitions_flat_buffer]
+    flats = zero._flats()
+    moments = [each for flat in flats for key, each in zero._inner.state[flat].items() if key != "step"]
+    return {
+        "weights": _stored_bytes(weights),
+        "gradients": _stored_bytes(gradients),
+        "optimizer": _stored_bytes([*flats, *moments]),
+        "parameters": sum(_count_of(parameter) for parameter in zero.names.values()),
+    }
+
+
+def _bucket_seen(inner: Any, stage: int, taken: dict[str, Any]) -> None:
+    """Note how large the bucket is while gradients travel."""
+    if stage == 3:
+        taken["bucket"] = _stored_bytes([bucket.buffer for bucket in inner.ipg_buckets.values()])
+        return
+    setup = inner.setup_buckets
+
+    def noting(*arguments: Any) -> Any:
+        given = setup(*arguments)
+        taken["bucket"] = _stored_bytes([each for bucket in inner.ipg_buckets.values() for each in bucket.buffer])
+        return given
+
+    inner.setup_buckets = noting
+
+
+def _stored_bytes(tensors: Any) -> int:
+    """Of the memory behind tensors, each piece once."""
+    return sum({(s := tensor.untyped_storage()).data_ptr(): s.nbytes() for tensor in tensors}.values())
+
+
+def _count_of(parameter: Any) -> int:
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
 def _count(slot: Any) -> int:
     return getattr(slot.parameter, "ds_numel", slot.parameter.numel())
 
@@ -259,7 +333,7 @@ def unlike(data: Path, folder: Path) -> Any:
 
 
 SCENARIOS: dict[str, Callable[..., Any]] = {
-    each.__name__: each for each in (equal, reshard, again, guarded, sizes, unlike)
+    each.__name__: each for each in (equal, reshard, again, guarded, sizes, planned, unlike)
 }
 
 

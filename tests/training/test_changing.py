@@ -75,6 +75,6 @@ def test_from_python_the_same_names_are_refused(half):
 
 
 def test_every_name_that_may_change_is_a_setting_without_effect():
-    assert {"checkpointing", "data_check", "keep", "memory_check"} <= WITHOUT_EFFECT
+    assert {"checkpointing", "compile", "data_check", "keep", "memory_check"} <= WITHOUT_EFFECT
     assert {name for name, section in SECTIONS.items() if section.effect == "none"} <= WITHOUT_EFFECT
     assert not {"guard", "lr", "batch", "seed", "dtype"} & WITHOUT_EFFECT

@@ -14,18 +14,21 @@ from pathlib import Path
 import pytest
 import torch
 from halves import furthest  # pyright: ignore[reportMissingImports]
+from sharded_ranks import architecture_of  # pyright: ignore[reportMissingImports]
 
 from vitruvius.errors import RunError, SpecError, UsageError
 from vitruvius.nn import build
 from vitruvius.nn.weights import write_tensors
-from vitruvius.spec import from_plain, preset, to_data
+from vitruvius.sizing.parallel.deepspeed import BUCKET, DeepSpeed
+from vitruvius.spec import from_plain, preset, resolve, to_data
 from vitruvius.training import TrainConfig
 from vitruvius.training.checking import ensure
 from vitruvius.training.engines import DeepSpeedEngine, deepspeed_engine, joined
 from vitruvius.training.engines.deepspeed_parts import Fragment, Fragments
-from vitruvius.training.engines.deepspeed_zero import VERSION, require_deepspeed
+from vitruvius.training.grouping import adamw_groups
 from vitruvius.training.launch import VARIABLES, Launch, as_launched
 from vitruvius.training.settings import EngineSettings, Samples
+from vitruvius.training.settings.zero import VERSION, require_deepspeed
 
 SCRIPT = Path(__file__).with_name("deepspeed_ranks.py")
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
@@ -139,6 +142,29 @@ def test_each_process_keeps_its_part_of_what_the_stage_divides(asked):
         for process in found[stage]:
             assert between * count <= process["between"] <= between * count + rest
             assert gradients * count <= process["gradients"] - process["between"] <= gradients * count + rest
+
+
+@with_deepspeed
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "accumulate", "most", "ways"), [("bf16", 2, 64, "2-2 3-3"), ("fp32", 1, BUCKET, "2-3 3-2")]
+)
+def test_a_plan_counts_what_each_process_keeps_to_the_byte(dtype, accumulate, most, ways, asked):
+    architecture = architecture_of("odd-vocabulary")
+    graph = resolve(architecture)
+    groups = adamw_groups(graph, ensure(TrainConfig(dtype=dtype), architecture))
+    counted = DeepSpeed.of(graph, groups, stages={2, 3}, most=most)
+    value_bytes = {"bf16": 2, "fp32": 4}[dtype]
+    for name, processes in asked("planned", dtype, str(accumulate), str(most), *ways.split()).items():
+        stage, ranks = map(int, name.split("-"))
+        said = counted.stored(stage=stage, ranks=ranks, value_bytes=value_bytes, pieces=accumulate)
+        for part in ("weights", "optimizer"):
+            assert {process[part] for process in processes} == {getattr(said, part)}, (name, part)
+        assert max(process["gradients"] for process in processes) == said.gradients, name
+        assert {process["parameters"] for process in processes} == {counted.parameters}
+        # Under stage 2 the bucket has the weights' format, and comes with the backward pass; under 3 it is fp32.
+        assert {process["bucket"] for process in processes} == {counted.bucket * (value_bytes if stage == 2 else 4)}
+        assert said.gathered > counted.bucket * (value_bytes if stage == 2 else 4)
 
 
 @with_deepspeed

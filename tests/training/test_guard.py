@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from vitruvius.errors import RunError, SpecError
-from vitruvius.nn import Model
+from vitruvius.nn import Model, build
 from vitruvius.runs import RunReader
 from vitruvius.training import TrainConfig, resume
 from vitruvius.training.checking import from_plain
 from vitruvius.training.guarding.judge import Judge, deviations
+from vitruvius.training.session import begin
 from vitruvius.training.settings import Guard
 from vitruvius.training.stopping import StopRequest
 from vitruvius.training.updating import Gathered
@@ -193,6 +194,30 @@ def test_a_guarded_run_that_was_stopped_goes_on_to_the_same_bits(dense, run_of, 
     assert [{k: v for k, v in row.items() if k not in drop} for row in one] == [
         {k: v for k, v in row.items() if k not in drop} for row in other
     ]
+
+
+def test_a_rewind_goes_back_to_no_start_that_a_stop_has_saved(dense, run_of, fault):
+    settings = {"steps": 5, "checkpoint_every": 4}
+    fault(batch_of(run_of(dense, "plain", **settings).run, 2), math.nan)
+    guard = Guard(not_finite="rewind")
+    straight = run_of(dense, "straight", **settings, guard=guard)
+    assert not [event for event in RunReader(straight.run).events() if event["kind"] == "rewound"]
+    stop = StopRequest()
+    stop.ask(15)
+    halted = run_of(dense, "halted", **settings, guard=guard, stop=stop)
+    assert (halted.status, halted.step) == ("stopped", 0)
+    assert resume(halted.run).status == "finished"
+    assert same(weights(straight.run), weights(halted.run))
+
+
+def test_a_rewind_goes_back_to_the_weights_that_a_run_was_begun_with(dense, run_of, fault, data, tmp_path):
+    settings = {"steps": 5, "batch": 4, "threads": 1, "checkpoint_every": 4, "eval_every": 0, "eval_batches": 1}
+    fault(batch_of(run_of(dense, "plain", **settings).run, 2), math.nan)
+    config = TrainConfig(**settings, guard=Guard(not_finite="rewind"))
+    begin(build(dense, dtype="fp32", seed=9), data=data, out=tmp_path / "begun", made_from="a test", config=config)
+    assert resume(tmp_path / "begun").status == "finished"
+    (event,) = [event for event in RunReader(tmp_path / "begun").events() if event["kind"] == "rewound"]
+    assert event["to_step"] == 0
 
 
 def test_routers_forget_the_load_of_an_update_that_was_skipped(mixture, run_of, fault, monkeypatch):

@@ -95,6 +95,10 @@ def trainer_of(spec, config, data, out, **settings):
     )
 
 
+def losses_of(trainer):
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
 @pytest.mark.parametrize("objective", SPECS)
 def test_the_loss_of_a_batch_is_ours(objective, data, pairs):
     spec, config, data = parts(objective, data, pairs, batch=6)

@@ -9,13 +9,14 @@ import pytest
 
 from vitruvius.checks.memory import measured_on
 from vitruvius.runs.available import Available
-from vitruvius.spec import preset
+from vitruvius.spec import preset, shrink
 from vitruvius.training import TrainConfig
 from vitruvius.training.batch_worker import Updates
 from vitruvius.training.checkpoint import TrainState, contents_of, copied, size_of
 from vitruvius.training.config import resolved
 from vitruvius.training.room import copy_of_run, ensure_room, memory_of_run
-from vitruvius.training.settings import Recovery
+from vitruvius.training.settings import Pairs, Recovery
+from vitruvius.training.shaping.costs import flops_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,3 +98,24 @@ def test_who_saves_behind_is_told_when_the_copy_will_not_fit_and_is_not_refused(
     assert note is not None
     assert note.startswith("recovery.save=behind holds a copy of")
     assert ensure_room(DENSE, replace(config, recovery=Recovery()), replace(room, size=room.size - 1)) is None
+
+
+SEQUENCE = replace(shrink(preset("seq2seq-small")), vocab_size=2000)
+
+
+@pytest.mark.parametrize("context", [48, 95, 96])
+def test_a_continuation_is_planned_with_the_halves_that_encoder_and_decoder_read(context, one_thread) -> None:
+    config = resolved(TrainConfig(batch=32, context=context, dtype="fp32", threads=1, device="cpu"), SEQUENCE)
+    assert config.objective == "continuation"
+    took = measured_on("cpu", lambda: Updates(SEQUENCE, config, None)).peak
+    assert took == pytest.approx(memory_of_run(SEQUENCE, config).peak, rel=0.02)
+
+
+def test_a_continuation_computes_half_as_much_as_all_of_a_sample_in_both_stacks() -> None:
+    half, whole = (
+        resolved(TrainConfig(steps=1, batch=1, context=96, **given), SEQUENCE)
+        for given in ({}, {"objective": "seq2seq"})
+    )
+    assert 0.4 < flops_of_run(SEQUENCE, half) / flops_of_run(SEQUENCE, whole) < 0.55
+    limited = replace(whole, pairs=Pairs(source=49, target=20))
+    assert flops_of_run(SEQUENCE, limited) == flops_of_run(SEQUENCE, half)

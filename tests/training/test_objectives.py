@@ -74,6 +74,7 @@ def test_an_architecture_learns_what_it_is_made_for(text, expected):
         (CAUSAL, {"objective": "continuation"}, "made for causal-lm"),
         (SEQUENCE, {"objective": "prefix-lm"}, "made for continuation"),
         (CAUSAL, {"objective": "prefix-lm"}, "no mixer reads its prefix"),
+        (SEQUENCE + "head: mlm\n", {}, "would read the tokens that it is to predict"),
         (MASKED, {"mask_token": 31}, "outside the vocabulary of 31"),
         (MASKED, {"mask_rate": 0.0}, "out of range"),
     ],

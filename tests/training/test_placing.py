@@ -19,6 +19,7 @@ from vitruvius.training import TrainConfig
 from vitruvius.training.checking import ensure, from_plain
 from vitruvius.training.placing import place
 from vitruvius.training.rules import findings
+from vitruvius.training.workload import tokens_read
 
 CASES = [
     ("llama-3-8b", "h100-80gb", 8, 16, 8192),
@@ -54,7 +55,7 @@ def test_what_it_prints_is_accepted_by_the_settings_and_takes_what_sizing_says(c
     assert plan.degrees.data * plan.degrees.tensor == found.count
     assert settings.engine.kind == ("local" if found.count == 1 else "ddp" if plan.degrees.zero == 0 else "fsdp2")
     device = device_named(case[1])
-    workload = Workload(mode="train", context=config.context, weights="bf16", optimizer="adamw")
+    workload = Workload(mode="train", context=tokens_read(config), weights="bf16", optimizer="adamw")
     again = Evaluation(resolve(architecture), workload, device, network_of(device)).plan(plan.degrees, plan.schedule)
     assert again.memory == plan.memory and plan.memory.total <= device.usable_bytes
     told = found.to_dict("run.yaml")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import threading
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from vitruvius.errors import UsageError
 from vitruvius.runs import Checkpoint
@@ -148,3 +150,24 @@ def test_a_device_that_is_not_there_is_refused(dense, run_of, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UsageError, match="sees no CUDA device"):
         run_of(dense, device="cuda")
+
+
+@pytest.mark.parametrize("columns", [24, 40, 60, 80, 120, 200])
+def test_a_live_line_says_step_and_loss_whole_however_narrow_the_terminal_is(columns):
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=columns, highlight=False, color_system=None)
+    live = LiveProgress(console)
+    live.started(step=0, steps=50_000)
+    for step in range(12_345, 12_350):
+        live.row(row(step, lr=1e-3))
+    live.ended()
+    drawn = [line.rstrip() for line in re.split(r"[\r\n]|\x1b\[[0-9?]*[A-Za-z]", stream.getvalue()) if "12,34" in line]
+    assert drawn
+    for line in drawn:
+        assert line.startswith("step 12,34")
+        assert "/50,000 " in line
+        assert "loss 3.000" in line or columns < 29
+        assert "…" not in line or columns < 29
+        assert len(line) <= columns
+    assert ("tokens/s" in drawn[-1]) is (columns >= 60)
+    assert ("━" in drawn[-1]) is (columns >= 80)

@@ -9,7 +9,7 @@ from halves import StopAfter, final_manifest, rows  # pyright: ignore[reportMiss
 from vitruvius.data import PrepareOptions, prepare
 from vitruvius.errors import CorruptCheckpointError, RunError, RunLockedError
 from vitruvius.runs import RunFolder, RunReader
-from vitruvius.training import resume
+from vitruvius.training import resume, session
 from vitruvius.training.evaluate import Validation
 from vitruvius.training.objectives import CausalLM
 from vitruvius.training.stopping import StopRequest
@@ -257,3 +257,21 @@ def test_data_with_more_words_is_called_other_data(dense, run_of, data, tmp_path
     prepare([texts], tmp_path / "larger", PrepareOptions(vocab=330, held_out=0.2))
     with pytest.raises(RunError, match="not the data that this run was trained on"):
         resume(half.run, data=tmp_path / "larger")
+
+
+@pytest.mark.parametrize("left", [None, b'{"version": "1.0", "trunc'], ids=["none of it", "a part of it"])
+def test_a_run_killed_before_its_tokenizer_was_copied_gets_it_when_it_goes_on(left, dense, run_of, data, monkeypatch):
+    straight = run_of(dense, "straight")
+
+    def killed(copied, parts, run):
+        if left is not None:
+            (run / "tokenizer.json").write_bytes(left)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(session, "_keep_sources", killed)
+        run_of(dense, "killed")
+    run = straight.run.with_name("killed")
+    resume(run)
+    assert final_manifest(run) == final_manifest(straight.run)
+    assert (run / "tokenizer.json").read_bytes() == (straight.run / "tokenizer.json").read_bytes()

@@ -56,9 +56,14 @@ _EXTRA = {
 """Optional dependency -> the extra that brings it."""
 
 
-def report(error: BaseException) -> int:
-    """Print what `error` means on stderr, and return the exit code. VITRUVIUS_TRACEBACK=1 shows where it came from."""
+def report(error: BaseException, *, interrupted: bool = False) -> int:
+    """Print what `error` means on stderr, and return the exit code. VITRUVIUS_TRACEBACK=1 shows where it came from.
+
+    interrupted: somebody pressed Ctrl-C before, so that what looks like a bug comes from being interrupted.
+    """
     if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if interrupted and isinstance(error, Exception) and not _is_told(error):
         return INTERRUPTED
     if _is_closed_pipe(error):
         abandon(sys.stdout)
@@ -73,6 +78,11 @@ def report(error: BaseException) -> int:
     if isinstance(error, OSError):
         abandon(sys.stdout)
     return _exit_code(error)
+
+
+def _is_told(error: BaseException) -> bool:
+    """Whether it is about the input or the machine, whatever else has happened."""
+    return isinstance(error, VitruviusError | click.ClickException | OSError)
 
 
 def _exit_code(error: BaseException) -> int:

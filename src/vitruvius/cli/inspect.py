@@ -133,8 +133,10 @@ def _text(text: Path | None, prompt: str | None) -> tuple[str | None, str]:
     if text is None:
         return None, ""
     name = clean_line(str(text))
-    if not text.is_file():
-        raise UsageError("there is no such file", where=f"--text {name}", fix="name a text file")
+    # What can be read will do, also a pipe: `--text <(git log)`.
+    if text.is_dir() or not text.exists():
+        what = "this is a folder" if text.is_dir() else "there is no such file"
+        raise UsageError(what, where=f"--text {name}", fix="name a text file")
     with text.open("rb") as file:
         raw = file.read(_MOST_BYTES + 1)
     whole = len(raw) <= _MOST_BYTES

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
 NAME = "vitruvius"
+_INTERRUPTED = threading.Event()
+"""Whether somebody pressed Ctrl-C."""
 
 
 def main() -> int:
     """Run the process's own arguments: what the installed `vitruvius` script calls. Returns the exit code."""
     sys.excepthook = _quiet_when_interrupted
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+        signal.signal(signal.SIGINT, _interrupt)
     # Threads that wait by spinning take the processor from the ones they wait for: on a busy machine a training step
     # was seen to take five times as long. OpenMP reads this when torch loads it; what the user has set stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -39,8 +44,14 @@ def run(argv: Sequence[str]) -> int:
     except BaseException as error:  # noqa: BLE001  (this is the guard)
         from vitruvius.cli.failures import report
 
-        code = report(error)
+        code = report(error, interrupted=_INTERRUPTED.is_set())
     return code
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C, remembered: torch clears every exception while it loads numpy, and what fails after that is no bug."""
+    _INTERRUPTED.set()
+    signal.default_int_handler(number, frame)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -30,13 +30,17 @@ def place_run(
     from vitruvius.report.placing_text import placing_text
     from vitruvius.sizing.hardware import device_named
     from vitruvius.training.placing import place
-    from vitruvius.training.request import is_run_file, read_request
+    from vitruvius.training.request import is_run_file, kind_named, read_request
 
     # Where data and run folder are does not matter here, and need not be known.
     request = read_request(spec, data=_NOWHERE, out=_NOWHERE, flags=flags, settings=settings)
     is_run = is_run_file(spec)
-    found = place(request.reading.architecture, request.config, device_named(on or "this-machine"), count)
-    arguments = _arguments(spec if is_run else "run.yaml", data, out, flags, settings)
+    device, kind = device_named(on or "this-machine"), kind_named(request)
+    found = place(request.reading.architecture, request.config, device, count, kind=kind)
+    # What is written into the file must not be taken back by what was said before.
+    written = () if found.chosen is None else tuple(f"train.{name}" for name in found.settings())
+    kept = [text for text in settings if not _is_about(text, written)]
+    arguments = _arguments(spec if is_run else "run.yaml", data, out, flags, kept)
     told = found.to_dict(arguments)
     if told["yaml"] is not None and not is_run:
         told["yaml"] = f"spec: {_scalar(spec)}\n{told['yaml']}"
@@ -50,6 +54,12 @@ def place_run(
         return _FAILED
     next_step(clean(found.launch(arguments)))
     return 0
+
+
+def _is_about(text: str, names: Sequence[str]) -> bool:
+    """Whether a `--set` text changes one of these settings, or a part of it."""
+    path = text.partition("=")[0].strip()
+    return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
 def _scalar(text: str) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from vitruvius.data import TokenShards
 from vitruvius.errors import DataError, Finding, SpecError, UsageError
-from vitruvius.lab.sweeping_values import argument_name, listing_of, swept
+from vitruvius.lab.sweeping_values import listing_of, swept
 from vitruvius.runs.environment import environment
 from vitruvius.spec import to_data
+from vitruvius.spec.overrides import argument_name
 from vitruvius.spec.reporting import listed
 from vitruvius.training.checking import config_hash
 from vitruvius.training.plan import Plan

@@ -16,12 +16,12 @@ import itertools
 import json
 import math
 import random
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.errors import Finding, SpecError
 from vitruvius.lab.sweeping_names import named
+from vitruvius.spec.overrides import argument_name
 from vitruvius.spec.reporting import did_you_mean, listed, printable
 from vitruvius.spec.source import parse_text
 from vitruvius.spec.tree import Mark, Node, to_plain
@@ -201,11 +201,6 @@ def swept(settings: Sequence[str]) -> tuple[list[str], list[str]]:
             is_list = False  # whoever applies it says what is wrong with it
         (lists if is_list else rest).append(text)
     return lists, rest
-
-
-def argument_name(text: str) -> str:
-    """How findings call a `--set` argument."""
-    return f"--set {shlex.quote(printable(text, 100))}"
 
 
 def _parsed(text: str) -> Node:

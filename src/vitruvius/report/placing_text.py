@@ -21,6 +21,7 @@ def placing_text(found: Mapping[str, Any]) -> str:
     """
     head = f"{found['name']} on {found['count']} x {found['device']}: batch {found['batch']} of "
     head += f"{found['context_tokens']:,} tokens"
+    head += "" if found["kind"] is None else f", kind: {found['kind']} as named"
     chosen = found["chosen"]
     lines = [head]
     if chosen is None:

@@ -46,15 +46,26 @@ class _Axis:
         return (value - self.low) / (self.high - self.low)
 
 
-def chart(title: str, unit: str, lines: Sequence[Line], marks: Sequence[Mark] = ()) -> str:
-    """A chart as SVG, with its title above as HTML; nothing without points."""
+def chart(
+    title: str,
+    unit: str,
+    lines: Sequence[Line],
+    marks: Sequence[Mark] = (),
+    *,
+    across: tuple[float, float] | None = None,
+) -> str:
+    """A chart as SVG, with its title above as HTML; nothing without points.
+
+    across: first and last step of the axis, the same for every chart of a page, so that what happened at one step
+    stands at one place in all of them; those of the points when not given.
+    """
     points = [point for line in lines for point in line.points]
     if not points:
         return ""
-    first, last = min(point.step for point in points), max(point.step for point in points)
-    across = _Axis(low=first, high=last if last > first else first + 1, ticks=(), is_logarithmic=False)
+    first, last = across or (min(point.step for point in points), max(point.step for point in points))
+    steps = _Axis(low=first, high=last if last > first else first + 1, ticks=(), is_logarithmic=False)
     up = _axis(min(point.low for point in points), max(point.high for point in points))
-    parts = [*_grid(up, across), *_marks(marks, across), *(_line(line, up, across) for line in lines)]
+    parts = [*_grid(up, steps), *_marks(marks, steps), *(_line(line, up, steps) for line in lines)]
     told = ", ".join(part for part in (unit, "logarithmic" if up.is_logarithmic else "") if part)
     return (
         f'<figure><figcaption><strong>{escape(title)}</strong> <span class="soft">{escape(told)}</span>'
@@ -73,7 +84,7 @@ def _axis(low: float, high: float) -> _Axis:
     least = max(abs(low), abs(high), 1e-300) * 1e-9
     if high - low < least:
         room = max(abs(low), abs(high)) * 0.05 or 0.5
-        low, high = low - room, high + room
+        low, high = (low if low == 0 else low - room), high + room
     step = nice_step(high - low, 4)
     bottom, top = floor(low / step), ceil(high / step)
     ticks = tuple(number * step for number in range(bottom, top + 1))

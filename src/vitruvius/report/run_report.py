@@ -118,7 +118,9 @@ def report_text(runs: Sequence[Reported], *, style: str) -> str:
 def report_page(runs: Sequence[Reported]) -> str:
     """The report as one HTML page."""
     marks = [mark for run in runs for mark in run.marks]
-    charts = [_chart(key, runs, marks) for key in _keys(runs)]
+    steps = [step for run in runs for curve in run.history.curves.values() for step, _ in curve[:1] + curve[-1:]]
+    across = (min(steps), max(steps)) if steps else None
+    charts = [_chart(key, runs, marks, across) for key in _keys(runs)]
     first = [drawn for key, drawn in zip(_keys(runs), charts, strict=True) if key in FIRST]
     rest = [drawn for key, drawn in zip(_keys(runs), charts, strict=True) if key not in FIRST]
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} training runs"
@@ -160,7 +162,7 @@ def _keys(runs: Sequence[Reported]) -> list[str]:
     return [*first, *(key for key in found if key not in FIRST and key not in _WITH_LOSS)]
 
 
-def _chart(key: str, runs: Sequence[Reported], marks: Sequence[Mark]) -> str:
+def _chart(key: str, runs: Sequence[Reported], marks: Sequence[Mark], across: tuple[float, float] | None) -> str:
     title, unit = TITLES.get(key, (key.replace("_", " "), ""))
     lines: list[Line] = []
     for index, run in enumerate(runs):
@@ -178,7 +180,7 @@ def _chart(key: str, runs: Sequence[Reported], marks: Sequence[Mark]) -> str:
     legend = _layers(_family(runs[0], key)) if len(runs) == 1 else ""
     has_spread = len(runs) > 1 and any(len(_family(run, key)) > 1 for run in runs)
     note = "; mean of all, and from the least to the largest" if has_spread else ""
-    drawn = chart(title, unit + note, lines, marks)
+    drawn = chart(title, unit + note, lines, marks, across=across)
     return f"<div>{drawn}{legend}</div>" if drawn else ""
 
 

@@ -114,6 +114,9 @@ def _legend(arms: Sequence[Mapping[str, Any]]) -> str:
 
 def _charts(arms: Sequence[Mapping[str, Any]], histories: Mapping[str, History]) -> str:
     drawn: list[str] = []
+    every = [curve for history in histories.values() for curve in history.curves.values()]
+    steps = [step for curve in every for step, _ in curve[:1] + curve[-1:]]
+    across = (min(steps), max(steps)) if steps else None
     for key, title, unit in CHARTS:
         lines: list[Line] = []
         for index, arm in enumerate(arms):
@@ -121,7 +124,7 @@ def _charts(arms: Sequence[Mapping[str, Any]], histories: Mapping[str, History])
             points = _joined([curve for curve in curves if curve])
             if points:
                 lines.append(Line(name=arm["name"], points=points, colour=_colour(index), has_dots=key == "val_loss"))
-        drawn.append(chart(title, unit, lines))
+        drawn.append(chart(title, unit, lines, across=across))
     style = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(27rem,100%),1fr));gap:.5rem 1.5rem"
     return f'<div style="{style}">{"".join(drawn)}</div>'
 

@@ -54,14 +54,16 @@ def latest_checkpoint(run: Path | str) -> Checkpoint:
     return found[-1]
 
 
-def latest_good_checkpoint(run: Path | str, *, every: int = 1) -> Choice:
+def latest_good_checkpoint(run: Path | str, *, every: int = 1, since: int = 0) -> Choice:
     """The newest checkpoint whose every byte agrees with its manifest, among those whose step `every` divides.
+
+    since: the least step of one.
 
     Raises CorruptCheckpointError when there are checkpoints and none of them is whole.
     """
     passed_over: list[tuple[Checkpoint, CorruptCheckpointError]] = []
     for checkpoint in reversed(RunReader(run).checkpoints()):
-        if checkpoint.step % every:
+        if checkpoint.step % every or checkpoint.step < since:
             continue
         try:
             checkpoint.verify()

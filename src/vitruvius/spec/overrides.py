@@ -46,6 +46,11 @@ def apply_overrides(tree: Node, settings: Sequence[str], *, bare: AbstractSet[st
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
+def argument_name(text: str) -> str:
+    """How findings call a `--set` argument: as the file that its value was read from."""
+    return f"--set {shlex.quote(printable(text, _LONGEST_SHOWN))}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Setting:
     file: str
@@ -65,7 +70,7 @@ class _Setting:
 
 
 def _read_setting(text: str) -> _Setting:
-    file = f"--set {shlex.quote(printable(text, _LONGEST_SHOWN))}"
+    file = argument_name(text)
     path, equals, value = text.partition("=")
     if not equals:
         raise _error("no '=' between path and value", Mark(file, 1, 1), _FORM)

@@ -93,8 +93,8 @@ def _entry(key: str, value: Any, depth: int) -> str:
     head = f"{indent}{_scalar(key)}:"
     if isinstance(value, list) and value:
         items = cast("list[Any]", value)
-        return f"{head}\n" + "".join(f"{indent}  - {_flow(item)}\n" for item in items)
-    one_line = f"{head} {_flow(value)}\n"
+        return f"{head}\n" + "".join(f"{indent}  - {flow(item)}\n" for item in items)
+    one_line = f"{head} {flow(value)}\n"
     if not isinstance(value, dict) or not value:
         return one_line
     mapping = cast("dict[str, Any]", value)
@@ -104,12 +104,13 @@ def _entry(key: str, value: Any, depth: int) -> str:
     return f"{head}\n" + "".join(_entry(k, v, depth + 1) for k, v in mapping.items())
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
+    """Plain data as YAML on one line, which reads back as what it was."""
     if isinstance(value, dict):
         mapping = cast("dict[str, Any]", value)
-        return "{" + ", ".join(f"{_scalar(k)}: {_flow(v)}" for k, v in mapping.items()) + "}"
+        return "{" + ", ".join(f"{_scalar(k)}: {flow(v)}" for k, v in mapping.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_flow(v) for v in cast("list[Any]", value)) + "]"
+        return "[" + ", ".join(flow(v) for v in cast("list[Any]", value)) + "]"
     return _scalar(value)
 
 

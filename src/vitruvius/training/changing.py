@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.errors import UsageError
@@ -10,10 +11,13 @@ from vitruvius.spec.overrides import apply_overrides
 from vitruvius.spec.tree import Mark, to_plain, tree_of
 from vitruvius.training.checking import WITHOUT_EFFECT, from_plain
 from vitruvius.training.launch import agreed_launch
+from vitruvius.training.shaping.signals import waits_for_watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from vitruvius.training.config import TrainConfig
 
 
 def changes_of(run: Path | str, settings: Sequence[str]) -> dict[str, Any]:
@@ -47,8 +51,8 @@ def changes_of(run: Path | str, settings: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in {name.split(".")[1] for name in names}}
 
 
-def ensure_changeable(changes: dict[str, Any]) -> None:
-    """Raise UsageError where one of them decides what is learned."""
+def ensure_changeable(changes: dict[str, Any], config: TrainConfig) -> None:
+    """Raise UsageError where one of them decides what is learned by a run with this config."""
     for name in changes:
         if name not in WITHOUT_EFFECT:
             raise UsageError(
@@ -56,6 +60,13 @@ def ensure_changeable(changes: dict[str, Any]) -> None:
                 where="changes",
                 fix=f"these may change: {', '.join(sorted(WITHOUT_EFFECT))}",
             )
+    watch = changes.get("watch", config.watch)
+    if waits_for_watch(config) and replace(watch, sinks=()) != replace(config.watch, sinks=()):
+        raise UsageError(
+            "a schedule of train.shape waits for what train.watch measures, so that it decides what is learned",
+            where="train.watch",
+            fix="go on with the watch that the run was started with; its sinks may change",
+        )
 
 
 def _may_change(name: str) -> bool:

@@ -13,6 +13,7 @@ from vitruvius.training.explaining import explain
 from vitruvius.training.rules import findings
 from vitruvius.training.settings import SECTIONS
 from vitruvius.training.settings.preprocess import without_places
+from vitruvius.training.shaping.signals import waits_for_watch
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -60,15 +61,17 @@ def config_hash(config: TrainConfig, spec: dict[str, Any], fingerprint: str) -> 
     # What is computed twice comes out the same, so that it has no part in it.
     settings = {name: value for name, value in to_plain(config).items() if name not in WITHOUT_EFFECT}
     settings["preprocess"] = without_places(settings["preprocess"])
+    if waits_for_watch(config):
+        settings["watch"] = to_plain(config)["watch"] | {"sinks": []}
     text = json.dumps([settings, spec, fingerprint], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-WITHOUT_EFFECT = frozenset({"checkpointing", "memory_check", "data_check", "keep"}) | {
+WITHOUT_EFFECT = frozenset({"checkpointing", "compile", "memory_check", "data_check", "keep"}) | {
     name for name, section in SECTIONS.items() if section.effect == "none"
 }
 """Settings that change how much memory or disk a run takes, who computes it or what it looks at, and nothing that it
-learns."""
+learns; `compile` and `engine` change the order of sums, and with it last bits."""
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 from vitruvius.errors import Finding
 from vitruvius.spec.reporting import did_you_mean, listed
 from vitruvius.training.config import CurriculumStage, TrainConfig
+from vitruvius.training.other_names import called_here
 from vitruvius.training.settings import SECTIONS
 from vitruvius.training.settings.alarms import Rule as AlarmRule
 from vitruvius.training.settings.preprocess import HookUse
@@ -59,7 +60,8 @@ def explain(entry: Any) -> Finding:
     known = [f.name for f in fields(owner)]
     if kind in {"unexpected_keyword_argument", "extra_forbidden"}:
         key = keys[-1]
-        fix = did_you_mean(key, known) or f"the settings are {listed(known, limit=40)}"
+        fix = called_here(key) if owner is TrainConfig else ""
+        fix = fix or did_you_mean(key, known) or f"the settings are {listed(known, limit=99)}"
         return Finding(path=path, what=f"there is no setting {key!r}", fix=fix)
     shown = json.dumps(entry.get("input"), ensure_ascii=False, default=str)[:40]
     if kind == "literal_error":
@@ -70,4 +72,7 @@ def explain(entry: Any) -> Finding:
     due = _TYPES.get(kind)
     if due is None:
         return Finding(path=path, what=f"{shown}: {entry['msg'].lower()}", fix="see docs/training.md")
-    return Finding(path=path, what=f"{shown} where {due} is due", fix=f"write {due}")
+    by_name = {f.name: str(f.type) for f in fields(owner)}
+    may_be_null = "None" in by_name.get(keys[-1], "") and entry.get("input") in ("None", "none", "nil", "off")
+    fix = f"write null for none, or {due}" if may_be_null else f"write {due}"
+    return Finding(path=path, what=f"{shown} where {due} is due", fix=fix)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 
 from vitruvius.errors import RunError, UsageError
+from vitruvius.training.grouping import DECAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
+    from vitruvius.training.grouping import DecayRule
+
 CHUNK = 1 << 18
 """Elements updated at a time: master, moments and gradient of a chunk (4 MiB) stay in a core's cache."""
 
 DEVICE_CHUNK = 1 << 24
 """The same on a GPU, where a kernel's start costs more than 2^18 elements do; 64 MiB of scratch."""
-
-DecayRule = Literal["matrices", "matrices-not-embeddings", "everything", "nothing"]
 
 
 @dataclass(slots=True)
@@ -183,15 +184,6 @@ def parameter_groups(
         ParameterGroup(name="undecayed", parameters=without, weight_decay=0.0),
     )
     return tuple(group for group in groups if group.parameters)
-
-
-DECAYS = {
-    "matrices": lambda dims, _is_embedding: dims > 1,
-    "matrices-not-embeddings": lambda dims, is_embedding: dims > 1 and not is_embedding,
-    "everything": lambda _dims, _is_embedding: True,
-    "nothing": lambda _dims, _is_embedding: False,
-}
-"""Rule: does a parameter with this many dimensions, an embedding or not, decay?"""
 
 
 class MasterOptimizer:

@@ -9,7 +9,8 @@ import torch
 
 from vitruvius.spec.widen import weights
 from vitruvius.training.eight_bit import EightBitAdamWRule, require_bitsandbytes
-from vitruvius.training.master import DECAYS, AdamWRule, MasterOptimizer, ParameterGroup, UpdateRule
+from vitruvius.training.grouping import decays
+from vitruvius.training.master import AdamWRule, MasterOptimizer, ParameterGroup, UpdateRule
 from vitruvius.training.muon import WIDTH_POWERS, MuonRule
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 EIGHT_BIT = frozenset({"adamw-8bit", "adamw-8bit-paged"})
 """Names in `train.optimizer` whose moments take 8 bits."""
-
-_VECTORS = frozenset({"gain", "bias"})
-"""Roles that scale or shift channels; some have two dimensions, as Mamba's A or a bias for each expert."""
 
 MUON_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -104,11 +102,6 @@ def require_optimizer(config: TrainConfig) -> None:
         require_bitsandbytes()
 
 
-def _dims(parameter: nn.Parameter, weight: Weight) -> int:
-    """The dimensions of a parameter as the rules of decay count them: a gain or a bias is no matrix in any shape."""
-    return 1 if weight.tensor.role in _VECTORS else parameter.dim()
-
-
 def groups_of(model: Model, config: TrainConfig) -> list[ParameterGroup]:
     """Trainable parameters by what they share: those that decay first, then the others, in the order of the model."""
     placed, init, scope = weights(model.graph), model.architecture.init, model.graph.scope
@@ -119,16 +112,15 @@ def groups_of(model: Model, config: TrainConfig) -> list[ParameterGroup]:
             continue
         weight = placed[name]
         settings = OPTIMIZERS[config.optimizer](weight, init, scope, config)
-        decays = DECAYS[config.decay](_dims(parameter, weight), weight.tensor.role == "table")
-        (decayed if decays else undecayed).setdefault(settings, {})[name] = parameter
+        (decayed if decays(weight, config.decay) else undecayed).setdefault(settings, {})[name] = parameter
     return [
         ParameterGroup(
             name=name,
             parameters=parameters,
-            weight_decay=settings.weight_decay if decays else 0.0,
+            weight_decay=settings.weight_decay if has_decay else 0.0,
             lr_factor=settings.lr_factor,
             rule=settings.rule,
         )
-        for name, decays, found in (("decayed", True, decayed), ("undecayed", False, undecayed))
+        for name, has_decay, found in (("decayed", True, decayed), ("undecayed", False, undecayed))
         for settings, parameters in found.items()
     ]

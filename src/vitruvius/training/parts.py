@@ -127,8 +127,8 @@ def _require_compiler(config: TrainConfig) -> None:
 
 
 def observers_of(config: TrainConfig, listener: Listener, engine: Engine) -> tuple[Observer, ...]:
-    """Those who look at the run; most of them in the process that speaks."""
-    watches = engine.is_main and engine.has_whole_model
+    """Those who look at the run; most of them in the process that speaks, or in all where none has the whole model."""
+    watches = engine.is_main or not engine.has_whole_model
     return (LoaderKeeper(), *((Watcher(config.watch, listener.note),) if watches else ()))
 
 

@@ -7,14 +7,17 @@ The memory of a rank, the times and what fits are those of `vitruvius plan`; her
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.errors import UsageError
 from vitruvius.sizing.communication import network_of
+from vitruvius.sizing.parallel.deepspeed import DeepSpeed
 from vitruvius.sizing.parallel.evaluate import Evaluation
 from vitruvius.sizing.parallel.search import MOST_DEVICES, Refused, Search
 from vitruvius.spec import resolve
 from vitruvius.training.config import to_plain
+from vitruvius.training.grouping import adamw_groups
+from vitruvius.training.placing_kinds import is_planned, kind_of, name_of, nothing_of, refused_of, stages_of, why_not
 from vitruvius.training.rules import findings
 from vitruvius.training.settings import EngineSettings
 from vitruvius.training.workload import workload_of
@@ -49,10 +52,13 @@ class Option:
     why_not: str
     """Empty where it can be run here."""
 
+    kind: str | None = None
+    """The kind of engine that was named, where one was."""
+
     @property
     def name(self) -> str:
         """`FSDP 8 x tensor 2`."""
-        return str(self.plan.degrees)
+        return name_of(self.plan.degrees, kind=self.kind)
 
     @property
     def step_seconds(self) -> float:
@@ -75,15 +81,19 @@ class Placing:
     """Those that fit, the fastest first, the chosen one left out."""
     refused: tuple[Refused, ...]
     """What does not fit, or cannot be arranged."""
+    kind: str | None = None
+    """The kind of engine that was named: nothing else was planned. None where none was."""
 
     def settings(self) -> dict[str, Any]:
         """The chosen one as settings of `train`. Raises UsageError where there is none."""
         chosen = self.chosen
         if chosen is None or chosen.config is None:
-            raise UsageError(f"no arrangement of {self.count} {self.device.name} fits and can be run", fix=self.way_out)
+            of = "" if self.kind is None else f" of kind: {self.kind}"
+            what = f"no arrangement{of} of {self.count} {self.device.name} fits and can be run"
+            raise UsageError(what, fix=self.way_out)
         plain = to_plain(chosen.config)
-        degrees = {key: plain["engine"][key] for key in ("tensor_parallel", "expert_parallel")}
-        engine = {"kind": plain["engine"]["kind"], **{key: degree for key, degree in degrees.items() if degree > 1}}
+        usual = to_plain(EngineSettings())
+        engine = {key: value for key, value in plain["engine"].items() if key == "kind" or value != usual[key]}
         device = "cpu" if self.device.tier == "cpu" else "cuda"
         return {**{key: plain[key] for key in _SAYS}, "device": device, "engine": engine}
 
@@ -110,6 +120,9 @@ class Placing:
     @property
     def way_out(self) -> str:
         """What to do where nothing fits that can be run."""
+        if self.kind is not None:
+            other = "do what each arrangement below asks for" if self.others else "use more devices"
+            return f"train.engine.kind: {self.kind} is named; leave it out to plan every kind, or {other}"
         if self.others:
             return "use more devices, or a batch that more ways of dealing out divide"
         return f"vitruvius plan says how many devices fit: --on {self.device.name} --count N"
@@ -124,6 +137,7 @@ class Placing:
             "count": self.count,
             "batch": self.batch,
             "context_tokens": self.context,
+            "kind": self.kind,
             "fits": chosen is not None,
             "train": None if chosen is None else self.settings(),
             "yaml": None if chosen is None else self.yaml(),
@@ -158,19 +172,24 @@ def _option(option: Option) -> dict[str, Any]:
     }
 
 
-def place(architecture: Architecture, config: TrainConfig, device: Device, count: int) -> Placing:
+def place(
+    architecture: Architecture, config: TrainConfig, device: Device, count: int, *, kind: str | None = None
+) -> Placing:
     """The fastest way to spread a run over devices that fits and has an engine; `config` is resolved.
 
-    Raises UsageError for a count or batch that no plan can have.
+    kind: the one kind of `train.engine` to plan, all of them where it is None. DeepSpeed's ZeRO-3 is planned where
+    deepspeed is named: FSDP2 divides the same. Raises UsageError for a count or batch that no plan can have.
     """
     if not 1 <= count <= MOST_DEVICES:
         raise UsageError(f"{count:,} devices are out of range", where="--gpus", fix=f"use 1 to {MOST_DEVICES:,}")
     assert config.context is not None
     graph = resolve(architecture)
-    evaluation = Evaluation(graph, workload_of(config), device, network_of(device))
+    deepspeed = DeepSpeed.of(graph, adamw_groups(graph, config), stages=stages_of(config, kind))
+    evaluation = Evaluation(graph, workload_of(config), device, network_of(device), deepspeed=deepspeed)
     search = Search(evaluation, count, config.batch, ("none", "layers"))
-    planned = [plan for degrees in search.degrees("whole") for plan in search.planned(degrees)]
-    fitting = [_judged(plan, config, architecture) for plan in planned if plan.fits]
+    arranged = [degrees for degrees in search.degrees("whole") if is_planned(degrees, config, kind=kind)]
+    planned = [plan for degrees in arranged for plan in search.planned(degrees)]
+    fitting = [_judged(plan, config, architecture, kind) for plan in planned if plan.fits]
     chosen = _best([option for option in fitting if option.config is not None])
     if chosen is not None:
         chosen = replace(chosen, plan=evaluation.verified(chosen.plan))
@@ -182,7 +201,12 @@ def place(architecture: Architecture, config: TrainConfig, device: Device, count
         context=config.context,
         chosen=chosen,
         others=tuple(_others(fitting, chosen)),
-        refused=(*search.refused, *_too_large(planned)),
+        refused=(
+            *refused_of(search.refused, kind=kind),
+            *_too_large(planned, kind),
+            *(() if planned or kind is None else (nothing_of(kind, count),)),
+        ),
+        kind=kind,
     )
 
 
@@ -200,14 +224,16 @@ def _best(ours: Sequence[Option]) -> Option | None:
     return min(nearly, key=_rank, default=first)
 
 
-def _rank(option: Option) -> tuple[float, int, int, int]:
-    return option.plan.rank
+def _rank(option: Option) -> tuple[float, int, bool, int, int]:
+    """As plans are ranked; of those that are equally fast, what needs no further package comes first."""
+    seconds, kinds, zero, memory = option.plan.rank
+    return (seconds, kinds, kind_of(option.plan.degrees, kind=option.kind) == "deepspeed", zero, memory)
 
 
 def _others(fitting: Sequence[Option], chosen: Option | None) -> Iterator[Option]:
     """The best schedule of every other arrangement, with what keeps it from being chosen."""
     best: dict[Degrees, Option] = {}
-    for option in sorted(fitting, key=lambda option: (option.config is None, option.plan.rank)):
+    for option in sorted(fitting, key=lambda option: (option.config is None, _rank(option))):
         best.setdefault(option.plan.degrees, option)
     rest = sorted(best.values(), key=_rank)
     for option in [each for each in rest if chosen is None or each.plan.degrees != chosen.plan.degrees][:MOST_SHOWN]:
@@ -221,12 +247,12 @@ def _others(fitting: Sequence[Option], chosen: Option | None) -> Iterator[Option
         yield replace(option, why_not=simple)
 
 
-def _too_large(planned: Sequence[Plan]) -> Iterator[Refused]:
+def _too_large(planned: Sequence[Plan], kind: str | None) -> Iterator[Refused]:
     """Arrangements of which no schedule fits."""
     fits = {plan.degrees for plan in planned if plan.fits}
     least: dict[str, Plan] = {}
     for plan in planned:
-        name = str(plan.degrees)
+        name = name_of(plan.degrees, kind=kind)
         if plan.degrees not in fits and (name not in least or plan.memory.total < least[name].memory.total):
             least[name] = plan
     for name, plan in sorted(least.items(), key=lambda item: item[1].memory.total)[:MOST_SHOWN]:
@@ -234,15 +260,19 @@ def _too_large(planned: Sequence[Plan]) -> Iterator[Refused]:
         yield Refused(what=name, why=why)
 
 
-def _judged(plan: Plan, config: TrainConfig, architecture: Architecture) -> Option:
+def _judged(plan: Plan, config: TrainConfig, architecture: Architecture, kind: str | None) -> Option:
     """A plan that fits, as settings of a run, or why there are none."""
-    why = _why_not(plan, config)
-    if why:
-        return Option(plan=plan, config=None, why_not=why)
     degrees, schedule = plan.degrees, plan.schedule
-    kind = _kind(degrees)
+    why = why_not(degrees, schedule, config, kind=kind)
+    if why:
+        return Option(plan=plan, config=None, why_not=why, kind=kind)
+    mine = kind_of(degrees, kind=kind)
     engine = replace(
-        config.engine, kind=cast("Any", kind), tensor_parallel=degrees.tensor, expert_parallel=degrees.expert
+        config.engine,
+        kind=cast("Any", mine),
+        zero=cast("Any", degrees.zero) if mine == "deepspeed" else None,
+        tensor_parallel=degrees.tensor,
+        expert_parallel=degrees.expert,
     )
     ours = replace(
         config,
@@ -252,37 +282,5 @@ def _judged(plan: Plan, config: TrainConfig, architecture: Architecture) -> Opti
     )
     found = findings(ours, architecture)
     if found:
-        return Option(plan=plan, config=None, why_not=f"{found[0].path}: {found[0].what}")
-    return Option(plan=plan, config=ours, why_not="")
-
-
-def _kind(degrees: Degrees) -> str:
-    """The engine of an arrangement that there is one for."""
-    if degrees.devices == 1:
-        return "local"
-    return "ddp" if degrees.zero == 0 and degrees.tensor == 1 else "fsdp2"
-
-
-def _why_not(plan: Plan, config: TrainConfig) -> str:
-    """Why there is no engine for a plan; empty where there is one."""
-    degrees, schedule = plan.degrees, plan.schedule
-    kinds = set(get_args(EngineSettings.__dataclass_fields__["kind"].type)) or {"local", "ddp", "fsdp2"}
-    apart = {"pipeline stages": degrees.pipeline, "sequences divided": degrees.context}
-    for what, degree in apart.items():
-        if degree > 1:
-            return f"no engine here has {what} among processes"
-    if degrees.zero == 1:
-        return "no engine here divides optimizer states alone (ZeRO-1); FSDP divides gradients and weights too"
-    if degrees.zero == 2:
-        return (
-            "not planned: train.engine={kind: deepspeed, zero: 2} divides so, with gradients in fp32; "
-            "FSDP divides the weights too"
-        )
-    if degrees.tensor > 1 and degrees.zero == 0 and degrees.data > 1:
-        return "tensor parallelism here goes with divided weights (fsdp2)"
-    if schedule.sequence_parallel == "on":
-        return "the engine does not divide sequences between tensor-parallel sublayers"
-    if schedule.sequences(degrees) != config.batch:
-        return f"{degrees.data} data ranks do not deal out a batch of {config.batch} evenly"
-    kind = _kind(degrees)
-    return "" if kind in kinds else f"there is no engine {kind}"
+        return Option(plan=plan, config=None, why_not=f"{found[0].path}: {found[0].what}", kind=kind)
+    return Option(plan=plan, config=ours, why_not="", kind=kind)

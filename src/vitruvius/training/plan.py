@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitruvius.data import TokenShards, use_of
 from vitruvius.sizing import size
+from vitruvius.spec.writing import flow
 from vitruvius.training.config import batches_of, to_plain
 from vitruvius.training.preprocessing import find_hooks
 from vitruvius.training.room import copy_of_run, memory_of_run, room_here
@@ -117,7 +118,7 @@ class Plan:
             first, *more = self.time.lines()
             lines += [f"  time         {first}", *(f"               {line}" for line in more)]
         lines.append("  train:")
-        return "\n".join(lines + [f"    {name}: {_yaml(value)}" for name, value in to_plain(self.config).items()])
+        return "\n".join(lines + [f"    {line}" for line in settings_text(self.config)])
 
 
 def plan(request: Request, *, on: Device | None = None, measured: bool = False) -> Plan:
@@ -169,5 +170,6 @@ def plan(request: Request, *, on: Device | None = None, measured: bool = False) 
     )
 
 
-def _yaml(value: object) -> str:
-    return "null" if value is None else str(value)
+def settings_text(config: TrainConfig) -> list[str]:
+    """Every setting as a line of YAML, to be pasted under `train:` of a run file."""
+    return [f"{name}: {flow(value)}" for name, value in to_plain(config).items()]

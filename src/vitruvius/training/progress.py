@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any, TextIO, final
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from rich.console import Console
+
     from vitruvius.runs import Checkpoint
 
 SECONDS_BETWEEN_LINES = 5.0
 _WINDOW = 32
+_BAR = 40
+"""Columns of a bar at most; it gets what a line of 60 columns leaves, and is not there where that is less than ten."""
 
 
 @final
@@ -117,15 +121,17 @@ def _outliving() -> Generator[None]:
 class LiveProgress:
     """A bar that stays in place on a terminal, with a line above it for each validation."""
 
-    def __init__(self) -> None:
-        from rich.console import Console
+    def __init__(self, console: Console | None = None) -> None:
+        from rich.console import Console as Terminal
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console or Terminal(stderr=True, highlight=False)
+        bar = min(_BAR, self._console.width - 60)
+        self._beside = bar + 1 if bar >= 10 else 0
         self._bar = Progress(
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
-            BarColumn(),
-            TextColumn("{task.description}"),
+            *([BarColumn(bar_width=bar)] if self._beside else []),
+            TextColumn("{task.description}", markup=False),
             console=self._console,
             transient=True,
         )
@@ -143,9 +149,10 @@ class LiveProgress:
     def row(self, row: dict[str, Any]) -> None:
         """Move the bar."""
         self._pace.add(row)
-        text = described(row, self._steps, self._pace, with_step=False)
+        parts = _parts(row, self._steps, self._pace)
+        room = self._console.width - len(f"step {row['step']:,}/{self._steps:,} ") - self._beside - 1
         with _outliving():
-            self._bar.update(self._task, completed=row["step"], description=text)
+            self._bar.update(self._task, completed=row["step"], description=_fitting(parts, room))
             if "val_loss" in row:
                 self._console.print(described(row, self._steps, self._pace), markup=False)
 
@@ -163,19 +170,31 @@ class LiveProgress:
             self._bar.stop()
 
 
-def described(row: dict[str, Any], steps: int, pace: Pace, *, with_step: bool = True) -> str:
+def described(row: dict[str, Any], steps: int, pace: Pace) -> str:
     """An update in a line: `step 120/1,000  loss 3.214  lr 2.9e-03  3,210 tokens/s  2:10 left`."""
-    parts = [f"step {row['step']:,}/{steps:,}"] if with_step else []
-    parts += [f"loss {row['loss']:.3f}"]
+    return "  ".join([f"step {row['step']:,}/{steps:,}", *(text for _, text in _parts(row, steps, pace))])
+
+
+def _parts(row: dict[str, Any], steps: int, pace: Pace) -> list[tuple[int, str]]:
+    """What is said of an update, each with the turn in which it goes where a line is too narrow for all."""
+    parts = [(9, f"loss {row['loss']:.3f}")]
     if "val_loss" in row:
-        parts.append(f"held out {row['val_loss']:.3f}")
+        parts.append((5, f"held out {row['val_loss']:.3f}"))
         if row["val_bits_per_byte"] is not None:
-            parts.append(f"{row['val_bits_per_byte']:.3f} bits/byte")
-    parts += [f"lr {row['lr']:.1e}", f"{pace.tokens_per_second:,.0f} tokens/s"]
+            parts.append((1, f"{row['val_bits_per_byte']:.3f} bits/byte"))
+    parts += [(2, f"lr {row['lr']:.1e}"), (3, f"{pace.tokens_per_second:,.0f} tokens/s")]
     left = pace.seconds_left(steps - row["step"])
     if left is not None and row["step"] < steps:
-        parts.append(f"{clock(left)} left")
-    return "  ".join(parts)
+        parts.append((8, f"{clock(left)} left"))
+    return parts
+
+
+def _fitting(parts: list[tuple[int, str]], columns: int) -> str:
+    """As many of the parts as fit into so many columns, the loss always."""
+    kept = list(parts)
+    while len(kept) > 1 and len("  ".join(text for _, text in kept)) > columns:
+        kept.remove(min(kept))
+    return "  ".join(text for _, text in kept)
 
 
 def clock(seconds: float) -> str:

@@ -13,13 +13,13 @@ Paths are relative to the run file. Precedence: --set, then the flags, then the 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitruvius.errors import Finding, SpecError, UsageError
-from vitruvius.spec import read_with_findings
-from vitruvius.spec.overrides import apply_overrides
+from vitruvius.spec import Architecture, read_with_findings
+from vitruvius.spec.overrides import apply_overrides, argument_name
 from vitruvius.spec.reading import locate
 from vitruvius.spec.reporting import did_you_mean, listed
 from vitruvius.spec.source import load, parse_text
@@ -82,10 +82,9 @@ def read_request(
     of_train = [text for text in settings if text.startswith(_TRAIN)]
     tree = apply_overrides(_with_sections(_with_train(tree), of_train), of_train)
     beside = path.parent if is_run else None
-    reading = read_with_findings(
-        _spec_of(tree, path) if is_run else spec,
-        overrides=[text for text in settings if not text.startswith(_TRAIN)],
-    )
+    of_spec = [text for text in settings if not text.startswith(_TRAIN)]
+    _refuse_misdirected(of_spec)
+    reading = read_with_findings(_spec_of(tree, path) if is_run else spec, overrides=of_spec)
     config = _config(tree, reading)
     assert isinstance(tree.value, dict)
     return Request(
@@ -96,6 +95,13 @@ def read_request(
         out=_folder(tree, "out", out, beside),
         config=config,
     )
+
+
+def kind_named(request: Request) -> str | None:
+    """The kind of engine that somebody wrote down, in the file or by `--set`; None where it is the default."""
+    engine = request.section.value.get("engine") if isinstance(request.section.value, dict) else None
+    written = engine is not None and isinstance(engine.value, dict) and "kind" in engine.value
+    return request.config.engine.kind if written else None
 
 
 def is_run_file(spec: str) -> bool:
@@ -119,7 +125,8 @@ def _check_sections(tree: Node) -> None:
     found: list[Finding] = []
     for key, node in tree.value.items():
         if key not in SECTIONS:
-            fix = did_you_mean(key, SECTIONS) or f"the sections of a run file are {listed(SECTIONS)}"
+            fix = f"write it under train: `train: {{{key}: ...}}`" if key in _OF_TRAIN else did_you_mean(key, SECTIONS)
+            fix = fix or f"the sections of a run file are {listed(SECTIONS)}"
             found.append(_at(tree.key_marks[key], path=key, what=f"unknown section {key!r}", fix=fix))
         elif key == "train" and not isinstance(node.value, dict):
             found.append(_at(node.mark, path=key, what="the settings are no mapping", fix="train: {steps: 1000}"))
@@ -127,11 +134,15 @@ def _check_sections(tree: Node) -> None:
             continue  # whoever sweeps reads it
         elif key != "train" and not isinstance(node.value, str):
             found.append(_at(node.mark, path=key, what="a name is due here", fix=_EXAMPLES[key]))
+        elif node.value == "":
+            found.append(_at(node.mark, path=key, what="the name is empty", fix=_EXAMPLES[key]))
     if "spec" not in tree.value:
         found.append(_at(tree.mark, path="spec", what="spec is missing", fix=_EXAMPLES["spec"]))
     if found:
         raise SpecError(found)
 
+
+_OF_TRAIN = frozenset(each.name for each in fields(TrainConfig))
 
 _EXAMPLES = {
     "spec": "spec: tiny-llama, or a file: spec: my-arch.yaml",
@@ -157,9 +168,12 @@ def _with_sections(tree: Node, settings: Sequence[str]) -> Node:
     section = tree.value["train"]
     if not isinstance(section.value, dict):
         return tree
-    wanted = {text.removeprefix(_TRAIN).partition("=")[0].partition(".")[0] for text in settings}
+    wanted = {text.removeprefix(_TRAIN).partition("=")[0].partition(".")[0]: text for text in reversed(settings)}
+    # Of several that reach into it, the first is the one that makes the section.
     missing = {
-        name: node_at({}, section.mark) for name in SECTION_NAMES if name in wanted and name not in section.value
+        name: node_at({}, Mark(argument_name(wanted[name]), 1, 1))
+        for name in SECTION_NAMES
+        if name in wanted and name not in section.value
     }
     return with_value(tree, {**tree.value, "train": with_value(section, {**section.value, **missing})})
 
@@ -179,13 +193,22 @@ def _with_flags(tree: Node, flags: Mapping[str, Any]) -> Node:
 def _spec_of(tree: Node, run_file: Path) -> str:
     """The spec a run file names: a file beside it if there is one, else what the command line would make of it."""
     assert isinstance(tree.value, dict)
-    name = tree.value["spec"].value
+    node = tree.value["spec"]
+    name = node.value
     assert isinstance(name, str)
     beside = run_file.parent / name
-    return os.fspath(beside) if name and beside.is_file() else name
+    if beside.is_file():
+        return os.fspath(beside)
+    try:
+        locate(name)
+    except UsageError as error:
+        raise SpecError([_at(node.mark, path="spec", what=error.what, fix=error.fix)]) from None
+    return name
 
 
 def _folder(tree: Node, section: str, flag: str | None, beside: Path | None) -> Path:
+    if flag == "":
+        raise UsageError("the name is empty", where=f"--{section}", fix="name a folder, or leave the option out")
     if flag is not None:
         return Path(flag)
     assert isinstance(tree.value, dict)
@@ -214,29 +237,46 @@ def _config(tree: Node, reading: Reading) -> TrainConfig:
 def _placed(finding: Finding, section: Node) -> Finding:
     """The finding at the place where its setting was written; a default has none."""
     assert isinstance(section.value, dict)
-    name = finding.path.removeprefix(_TRAIN).partition(".")[0]
-    node = section.value.get(name)
-    if node is None:
+    keys = finding.path.removeprefix(_TRAIN).split(".")
+    if keys[0] not in section.value:
         return finding
-    mark = section.key_marks.get(name, node.mark) if "there is no setting" in finding.what else node.mark
-    if name in _LISTS:
-        mark = _deepest(node, finding.path.removeprefix(f"{_TRAIN}{name}.").split("."))
+    mark = _deepest(section, keys, of_key="there is no setting" in finding.what)
     if mark.file.startswith("--") and "=" not in mark.file:
         return replace(finding, file=mark.file)
     return replace(finding, file=mark.file, line=mark.line, column=mark.column)
 
 
-_LISTS = ("shape", "curriculum")
-"""Settings with a path of their own inside."""
-
-
-def _deepest(node: Node, keys: Sequence[str]) -> Mark:
+def _deepest(node: Node, keys: Sequence[str], *, of_key: bool) -> Mark:
     """Where the last part of a path that was written stands; a key may have dots in it (a share of the steps)."""
     for number in range(len(keys), 0, -1):
         key, rest = ".".join(keys[:number]), keys[number:]
         if isinstance(node.value, dict) and key in node.value:
             below = node.value[key]
-            return _deepest(below, rest) if rest else node.key_marks.get(key, below.mark)
+            if not rest and of_key:
+                return node.key_marks.get(key, below.mark)
+            return _deepest(below, rest, of_key=of_key)
         if isinstance(node.value, list) and key.isdigit() and int(key) < len(node.value):
-            return _deepest(node.value[int(key)], rest)
+            return _deepest(node.value[int(key)], rest, of_key=of_key)
     return node.mark
+
+
+def _refuse_misdirected(settings: Sequence[str]) -> None:
+    """Raise SpecError for what was meant for the run and would be looked for in the spec."""
+    known = {each.name for each in fields(Architecture)}
+    found: list[Finding] = []
+    for text in settings:
+        path = text.partition("=")[0]
+        first, _, rest = path.partition(".")
+        mark = Mark(argument_name(text), 1, 1)
+        if path == "train":
+            what = "`train` is no field of the spec, and its settings are set one by one"
+            found.append(_at(mark, path="train", what=what, fix="write `--set train.NAME=VALUE`"))
+        elif rest and first not in known and did_you_mean(first, ["train", *known]) == did_you_mean(first, ["train"]):
+            what = f"neither the spec nor the run has {first!r}"
+            if fix := did_you_mean(first, ["train"]):
+                found.append(_at(mark, path=path, what=what, fix=fix.replace("'train'", repr(f"train.{rest}"))))
+        elif path in _OF_TRAIN and path not in known:
+            what = f"the spec has no field {path!r}; it is a setting of the run"
+            found.append(_at(mark, path=path, what=what, fix=f"write `--set {_TRAIN}{text}`"))
+    if found:
+        raise SpecError(found)

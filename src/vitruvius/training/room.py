@@ -41,7 +41,9 @@ def memory_of_run(architecture: Architecture, config: TrainConfig) -> TrainingMe
 
 def _memory_of_step(architecture: Architecture, config: TrainConfig) -> TrainingMemory:
     workload, threads = workload_of(config), config.threads or 1
-    return training_memory(resolve(architecture), workload, threads=threads, documents=config.documents)
+    # A continuation reads a sample as one text, whatever documents are in it.
+    documents = "joined" if config.objective == "continuation" else config.documents
+    return training_memory(resolve(architecture), workload, threads=threads, documents=documents)
 
 
 def copy_of_run(architecture: Architecture, config: TrainConfig) -> int:

@@ -64,6 +64,10 @@ def _objective_findings(config: TrainConfig, architecture: Architecture) -> Iter
     if chosen is not None and chosen not in fits:
         what = f"{chosen} does not fit {architecture.name}, which is made for {natural}"
         yield Finding(path="train.objective", what=what, fix=f"use {' or '.join(sorted(fits))}")
+    if architecture.encoder is not None and not architecture.head.causal:
+        what = f"the decoder would read the tokens that it is to predict: its head is {architecture.head.kind}"
+        fix = "use head: lm, or leave the encoder out and learn masked-lm"
+        yield Finding(path="train.objective", what=what, fix=fix)
     if chosen == "prefix-lm" and not any(
         getattr(block.mixer, "prefix", "masked") == "open" for block in architecture.blocks.values()
     ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from vitruvius.nn.ops import hold_reserve, keep_freed_memory
 from vitruvius.nn.weights import copy_weights
 from vitruvius.runs import RunFolder, RunReader
 from vitruvius.runs.checkpoints import TOKENIZER_FILE
-from vitruvius.runs.files import sync_file
+from vitruvius.runs.files import write_atomically
 from vitruvius.runs.shortage import is_out_of_memory
 from vitruvius.spec import ensure as ensure_architecture
 from vitruvius.spec import from_plain, to_data, to_yaml
@@ -168,8 +167,7 @@ def _new_run(
                     data=data_record(shards, parts),
                 ),
             ) as run:
-                engine.on_main(lambda: _copy_tokenizer(shards, run.path))
-                engine.on_main(lambda: keep_sources(parts.loader, run.path))
+                engine.on_main(lambda: _keep_sources(shards, parts, run.path))
                 yield run, parts
 
 
@@ -196,7 +194,7 @@ def resume(
     record = reader.record()
     architecture = from_plain(_recorded(reader, record, "spec", "data"))
     config = config_from_plain(_recorded(reader, record, "config", "train"))
-    ensure_changeable(changes := dict(changes or {}))
+    ensure_changeable(changes := dict(changes or {}), config)
     config = replace(config, **changes)
     config = replace(config, engine=as_launched(config.engine))
     if changes:
@@ -225,7 +223,9 @@ def resume(
         shards = open_data(where, architecture, config, listener)
         note_changes(record["environment"], listener)
         with deterministic(seed=config.seed, threads=config.threads):
-            trainer = parts_of(architecture, config, shards, listener, joint).trainer(folder)
+            parts = parts_of(architecture, config, shards, listener, joint)
+            joint.on_main(lambda: _keep_sources(shards, parts, folder.path))
+            trainer = parts.trainer(folder)
             restore_newest(folder, trainer, listener)
             folder.truncate_metrics(after_step=trainer.state.step)
             note_missing_rows(reader, trainer.state.step, listener)
@@ -298,11 +298,14 @@ def _recording_failure(run: RunFolder, trainer: Trainer) -> Generator[None]:
         raise
 
 
-def _copy_tokenizer(shards: TokenShards, run: Path) -> None:
+def _keep_sources(shards: TokenShards, parts: Parts, run: Path) -> None:
+    """Copies of the tokenizer and of hooks in the run folder; of a run that was killed before, once more."""
     shards.tokenizer()  # raises where the file is not the one in the index
-    source = shards.directory / read_index(shards.directory)["tokenizer"]["file"]
-    shutil.copyfile(source, run / TOKENIZER_FILE)
-    sync_file(run / TOKENIZER_FILE)
+    content = (shards.directory / read_index(shards.directory)["tokenizer"]["file"]).read_bytes()
+    copy = run / TOKENIZER_FILE
+    if not copy.exists() or copy.read_bytes() != content:
+        write_atomically(copy, content)
+    keep_sources(parts.loader, run)
 
 
 def _is_odd(value: object) -> bool:

@@ -12,7 +12,7 @@ from vitruvius.data import PackedBatches, TokenShards, read_index
 from vitruvius.report.durations import duration
 from vitruvius.sizing.speed import speed_of
 from vitruvius.spec import resolve
-from vitruvius.training.workload import workload_of
+from vitruvius.training.workload import tokens_read, workload_of
 from vitruvius.units import format_bytes
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ def bounded(architecture: Architecture, config: TrainConfig, counts: Counts, dev
     speed = speed_of(graph, workload_of(config), device)
     assert speed.train_step_seconds is not None
     assert speed.expected_train_step_seconds is not None
-    assert config.context is not None
-    forward = graph.flops(config.context).useful / device.peak(config.dtype)
+    forward = graph.flops(tokens_read(config)).useful / device.peak(config.dtype)
     validation = counts.windows * forward
     expected = validation / device.efficiency.compute + counts.updates * speed.expected_train_step_seconds
     updates = counts.updates * speed.train_step_seconds

@@ -226,6 +226,9 @@ def test_every_policy_answers_an_alarm(dense, run_of, after_update, policy, tmp_
         with pytest.raises(RunError, match=r"the attention-logit of step 12 is .* \(over .*, growth\)"):
             run_of(dense, **LONG, guard=guard)
         assert RunReader(tmp_path / "run").checkpoints()[-1].step == 11
+        # What is saved is the state before the update, the alarm not yet raised.
+        with pytest.raises(RunError, match="the attention-logit of step 12"):
+            resume(tmp_path / "run")
         return
     done = run_of(dense, **LONG, guard=guard)
     (event,) = events(done.run, "alarm")

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vitruvius.errors import CorruptCheckpointError, RunError
+from vitruvius.errors import CorruptCheckpointError, RunError, VitruviusError
 from vitruvius.nn import build
 from vitruvius.nn.weights import load_model, load_weights
 from vitruvius.runs import RunReader, write_manifest
@@ -241,6 +241,25 @@ def test_a_signal_of_the_watch_is_looked_at_when_it_is_measured(dense, run_of):
     run = run_of(dense, steps=6, shape=(waiting,), watch=Watch(every=3)).run
     measured = [row["step"] for row in rows_of(run) if any(name.startswith("attention_entropy/") for name in row)]
     assert shapes_in(run) == [(measured[0] + 1, "head.softcap", None, 30.0)]
+
+
+def test_a_watch_that_a_schedule_waits_for_stays_as_it_is(dense, run_of, tmp_path):
+    signal_of_watch = Signal(signal="attention_entropy", above=0.001)
+    shape = (ShapeSchedule(field="head.softcap", when=signal_of_watch, then=(30.0,)),)
+    stop = StopRequest()
+    stop.ask(15)
+    run = run_of(dense, "watched", watch=Watch(every=3), shape=shape, stop=stop).run
+    for watch in (None, Watch(every=1), Watch(every=3, tokens=4)):
+        with pytest.raises(VitruviusError, match=r"train\.watch measures|never measured"):
+            resume(run, changes={"watch": watch or Watch(every=None)})
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["train"]["watch"]["every"] = 1
+    (copy := shutil.copytree(run, tmp_path / "edited") / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match="another config"):
+        resume(copy.parent)
+    resume(run, changes={"watch": Watch(every=3, sinks=("tensorboard",))})
+    straight = run_of(dense, "straight", watch=Watch(every=3), shape=shape).run
+    assert RunReader(run).metrics()[-1]["loss"] == RunReader(straight).metrics()[-1]["loss"]
 
 
 def test_pieces_and_layers_computed_again_change_nothing_of_the_noise(mixture, run_of):

@@ -128,7 +128,8 @@ def reading_of(
         notes.append(f"the context is {context:,} tokens, so no more than that are shown")
     shown = documents[0]
     if len(shown) < 2 or context < 2:
-        raise UsageError(f"the text has {len(shown)} tokens", fix="give one of two or more")
+        what = "the text has one token" if shown else "the text is empty"
+        raise UsageError(what, fix="give a text of two tokens or more")
     length = min(tokens, context)
     first: list[int] | None = None
     if model.encoder is not None:

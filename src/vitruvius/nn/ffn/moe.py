@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitruvius.nn.ffn.mlp import activate
 from vitruvius.nn.ops import gated_activation
+from vitruvius.nn.ops.compiling import uncompiled
 from vitruvius.nn.ops.counting import occurrences
 from vitruvius.nn.ops.grouped import combine, dispatch, fused_linear, grouped_linear, looped_linear
 from vitruvius.nn.registry import Factory, implements, make, make_router
@@ -156,6 +157,7 @@ class Runs:
     """Row of each pair."""
 
     @classmethod
+    @uncompiled  # how many rows there are follows from the routing: a compiler would break off there, and say so
     def of(cls, expert_P: Tensor, experts: int, *, multiple: int) -> Runs:
         """The runs of pairs with these experts, each filled up to a multiple of so many rows."""
         order = expert_P.argsort(stable=True)

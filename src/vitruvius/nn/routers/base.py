@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitruvius.nn.ops.compiling import uncompiled
 from vitruvius.nn.ops.counting import occurrences
 from vitruvius.nn.ops.draws import keys_of_places, normal
 from vitruvius.nn.ops.norm import statistics_dtype
@@ -142,6 +143,11 @@ def over_ranks(counts_E: Tensor) -> Tensor:
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return counts_E
+    return _summed(counts_E)
+
+
+@uncompiled  # a message at this place in every process, whatever each has compiled around it
+def _summed(counts_E: Tensor) -> Tensor:
     total_E = counts_E.clone()
-    distributed.all_reduce(total_E)
+    torch.distributed.all_reduce(total_E)
     return total_E

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from vitruvius.sizing.communication import Message, Network
     from vitruvius.sizing.hardware import Device
+    from vitruvius.sizing.parallel.deepspeed import DeepSpeed
     from vitruvius.sizing.parallel.degrees import Degrees, Schedule
     from vitruvius.sizing.training import TrainingMemory
     from vitruvius.sizing.workload import Workload
@@ -133,11 +134,24 @@ class _Cut(NamedTuple):
 class Evaluation:
     """Counts plans of one architecture on one kind of device, and remembers what they have in common."""
 
-    def __init__(self, graph: Graph, workload: Workload, device: Device, network: Network) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        workload: Workload,
+        device: Device,
+        network: Network,
+        *,
+        deepspeed: DeepSpeed | None = None,
+    ) -> None:
+        """deepspeed: how its own stages are counted, where data ranks alone divide; all else is as in the paper.
+
+        Raises UsageError for weights in a format that is not trained.
+        """
         form = weight_format(workload.weights)
         if form.is_quantised:
             raise UsageError(f"{form.name} weights are not trained", fix="use bf16, fp16 or fp32")
         self.graph, self.workload, self.device, self.network = graph, workload, device, network
+        self.deepspeed = deepspeed
         self._value_bytes = form.bits // 8
         self.tokens = workload.context or graph.scope.context
         self._peak = device.peak(form.name)
@@ -167,7 +181,9 @@ class Evaluation:
         shelf = self._new_shelf(plan.degrees, _sums(plan.schedule))
         ranges = [range(start, stop) for start, stop in plan.stages]
         layers, last = self._on_stage(ranges, plan.fullest), len(ranges) - 1
-        kept = shelf.stage(layers, is_first=plan.fullest == 0, is_last=plan.fullest == last)
+        kept = self._by_deepspeed(plan.degrees, plan.schedule) or shelf.stage(
+            layers, is_first=plan.fullest == 0, is_last=plan.fullest == last
+        )
         m = plan.memory
         counted = (m.weights - self._buffers, m.gradients, m.optimizer, m.gathered)
         assert counted == (kept.weights, kept.gradients, kept.optimizer, kept.gathered), plan.degrees
@@ -244,6 +260,9 @@ class Evaluation:
 
     def _storage(self, degrees: Degrees, schedule: Schedule, cut: _Cut) -> list[Stored]:
         """What a rank of each stage keeps from step to step."""
+        kept = self._by_deepspeed(degrees, schedule)
+        if kept is not None:
+            return [kept]
         sums = _sums(schedule)
         key = (degrees, sums, cut.ranges)
         if key not in self._stored:
@@ -253,6 +272,22 @@ class Evaluation:
                 for stage in range(last + 1)
             ]
         return self._stored[key]
+
+    def is_deepspeeds(self, degrees: Degrees) -> bool:
+        """Whether an arrangement is counted as DeepSpeed's."""
+        alone = degrees.tensor == degrees.pipeline == degrees.expert == degrees.context == 1
+        return self.deepspeed is not None and alone and degrees.data > 1 and degrees.zero in self.deepspeed.stages
+
+    def _by_deepspeed(self, degrees: Degrees, schedule: Schedule) -> Stored | None:
+        if not self.is_deepspeeds(degrees):
+            return None
+        assert self.deepspeed is not None
+        return self.deepspeed.stored(
+            stage=2 if degrees.zero == 2 else 3,
+            ranks=degrees.data,
+            value_bytes=self._value_bytes,
+            pieces=schedule.micro_batches,
+        )
 
     def _activations(self, degrees: Degrees, schedule: Schedule, cut: _Cut) -> list[int]:
         """What a rank of each stage holds for the micro-batches on their way, at its highest moment."""
@@ -366,6 +401,7 @@ class Evaluation:
                 per_node=self.network.per_node,
                 value_bytes=self._value_bytes,
                 inner=self._inner,
+                by_deepspeed=self.is_deepspeeds(degrees),
             )
             kept = storage[stage]
             traffic = messages.all(kept.parameters - kept.experts, kept.experts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vitruvius.sizing.communication import Collective, Group, Message, group_of
+from vitruvius.sizing.parallel.deepspeed import SUM_BYTES
 from vitruvius.sizing.parallel.sharding import layer_parts, stays_whole
 from vitruvius.spec.ffn.moe import Moe
 from vitruvius.spec.mixers.attention import Attention
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 class Messages:
     """What a rank of one stage sends in a step; ranks stand in the order tensor, context, data, pipeline.
 
-    Activations, weights and gradients travel in the model's format. `inner` remembers, by kind of layer, what was found
-    out before.
+    Activations, weights and gradients travel in the model's format; gradients under DeepSpeed (`by_deepspeed`) as the
+    engine here has them summed: in fp32, and waited for. `inner` remembers, by kind of layer, what was found out.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class Messages:
         per_node: int,
         value_bytes: int = 2,
         inner: dict[str, int] | None = None,
+        by_deepspeed: bool = False,
     ) -> None:
         self._graph, self._layers, self._degrees, self._schedule = graph, layers, degrees, schedule
         self._is_first, self._is_last = stage == 0, stage == degrees.pipeline - 1
         self._per_node, self._value_bytes = per_node, value_bytes
         self._inner = {} if inner is None else inner
+        self._by_deepspeed = by_deepspeed
         self._positions = schedule.micro_batch * -(-schedule.tokens // degrees.context)
         self._stream = self._positions * graph.scope.width * value_bytes
         # Forward and backward, and forward again where layers are computed twice.
@@ -73,6 +76,9 @@ class Messages:
             return
         size, n, m = parameters * self._value_bytes, group.ranks, self._schedule.micro_batches
         one, zero = f"{n - 1}/{n} x {size:,} bytes", self._degrees.zero
+        if self._by_deepspeed:
+            yield from self._by_bucket(parameters, group)
+            return
         if zero == 0:
             yield self._beside(f"gradients{of}", "all-reduce", group, size, 1, f"2 x {one}")
             return
@@ -80,6 +86,17 @@ class Messages:
         gathers = 2 * m if zero == 3 else 1
         yield self._beside(f"gradients{of}", "reduce-scatter", group, size, reduces, f"{one} x {reduces}")
         yield self._beside(f"weights{of}", "all-gather", group, size, gathers, f"{one} x {gathers}")
+
+    def _by_bucket(self, parameters: int, group: Group) -> Iterator[Message]:
+        """DeepSpeed's, without `overlap_comm`: stage 2 sums every bucket in every rank, stage 3 scatters the sums."""
+        n, m, third = group.ranks, self._schedule.micro_batches, self._degrees.zero == 3
+        sums, size = parameters * SUM_BYTES, parameters * self._value_bytes
+        if third:
+            yield self._waited("gradients", "reduce-scatter", group, sums, m, f"{n - 1}/{n} x {sums:,} bytes")
+        else:
+            yield self._waited("gradients", "all-reduce", group, sums, m, f"2 x {n - 1}/{n} x {sums:,} bytes")
+        gathers = 2 * m if third else 1
+        yield self._waited("weights", "all-gather", group, size, gathers, f"{n - 1}/{n} x {size:,} bytes")
 
     def between_tensor_ranks(self) -> Iterator[Message]:
         """Sums of what sublayers make of their parts; a scatter and a gather instead where sequences are divided."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+import torch
 
 from vitruvius.nn.weights import load_weights, read_tensors, weights_of
+from vitruvius.training.master import local
 from vitruvius.training.optim import make_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import torch
     from torch import Tensor
 
     from vitruvius.data import Batch
@@ -28,8 +30,23 @@ if TYPE_CHECKING:
 
     Files = Mapping[str, Mapping[str, Tensor]]
 
+Gathers = Literal["always", "by-layer", "by-module"]
+"""`always`: they stay. `by-layer`: while their layer computes. `by-module`: while the maps in it do."""
+
 
 _Given = TypeVar("_Given")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picked:
+    """Some numbers of a parameter, evenly spaced over all of it, as far as this process has them and counts them."""
+
+    index: Tensor | slice
+    """Where they lie in this process's part, laid flat."""
+    count: int
+    """How many all processes have picked together."""
+    of: int
+    """How many numbers the parameter has."""
 
 
 class Engine(ABC):
@@ -73,6 +90,11 @@ class Engine(ABC):
         return True
 
     @property
+    def gathers(self) -> Gathers:
+        """When the weights are whole that a process computes with."""
+        return "always"
+
+    @property
     def computes_alone(self) -> bool:
         """Whether forward and backward pass of this process wait for no other one (routers aside)."""
         return self.ranks == 1
@@ -104,6 +126,10 @@ class Engine(ABC):
     @abstractmethod
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums over all shares, in fp64; the same in each process. All give equally many values."""
+
+    def summed(self, values: Sequence[float]) -> list[float]:
+        """As `total`, of every process, whatever the processes share."""
+        return self.total(values)
 
     @abstractmethod
     def gather(self, value: Any) -> list[Any]:
@@ -152,6 +178,21 @@ class Engine(ABC):
     def own(self, optimizer: MasterOptimizer) -> None:
         """Told of the optimizer, whose state lies where `place` has put the parameters."""
         del optimizer
+
+    def part_of(self, name: str, weight: Tensor) -> Tensor:
+        """This process's part of a parameter, in the model's format: the memory itself."""
+        del name
+        return local(weight.detach())
+
+    def picked(self, name: str, part: Tensor, most: int) -> Picked:
+        """At most `most` numbers of a parameter, evenly spaced over the whole, of which `part` is here."""
+        del name
+        step = max(1, -(-part.numel() // most))
+        return Picked(index=slice(None, None, step), count=-(-part.numel() // step), of=part.numel())
+
+    def row_norms(self, name: str, table_VD: Tensor) -> Tensor:
+        """L2 norm of each row of a parameter, [V], in fp32; the same in each process, which all call this."""
+        return torch.linalg.vector_norm(self.part_of(name, table_VD).float(), dim=1)
 
     def replicated(self, model: Model) -> Mapping[str, Tensor]:
         """The weights that every process has, by name; they are the same in each."""

@@ -7,19 +7,23 @@ engine. Forward passes are passes of all processes, as with `fsdp2`.
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any, Self, TypeVar, final
 
 import torch
+import torch.distributed as dist
 
 from vitruvius.errors import UsageError
 from vitruvius.nn.weights import ensure_fits, weights_of
 from vitruvius.runs.checkpoints import MODEL_FILE
+from vitruvius.training.engines.base import Picked
 from vitruvius.training.engines.deepspeed_optimizer import ZeroOptimizer
 from vitruvius.training.engines.deepspeed_parts import Fragment, Fragments
-from vitruvius.training.engines.deepspeed_zero import Zero, forget, require_deepspeed, started
+from vitruvius.training.engines.deepspeed_zero import Zero, forget, started
 from vitruvius.training.engines.processes import ProcessEngine
 from vitruvius.training.engines.wholes import with_whole
 from vitruvius.training.optim import groups_of
+from vitruvius.training.settings.zero import require_deepspeed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from vitruvius.nn import Model
     from vitruvius.spec import Architecture
     from vitruvius.training.config import TrainConfig
-    from vitruvius.training.engines.base import Files
+    from vitruvius.training.engines.base import Files, Gathers
     from vitruvius.training.launch import Launch
     from vitruvius.training.master import MasterOptimizer
     from vitruvius.training.settings import EngineSettings
@@ -68,6 +72,11 @@ class DeepSpeedEngine(ProcessEngine):
         return False
 
     @property
+    def gathers(self) -> Gathers:
+        """Under ZeRO-2 the weights stay."""
+        return "by-module" if self.stage == 3 else "always"
+
+    @property
     def sharing(self) -> int:
         """Processes that share the weights."""
         return self.ranks if self.stage == 3 else 1
@@ -75,11 +84,11 @@ class DeepSpeedEngine(ProcessEngine):
     def notes(self, config: TrainConfig, architecture: Architecture) -> Iterator[str]:
         """What is not measured."""
         del architecture
-        if config.watch.every is not None and config.watch.every <= config.steps:
-            yield (
-                "a process has parts of the gradients, so train.watch measures nothing, the guard leaves out "
-                "update-ratio and embedding-norm, and where a number that is none came from is not looked for"
-            )
+        watch = config.watch
+        if self.gathers == "always":
+            return
+        if watch.every is not None and watch.every <= config.steps and "components" in watch.measures:
+            yield "ZeRO-3 gathers the weights of every map by itself, so train.watch leaves out components"
 
     def met(self, device: str) -> None:
         """DeepSpeed talks through the group that stands."""
@@ -127,6 +136,33 @@ class DeepSpeedEngine(ProcessEngine):
     def reduce(self, optimizer: MasterOptimizer) -> None:
         """Done in the backward pass."""
         del optimizer
+
+    def part_of(self, name: str, weight: Tensor) -> Tensor:
+        """Under ZeRO-3 a run of it, laid flat."""
+        mine = self.fragments.weights.get(name)
+        return super().part_of(name, weight) if mine is None else mine()
+
+    def picked(self, name: str, part: Tensor, most: int) -> Picked:
+        """Those in this process's run."""
+        fragment = self.fragments.by_name[name]
+        of, (start, stop) = math.prod(fragment.shape), fragment.runs[self.rank]
+        wanted = torch.arange(0, of, max(1, -(-of // most)))
+        mine = wanted[(wanted >= start) & (wanted < stop)] - start
+        return Picked(index=mine.to(part.device), count=wanted.numel(), of=of)
+
+    def row_norms(self, name: str, table_VD: Tensor) -> Tensor:
+        """Under ZeRO-3 sums of squares over the runs: one may begin and end inside a row."""
+        if name not in self.fragments.weights:
+            return super().row_norms(name, table_VD)
+        fragment, run = self.fragments.by_name[name], self.part_of(name, table_VD)
+        (rows, width), (start, stop) = fragment.shape, fragment.runs[self.rank]
+        first, last = start // width, -(-stop // width)
+        padded = torch.zeros((last - first) * width, device=run.device)
+        padded[start - first * width : stop - first * width] = run
+        squares_V = torch.zeros(rows, dtype=torch.float64, device=run.device)
+        squares_V[first:last] = padded.view(-1, width).double().square().sum(dim=1)
+        dist.all_reduce(squares_V)
+        return squares_V.sqrt().float()
 
     def replicated(self, model: Model) -> Mapping[str, Tensor]:
         """Under ZeRO-2 all weights, under ZeRO-3 buffers alone."""

@@ -42,8 +42,8 @@ class ZeroOptimizer(MasterOptimizer):
         return math.sqrt(self._total(self.zero.squares()))
 
     def gradients(self) -> dict[str, Tensor]:
-        """None: a process has runs of them, in DeepSpeed's memory."""
-        return {}
+        """This process's runs of them, in DeepSpeed's memory."""
+        return self.zero.gradients()
 
     def apply(
         self, norm: float, *, lr: float | None = None, clip: float | None = None, loss_scale: float = 1.0

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
-import importlib.util
 import logging
 import math
 import os
@@ -27,7 +25,9 @@ from torch import nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from vitruvius.errors import UsageError
+from vitruvius.sizing.parallel.deepspeed import BUCKET, bucket_of
 from vitruvius.training.master import AdamWRule
+from vitruvius.training.settings.zero import INSTALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -37,11 +37,6 @@ if TYPE_CHECKING:
     from vitruvius.nn import Model
     from vitruvius.training.master import ParameterGroup
 
-VERSION = "0.19"
-"""What this module is written against: it reads where DeepSpeed keeps a process's runs, which no interface says."""
-INSTALL = "pip install 'vitruvius[deepspeed]'; or use kind: fsdp2, which divides as much and needs no package"
-BUCKET = 1 << 23
-"""Elements that are sent together (32 MiB in fp32)."""
 ENTRANCES = ("loss", "hidden", "encode")
 """Methods of a model that compute with its weights, as the engine is entered by one forward pass alone."""
 STATES = AdamWRule.state_names
@@ -53,20 +48,6 @@ _WEIGHTS: dict[str, Any] = {
     "memory_efficient_linear": False,
 }
 """What DeepSpeed is told about weights, where it divides them."""
-
-
-def require_deepspeed() -> None:
-    """Raise UsageError where DeepSpeed is not installed, or in another version than this is written against."""
-    where = "train.engine.kind"
-    if importlib.util.find_spec("deepspeed") is None:
-        raise UsageError("kind: deepspeed needs a package that is not installed: deepspeed", where=where, fix=INSTALL)
-    try:
-        found = importlib.metadata.version("deepspeed")
-    except importlib.metadata.PackageNotFoundError:
-        found = "of unknown version"
-    if found.split(".")[:2] != VERSION.split("."):
-        what = f"deepspeed {found} is installed, and this works with {VERSION}"
-        raise UsageError(what, where=where, fix=INSTALL)
 
 
 def started(device: str) -> Any:
@@ -240,15 +221,27 @@ class Zero:
         finally:
             self._backwards = False
 
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients in this process's runs, by parameter, in fp32; none before the last piece is done."""
+        found: dict[str, Tensor] = {}
+        if self.stage == 2:
+            names = {id(parameter): name for name, parameter in self.names.items()}
+            for group, parts in self._zero.averaged_gradients.items():
+                # Behind the runs stands what makes the parts of all processes equally long.
+                runs = [part for part in parts or () if not getattr(part, "_zero_padding", False)]
+                for parameter, run in zip(self._zero.params_in_partition[group], runs, strict=False):
+                    found[names[id(parameter)]] = run.view(-1)
+            return found
+        if not self._zero.averaged_gradients:
+            return found
+        for name, parameter in self.names.items():
+            start, stop = self.run(name)
+            found[name] = self._zero.get_local_fp32_grad_for_param(parameter)[: stop - start]
+        return found
+
     def squares(self) -> float:
         """The sum of the squares of the gradients in this process's runs, each number of a tensor in one process."""
-        if self.stage == 2:
-            found = [part for parts in self._zero.averaged_gradients.values() for part in parts or ()]
-        else:
-            found = []
-            for name, parameter in self.names.items():
-                start, stop = self.run(name)
-                found.append(self._zero.get_local_fp32_grad_for_param(parameter)[: stop - start])
+        found = self.gradients().values()
         norms = [torch.linalg.vector_norm(each, dtype=torch.float32) for each in found if each.numel()]
         return float(torch.stack(norms).square().sum()) if norms else 0.0
 
@@ -342,8 +335,7 @@ def _torch_group(group: ParameterGroup) -> dict[str, Any]:
 
 def _config(model: Model, *, stage: int, ranks: int) -> dict[str, Any]:
     """What DeepSpeed is told: sums in fp32, and nothing of what the run decides itself."""
-    largest = min(BUCKET, sum(parameter.numel() for parameter in model.parameters()))
-    bucket = max(2, largest + largest % 2)
+    bucket = bucket_of(sum(parameter.numel() for parameter in model.parameters()), most=BUCKET)
     return {
         "train_batch_size": ranks,
         "train_micro_batch_size_per_gpu": 1,

@@ -24,6 +24,7 @@ from vitruvius.errors import UsageError
 from vitruvius.nn.weights import ensure_fits, weights_of
 from vitruvius.runs.checkpoints import MODEL_FILE
 from vitruvius.training.determinism import digest_of
+from vitruvius.training.engines.base import Picked
 from vitruvius.training.engines.experts import mixtures_of, spread_experts
 from vitruvius.training.engines.processes import ProcessEngine
 from vitruvius.training.engines.shards import Grid, Shard, Shards, Split, part_of
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from vitruvius.nn import Model
     from vitruvius.spec import Architecture
     from vitruvius.training.config import TrainConfig
-    from vitruvius.training.engines.base import Files
+    from vitruvius.training.engines.base import Files, Gathers
     from vitruvius.training.engines.shards import Axis
     from vitruvius.training.launch import Launch
     from vitruvius.training.master import MasterOptimizer, Slot
@@ -65,6 +66,7 @@ class ShardedEngine(ProcessEngine):
         self.shards = Shards(grid=self.grid, rank=launch.rank, by_name={})
         self.groups: dict[Axis, dist.ProcessGroup] = {}
         self._summed_over_tensor: frozenset[str] = frozenset()
+        self._slots: Mapping[str, Slot] = {}
 
     @property
     def shares(self) -> int:
@@ -82,17 +84,18 @@ class ShardedEngine(ProcessEngine):
         return self.ranks == 1
 
     @property
+    def gathers(self) -> Gathers:
+        """By layer, where all weights are cut."""
+        return "by-layer" if self.cuts_all and self.grid.data > 1 else "always"
+
+    @property
     def sharing(self) -> int:
         """Where only experts are in parts, as many as divide them: weights that all have are not divided at all."""
         return self.ranks if self.cuts_all else self.grid.expert
 
     def notes(self, config: TrainConfig, architecture: Architecture) -> Iterator[str]:
-        """What is not measured, and what is not cut."""
-        if not self.has_whole_model and config.watch.every is not None and config.watch.every <= config.steps:
-            yield (
-                "a process has parts of the weights, so train.watch measures nothing, the guard leaves out "
-                "update-ratio and embedding-norm, and where a number that is none came from is not looked for"
-            )
+        """What is not cut."""
+        del config
         if self.grid.expert > 1:
             counts = ", ".join(
                 f"{number // self.grid.expert:,} of {number:,} ({place})"
@@ -160,6 +163,7 @@ class ShardedEngine(ProcessEngine):
         """The norm of its gradients is one over all processes, and its matrices are gathered where a rule asks."""
         optimizer.elsewhere = frozenset(name for name in self.shards.by_name if not self.shards.counted(name))
         optimizer.combined = self._norm
+        self._slots = dict(optimizer.named_slots())
         for name, slot in optimizer.named_slots():
             shard = self.shards.by_name[name].of_matrices(self.grid, self.rank)
             if shard.splits:
@@ -197,6 +201,31 @@ class ShardedEngine(ProcessEngine):
         for axis, slots in among.items():
             if self.grid.size(axis) > 1:
                 sum_gradients(slots, self.groups[axis])
+
+    def part_of(self, name: str, weight: Tensor) -> Tensor:
+        """That of the optimizer: after a pass without a backward pass the model's own is whole for a while."""
+        return self._slots[name].weight if name in self._slots else super().part_of(name, weight)
+
+    def picked(self, name: str, part: Tensor, most: int) -> Picked:
+        """The same numbers for any number of processes; each finds those of its part, once among its copies."""
+        shard = self.shards.by_name[name]
+        of = math.prod(shard.shape)
+        wanted = torch.arange(0, of, max(1, -(-of // most)))
+        mine = shard.within(self.grid, self.rank, wanted) if self.shards.counted(name) else wanted[:0]
+        return Picked(index=mine.to(part.device), count=wanted.numel(), of=of)
+
+    def row_norms(self, name: str, table_VD: Tensor) -> Tensor:
+        """Sums of squares over the parts of each row."""
+        shard = self.shards.by_name[name]
+        if not shard.splits:
+            return super().row_norms(name, table_VD)
+        part = self.part_of(name, table_VD)
+        squares_V = torch.zeros(shard.shape[0], dtype=torch.float64, device=part.device)
+        if self.shards.counted(name):
+            rows = shard.box(self.grid, self.rank)[0]
+            squares_V[rows] = torch.linalg.vector_norm(part.float(), dim=1).double().square()
+        dist.all_reduce(squares_V)
+        return squares_V.sqrt().float()
 
     def replicated(self, model: Model) -> Mapping[str, Tensor]:
         """Buffers, and weights that are not cut; of experts that several have, what all of them come to."""

@@ -108,6 +108,18 @@ class Shard:
             bounds[split.dim] = (start + low, start + high)
         return tuple(slice(start, stop) for start, stop in bounds)
 
+    def within(self, grid: Grid, rank: int, flat: Tensor) -> Tensor:
+        """Of places in the whole, laid flat, those in the part of a process, as places in that part laid flat."""
+        where: list[Tensor] = []
+        for size in reversed(self.shape):
+            where.append(flat % size)
+            flat = flat // size
+        inside, mine = torch.ones_like(flat, dtype=torch.bool), torch.zeros_like(flat)
+        for place, part in zip(reversed(where), self.box(grid, rank), strict=True):
+            inside &= (place >= part.start) & (place < part.stop)
+            mine = mine * (part.stop - part.start) + (place - part.start)
+        return mine[inside]
+
     def of_matrices(self, grid: Grid, rank: int) -> Shard:
         """How the matrices of a process's stack are shared: a cut through the stack leaves each of them whole."""
         first = len(self.shape) - 2

@@ -92,6 +92,7 @@ def _attention(module: Any, group: dist.ProcessGroup) -> Cuts:
     """By heads: each process has some of the queries' and the keys' they read."""
     degree, spec = group.size(), module.spec
     module.heads, module.groups = module.heads // degree, module.groups // degree
+    module.first_head = group.rank() * module.heads
     # What tells how much a cache keeps.
     module.spec = replace(spec, heads=module.heads, kv_heads=module.groups, head_width=module.head_width)
     _reads_with_others(module, group)
@@ -111,6 +112,7 @@ def _cross(module: Any, group: dist.ProcessGroup) -> Cuts:
     """By heads, as attention; keys and values read the source."""
     degree, spec = group.size(), module.spec
     module.groups //= degree
+    module.first_head = group.rank() * (spec.heads // degree)
     module.spec = replace(spec, heads=spec.heads // degree, kv_heads=module.groups, head_width=module.head_width)
     for name in ("q", "k", "v"):
         _reads_with_others(getattr(module, name), group)

@@ -59,7 +59,7 @@ class Alarms(Companion):
     """Remembers what detectors read, and says which readings are alarms.
 
     Everything follows from the readings so far, in the order in which they were taken, so a resumed run raises what the
-    uninterrupted one does.
+    uninterrupted one does. A checkpoint has those of the updates that are done.
     """
 
     name: ClassVar[str] = "alarms"
@@ -70,10 +70,25 @@ class Alarms(Companion):
         self.pending: list[dict[str, Any]] = []
         """Readings that were taken after an update, and are judged with the next one."""
         self._past: dict[str, _Past] = {}
+        self._has_read = False
+        self._done: dict[str, Any] = self._state()
+        """What was remembered after the last update that was done: what a checkpoint has."""
 
     def sights(self, readings: Iterable[Reading]) -> tuple[Sight, ...]:
         """What breaks a rule for the first time, or is much further out by now; the readings are remembered."""
-        return tuple(sight for reading in readings if (sight := self._sight(reading)) is not None)
+        found = [self._sight(reading) for reading in readings]
+        self._has_read = self._has_read or bool(found)
+        return tuple(sight for sight in found if sight is not None)
+
+    def after(self, step: int, row: Mapping[str, Any]) -> Mapping[str, float]:
+        """The update is done, and its readings with it. One that ends the run has not been, and is judged again."""
+        del step, row
+        if self._has_read or self.pending is not self._done["pending"]:
+            self._settle()
+        return {}
+
+    def _settle(self) -> None:
+        self._done, self._has_read = self._state(), False
 
     @property
     def standing(self) -> int:
@@ -88,6 +103,7 @@ class Alarms(Companion):
         """Alarms of these levels were answered; the same readings, which come again after a rewind, are none anew."""
         for key, level in levels.items():
             self._past.setdefault(key, _Past()).raised = level
+        self._settle()
 
     def _sight(self, reading: Reading) -> Sight | None:
         rule, past = self.rules[reading.detector], self._past.setdefault(reading.key, _Past())
@@ -135,9 +151,12 @@ class Alarms(Companion):
         return max(found, key=lambda each: min(each.far, _LARGEST), default=None)
 
     def state(self) -> dict[str, Any]:
-        """What it remembers, as JSON data."""
+        """What it remembers of the updates that are done, as JSON data."""
+        return dict(self._done)
+
+    def _state(self) -> dict[str, Any]:
         past = {
-            key: {"first": each.first, "last": each.last, "broken": each.broken, "raised": each.raised}
+            key: {"first": [*each.first], "last": [*each.last], "broken": each.broken, "raised": each.raised}
             for key, each in self._past.items()
         }
         return {"past": past, "pending": self.pending}
@@ -150,6 +169,7 @@ class Alarms(Companion):
         restored = {str(key): _past_of(key, each) for key, each in cast("dict[str, Any]", past).items()}
         self.pending = [_pending_of(each) for each in cast("list[Any]", pending)]
         self._past = restored
+        self._settle()
 
 
 def _past_of(key: str, value: Any) -> _Past:

@@ -15,6 +15,7 @@ import torch
 from vitruvius.checks.causality import backend
 from vitruvius.evals.inspecting.listening import Listener
 from vitruvius.nn.routers.base import RouterModule, over_ranks
+from vitruvius.training.engines.local import LocalEngine
 from vitruvius.training.watching.reading import MOST_OUTPUTS, undisturbed
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from vitruvius.evals.inspecting.listening import Look
     from vitruvius.nn import Model
     from vitruvius.nn.place import Signals
+    from vitruvius.training.engines import Engine
     from vitruvius.training.objectives import Objective, Piece
     from vitruvius.training.settings.alarms import Detector
 
@@ -64,10 +66,12 @@ class Taking:
     def __init__(self) -> None:
         self.taken: list[_Taken] = []
 
-    def largest(self, detector: Detector, key: str, place: str, values: Tensor, *, index_name: str) -> None:
-        """The largest of a vector, with its index."""
+    def largest(
+        self, detector: Detector, key: str, place: str, values: Tensor, *, index_name: str, start: int = 0
+    ) -> None:
+        """The largest of a vector, with its index, of which the first is `start`."""
         value, index = values.detach().double().flatten().max(dim=0)
-        self.taken.append(_Taken(detector, _named(key, place), place, value, index, index_name))
+        self.taken.append(_Taken(detector, _named(key, place), place, value, index + start, index_name))
 
     def total(self, detector: Detector, key: str, place: str, values: Tensor, *, index_name: str) -> None:
         """The sum of a vector, with the index of its largest."""
@@ -79,7 +83,7 @@ class Taking:
         self.taken.append(_Taken(detector, _named(key, place), place, value.detach().double(), None, ""))
 
     def readings(self) -> list[Reading]:
-        """The largest of each key; of several NaN is the largest."""
+        """The furthest of each key."""
         if not self.taken:
             return []
         values = torch.stack([each.value for each in self.taken]).tolist()
@@ -87,12 +91,11 @@ class Taking:
         indices = torch.stack([nothing if each.index is None else each.index for each in self.taken]).tolist()
         found: dict[str, Reading] = {}
         for each, value, index in zip(self.taken, values, indices, strict=True):
-            before = found.get(each.key)
-            # A comparison with NaN is false: once there, it stays.
-            if before is not None and not (value > before.value or math.isnan(value)):
-                continue
             where = f"{each.place} {each.index_name} {index}" if each.index_name else each.place
-            found[each.key] = Reading(detector=each.detector, key=each.key, value=value, place=where.strip())
+            reading = Reading(detector=each.detector, key=each.key, value=value, place=where.strip())
+            before = found.get(each.key)
+            if before is None or is_further(reading, before):
+                found[each.key] = reading
         return list(found.values())
 
 
@@ -113,11 +116,11 @@ def read_pass(
 
 
 @torch.no_grad()
-def read_tables(model: Model, detectors: Collection[Detector]) -> list[Reading]:
-    """The rows of the embedding table."""
+def read_tables(model: Model, detectors: Collection[Detector], engine: Engine | None = None) -> list[Reading]:
+    """The rows of the embedding table; of several processes that share it, all call this."""
     taking = Taking()
     if "embedding-norm" in detectors:
-        norms_V = torch.linalg.vector_norm(model.embedding.tokens.weight.detach().float(), dim=1)
+        norms_V = (engine or LocalEngine()).row_norms("embedding.tokens.weight", model.embedding.tokens.weight)
         taking.largest("embedding-norm", "embedding_norm_max", "embedding", norms_V, index_name="token")
         taking.single("embedding-norm", "embedding_norm_mean", "embedding", norms_V.mean())
     return taking.readings()
@@ -149,7 +152,11 @@ def _read_piece(model: Model, piece: Piece, tokens: int, detectors: Collection[D
     def look(seen: Look) -> None:
         for scores_BH in scores:
             largest_H = scores_BH.amax(dim=0)
-            taking.largest("attention-logit", "attention_logit_max", seen.path, largest_H, index_name="head")
+            # Where heads are divided among processes, those of this one begin somewhere.
+            first = getattr(seen.module, "first_head", 0)
+            taking.largest(
+                "attention-logit", "attention_logit_max", seen.path, largest_H, index_name="head", start=first
+            )
         scores.clear()
 
     listener = Listener(model, look)
@@ -207,3 +214,11 @@ def _routers(model: Model) -> Iterator[tuple[str, RouterModule]]:
 
 def _named(key: str, place: str) -> str:
     return f"{key}/{place}" if place else key
+
+
+def is_further(reading: Reading, before: Reading) -> bool:
+    """Whether a reading is worse than another of its key: larger, or less where small is bad; NaN before all."""
+    if math.isnan(before.value) or math.isnan(reading.value):
+        return not math.isnan(before.value)
+    least = reading.detector == "router-entropy"
+    return reading.value < before.value if least else reading.value > before.value

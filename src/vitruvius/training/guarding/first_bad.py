@@ -12,7 +12,7 @@ from vitruvius.training.determinism import random_state, restore_random_state
 if TYPE_CHECKING:
     from vitruvius.data import Batch
     from vitruvius.nn import Model
-    from vitruvius.training.objectives import Objective, Piece
+    from vitruvius.training.objectives import Objective, Piece, Result
 
 
 def first_bad(
@@ -25,7 +25,7 @@ def first_bad(
     by sample to name the samples; weights, gradients and random state are as they were before.
     """
     for name, parameter in model.named_parameters():
-        if not _finite(parameter.detach()):
+        if not is_finite(parameter.detach()):
             return {"where": "weights", "name": name, "samples": []}
     random_before, gathered_before = random_state(), gathered_by(model)
     try:
@@ -52,14 +52,21 @@ def _first_of(
 
 
 @torch.no_grad()
-def _first_output(model: Model, objective: Objective, piece: Piece) -> dict[str, Any] | None:
-    bad: list[str] = []
+def bad_outputs(model: Model, objective: Objective, piece: Piece) -> tuple[tuple[int, str] | None, Result]:
+    """The first module whose output is not finite, with its number in the order of computing; and what the pass gave.
+
+    None where every output is.
+    """
+    bad: list[tuple[int, str]] = []
+    calls = 0
 
     def look(name: str) -> Any:
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            nonlocal calls
             del module, inputs
-            if not bad and any(not _finite(tensor) for tensor in _tensors(output)):
-                bad.append(name)
+            calls += 1
+            if not bad and any(not is_finite(tensor) for tensor in _tensors(output)):
+                bad.append((calls, name))
 
         return hook
 
@@ -69,9 +76,14 @@ def _first_output(model: Model, objective: Objective, piece: Piece) -> dict[str,
     finally:
         for hook in hooks:
             hook.remove()
-    if bad:
-        return {"where": "output", "name": bad[0]}
-    if not _finite(result.objective):
+    return (bad[0] if bad else None), result
+
+
+def _first_output(model: Model, objective: Objective, piece: Piece) -> dict[str, Any] | None:
+    bad, result = bad_outputs(model, objective, piece)
+    if bad is not None:
+        return {"where": "output", "name": bad[1]}
+    if not is_finite(result.objective):
         return {"where": "loss", "name": None}
     return None
 
@@ -81,7 +93,7 @@ def _last_gradient(model: Model, objective: Objective, piece: Piece) -> dict[str
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     result = objective.train(model, piece)
     gradients = torch.autograd.grad(result.objective, [parameter for _, parameter in named], allow_unused=True)
-    bad = [name for (name, _), grad in zip(named, gradients, strict=True) if grad is not None and not _finite(grad)]
+    bad = [name for (name, _), grad in zip(named, gradients, strict=True) if grad is not None and not is_finite(grad)]
     return {"where": "gradient", "name": bad[-1]} if bad else None
 
 
@@ -91,7 +103,7 @@ def _bad_samples(model: Model, objective: Objective, batch: Batch, device: torch
     rows = [
         row
         for row, piece in enumerate(objective.pieces(batch, len(batch.inputs), device))
-        if piece.scored and not _finite(objective.score(model, piece))
+        if piece.scored and not is_finite(objective.score(model, piece))
     ]
     # A curriculum cuts a sample into several rows.
     return sorted({int(batch.sample_ids[row // batch.rows_per_sample]) for row in rows})
@@ -105,5 +117,6 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     return []
 
 
-def _finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number of a tensor is infinite or NaN."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

@@ -9,6 +9,7 @@ from vitruvius.errors import RunError
 from vitruvius.training.determinism import random_state
 from vitruvius.training.guarding.alarms import Alarms
 from vitruvius.training.guarding.first_bad import first_bad
+from vitruvius.training.guarding.first_bad_together import first_bad_together
 from vitruvius.training.guarding.judge import Judge, Judgement
 from vitruvius.training.guarding.keeping import set_aside, told
 from vitruvius.training.guarding.readers import Readers
@@ -97,15 +98,7 @@ class Guardian:
         first = None
         if judgement.kind == "not-finite":
             trainer.updater.discard()
-            # Where processes have parts of the weights, none of them can look by itself.
-            if trainer.engine.has_whole_model:
-                first = first_bad(
-                    trainer.model,
-                    trainer.objective,
-                    batch,
-                    trainer.device,
-                    pieces=trainer.config.accumulate * trainer.engine.shares,
-                )
+            first = self._first_bad(batch)
         trainer.run.event(
             judgement.kind,
             step=step,
@@ -125,6 +118,13 @@ class Guardian:
             problem = set_aside(trainer, step, judgement, batch, first=first, random=random)
             if problem is not None:
                 listener.note(f"warning: the batch of step {step:,} was not set aside: {problem}")
+
+    def _first_bad(self, batch: Batch) -> dict[str, Any]:
+        trainer = self.trainer
+        if not trainer.engine.has_whole_model:
+            return first_bad_together(trainer, batch)
+        pieces = trainer.config.accumulate * trainer.engine.shares
+        return first_bad(trainer.model, trainer.objective, batch, trainer.device, pieces=pieces)
 
     def _stopped(self, judgement: Judgement, batch: Batch) -> RunError:
         """The error for an update that nothing else can be done about; the state before it is saved."""

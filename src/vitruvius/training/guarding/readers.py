@@ -6,8 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, cast, final
 
-from vitruvius.training.guarding.detectors import IN_THE_PASS, Reading, read_load, read_pass, read_tables
-from vitruvius.training.settings.alarms import Detector
+from vitruvius.training.guarding.detectors import IN_THE_PASS, Reading, is_further, read_load, read_pass, read_tables
 from vitruvius.training.watching.blocks import Masters
 
 if TYPE_CHECKING:
@@ -16,10 +15,7 @@ if TYPE_CHECKING:
     from vitruvius.data import Batch
     from vitruvius.training.guarding.alarms import Alarms
     from vitruvius.training.loop import Trainer
-
-
-OF_WHOLE_WEIGHTS = frozenset[Detector]({"update-ratio", "embedding-norm"})
-"""Detectors that read tensors of which a process of some engines has only a part; there they are left out."""
+    from vitruvius.training.settings.alarms import Detector
 
 
 @final
@@ -29,8 +25,6 @@ class Readers:
     def __init__(self, trainer: Trainer, alarms: Alarms) -> None:
         self.trainer, self.alarms = trainer, alarms
         self.detectors: frozenset[Detector] = frozenset(cast("Iterable[Detector]", alarms.rules))
-        if not trainer.engine.has_whole_model:
-            self.detectors -= OF_WHOLE_WEIGHTS
         self._taken: list[Reading] = []
         self._masters: Masters | None = None
         self._spent = 0.0
@@ -78,10 +72,14 @@ class Readers:
             return pending
         began = time.perf_counter()
         trainer = self.trainer
-        mine = [*self._taken, *read_load(trainer.model, self.detectors), *read_tables(trainer.model, self.detectors)]
+        mine = [
+            *self._taken,
+            *read_load(trainer.model, self.detectors),
+            *read_tables(trainer.model, self.detectors, trainer.engine),
+        ]
         found = _together(trainer.engine.gather([_plain(reading) for reading in mine]))
         if "update-ratio" in self.detectors:
-            self._masters = Masters(trainer.model, trainer.optimizer)
+            self._masters = Masters(trainer.model, trainer.optimizer, trainer.engine)
         self._numbers = {reading.key: reading.value for reading in found if math.isfinite(reading.value)}
         self._spent += time.perf_counter() - began
         return [*pending, *found]
@@ -114,13 +112,6 @@ def _together(gathered: Iterable[Iterable[Mapping[str, Any]]]) -> list[Reading]:
         for each in mine:
             reading = Reading(**each)
             before = found.get(reading.key)
-            if before is None or _is_further(reading, before):
+            if before is None or is_further(reading, before):
                 found[reading.key] = reading
     return list(found.values())
-
-
-def _is_further(reading: Reading, before: Reading) -> bool:
-    if math.isnan(before.value) or math.isnan(reading.value):
-        return not math.isnan(before.value)
-    least = reading.detector == "router-entropy"
-    return reading.value < before.value if least else reading.value > before.value

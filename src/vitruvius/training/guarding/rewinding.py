@@ -37,5 +37,8 @@ def rewind(trainer: Trainer, listener: Listener, *, lr_cut: float = 1.0) -> None
 
 
 def _newest_regular(trainer: Trainer) -> int | None:
-    checkpoint = latest_good_checkpoint(trainer.run.path, every=trainer.config.checkpoint_every or 1).checkpoint
+    run = trainer.run
+    # The start is saved by a stop alone, unless the run was begun with the weights of another one.
+    since = 0 if any(event.get("kind") == "begun" for event in run.reader.events()) else 1
+    checkpoint = latest_good_checkpoint(run.path, every=trainer.config.checkpoint_every or 1, since=since).checkpoint
     return None if checkpoint is None else checkpoint.step

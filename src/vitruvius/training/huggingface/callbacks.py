@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitruvius.errors import UsageError
+from vitruvius.nn.ops.compiling import prepare_to_compile
 from vitruvius.nn.updates import after_step
 from vitruvius.runs.files import write_atomically
 from vitruvius.spec import to_yaml
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 
 
 class Keeping(TrainerCallback):
-    """Settles routers after each update, and writes `spec.yaml` beside the weights of each checkpoint."""
+    """Settles routers after each update, and writes `spec.yaml` beside the weights of each checkpoint.
+
+    Before the first update it readies torch.compile where the Trainer compiles, and refuses `fsdp` where that would do
+    nothing.
+    """
 
     def __init__(self) -> None:
         """Raise MissingExtraError where transformers is not installed."""
@@ -30,8 +36,11 @@ class Keeping(TrainerCallback):
         super().__init__()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The first update begins."""
-        del args, state, control
+        """The first update begins. Raises UsageError where FSDP was asked for and will not be."""
+        del state, control
+        _ensure_divided(args)
+        if getattr(args, "torch_compile", False):
+            prepare_to_compile()
         _settle(kwargs.get("model"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -60,6 +69,16 @@ def _inner(model: nn.Module | None) -> ForTrainer | None:
         inner = getattr(model, "module", None)
         model = inner if inner is not None else getattr(model, "_orig_mod", None)
     return model
+
+
+def _ensure_divided(args: Any) -> None:
+    """Accelerate leaves `fsdp` out on CPUs without a word, and gives every process the whole model."""
+    if getattr(args, "fsdp", None) and args.device.type == "cpu":
+        raise UsageError(
+            "accelerate divides no model on CPUs: each process would have all of it, as without fsdp",
+            where="TrainingArguments.fsdp",
+            fix="leave fsdp out, or use vitruvius train with train.engine.kind=fsdp2, which divides there too",
+        )
 
 
 def _settle(model: nn.Module | None) -> None:

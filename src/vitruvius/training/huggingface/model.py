@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from typing import cast as cast_to
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +23,18 @@ from torch import Tensor, nn
 from vitruvius.errors import RunError, UsageError
 from vitruvius.nn import Signals, build
 from vitruvius.nn.casting import cast
+from vitruvius.nn.ops.compiling import keep_no_traces
 from vitruvius.nn.weights import load_weights, tables_that_grow
 from vitruvius.runs.checkpoints import MODEL_FILE
 from vitruvius.spec import read
+from vitruvius.spec.recomputing import POLICIES
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from vitruvius.nn import Model
     from vitruvius.spec import Architecture
+    from vitruvius.spec.recomputing import Checkpointing
 
 SPEC_FILE = "spec.yaml"
 """The architecture, beside the weights of a Trainer's checkpoint."""
@@ -59,6 +63,7 @@ class ForTrainer(nn.Module):
         learned tables are that long before an optimizer knows them; the architecture's when not given.
         """
         super().__init__()
+        keep_no_traces()  # the Trainer may compile
         self.model: Model = model if isinstance(model, nn.Module) else build(model, seed=seed)
         architecture = self.model.architecture
         for table in tables_that_grow(self.model).values():
@@ -171,14 +176,51 @@ class ForTrainer(nn.Module):
         """Take what `state_dict` gave."""
         return self.model.load_state_dict(state_dict, strict=strict, assign=assign)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
-        """What `gradient_checkpointing=True` calls: layers are computed again in the backward pass."""
-        del gradient_checkpointing_kwargs
-        self.model.checkpointing = "layers"
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Any = None, every_n_layers: int = 1, *, offload: bool = False
+    ) -> None:
+        """What `activation_checkpointing=True` calls: layers are computed again in the backward pass, to the same bits.
 
-    def gradient_checkpointing_disable(self) -> None:
+        every_n_layers: the first of so many, 1 to 4. Options of torch's `checkpoint` change nothing here: what a layer
+        does again is what it did. Raises UsageError for more than 4, and for `offload`.
+        """
+        del activation_checkpointing_kwargs
+        policy = "layers" if every_n_layers == 1 else f"layers/{every_n_layers}"
+        if policy not in POLICIES:
+            what = f"every_n_layers={every_n_layers} is none of the ways to compute layers again"
+            raise UsageError(what, fix="use a whole number from 1 to 4")
+        if offload:
+            raise UsageError("activations that layers keep are not moved to the host", fix="leave offload out")
+        self.model.checkpointing = cast_to("Checkpointing", policy)
+
+    def activation_checkpointing_disable(self) -> None:
         """Layers keep what their backward pass needs."""
         self.model.checkpointing = "none"
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **options: Any) -> None:
+        """As `activation_checkpointing_enable`: the name that transformers had for it before."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """As `activation_checkpointing_disable`."""
+        self.activation_checkpointing_disable()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of the tokens, whose output `neftune_noise_alpha` adds noise to."""
+        return self.model.embedding.tokens
+
+    def __getattr__(self, name: str) -> Any:
+        """As of every module. Raises AttributeError that says what goes without a config where one is asked for."""
+        if name == "config":
+            raise AttributeError(_NO_CONFIG)
+        return super().__getattr__(name)
+
+
+_NO_CONFIG = (
+    "ForTrainer has no config of Hugging Face's, and what was asked of the Trainer reads one. label_smoothing_factor: "
+    "leave it out; the Trainer would smooth over labels that it does not shift for models that are not its own. "
+    "create_model_card, push_to_hub: use vitruvius doc, and upload the folder of save_model yourself."
+)
 
 
 def _next(labels: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
-"""What DeepSpeed's ZeRO does not go with, found before anything starts. No torch."""
+"""DeepSpeed: whether it is installed, and what its ZeRO does not go with, found before anything starts. No torch."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from typing import TYPE_CHECKING
 
-from vitruvius.errors import Finding
+from vitruvius.errors import Finding, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,6 +15,23 @@ if TYPE_CHECKING:
     from vitruvius.training.config import TrainConfig
 
 _OTHER = "or use kind: fsdp2"
+VERSION = "0.19"
+"""What the engine is written against: it reads where DeepSpeed keeps a process's runs, which no interface says."""
+INSTALL = "pip install 'vitruvius[deepspeed]'; or use kind: fsdp2, which divides as much and needs no package"
+
+
+def require_deepspeed() -> None:
+    """Raise UsageError where DeepSpeed is not installed, or in another version than this is written against."""
+    where = "train.engine.kind"
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UsageError("kind: deepspeed needs a package that is not installed: deepspeed", where=where, fix=INSTALL)
+    try:
+        found = importlib.metadata.version("deepspeed")
+    except importlib.metadata.PackageNotFoundError:
+        found = "of unknown version"
+    if found.split(".")[:2] != VERSION.split("."):
+        what = f"deepspeed {found} is installed, and this works with {VERSION}"
+        raise UsageError(what, where=where, fix=INSTALL)
 
 
 def zero_findings(config: TrainConfig, architecture: Architecture | None) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vitruvius.sizing import size
 from vitruvius.spec.fields import fields_at
 from vitruvius.training.shaping.schedule import shaping_of
+from vitruvius.training.workload import tokens_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,8 +38,7 @@ def flops_of_run(architecture: Architecture, config: TrainConfig) -> float:
     Of a schedule that waits for a signal, the value is counted all along with which a step costs most: nobody knows
     beforehand when it comes, so that this is a bound then.
     """
-    assert config.context is not None
-    per_step = config.batch * config.context
+    per_step = config.batch * tokens_read(config)
     shaping = shaping_of(config, architecture)
     if shaping is None:
         return _per_token(architecture, config) * per_step * config.steps
@@ -79,4 +79,4 @@ def _costly(shaping: Shaping, values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _per_token(architecture: Architecture, config: TrainConfig) -> float:
-    return size(architecture, context=config.context, mode="train", dtype=config.dtype).train_flops_per_token
+    return size(architecture, context=tokens_read(config), mode="train", dtype=config.dtype).train_flops_per_token

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vitruvius.training.config import TrainConfig
     from vitruvius.training.settings.shape import Signal
 
 UNSTEADY = ("tokens_per_second", "forward_seconds")
@@ -21,6 +22,15 @@ OF_EVERY_ROW += ("router_bias_max", "expert_load_max_over_mean", "expert_load_cv
 OF_EVERY_ROW += ("dropped_fraction", "unrouted_fraction", "mtp_loss")
 KNOWN = OF_EVERY_ROW + OF_VALIDATION + OF_WATCH
 """Signals by name, for whoever writes one wrong; a row may have others."""
+
+
+def waits_for_watch(config: TrainConfig) -> bool:
+    """Whether a schedule waits for what `train.watch` measures, which then decides what is learned.
+
+    A name that nobody knows may be in its rows too.
+    """
+    awaited = [schedule.when.signal.partition("/")[0] for schedule in config.shape if schedule.when is not None]
+    return any(stem not in OF_EVERY_ROW + OF_VALIDATION for stem in awaited)
 
 
 def value_in(row: Mapping[str, Any], name: str) -> float | None:

@@ -10,6 +10,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from vitruvius.nn.block import LayerModule
+from vitruvius.nn.ffn.moe import Experts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,8 +26,9 @@ class Components:
     They pass on what they see as it is: a tensor kept for the backward pass is given back with the same memory.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, *, gathers: bool = False) -> None:
+        """gathers: whether the weights of a layer come when it computes, and go when it is done (FSDP2)."""
+        self.model, self.gathers = model, gathers
         self.is_cuda = model.device.type == "cuda"
         self.spans: list[tuple[str, Any, Any]] = []
         self.kept: dict[str, int] = {}
@@ -34,13 +36,18 @@ class Components:
         """What the hooks themselves took."""
         self._stack = ExitStack()
         self._open: list[tuple[str, Any]] = []
-        self._seen: set[int] = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self._seen = set[int]() if gathers else _memory_of(model)
         self._counting = True
 
     def attach(self) -> None:
         """Begin."""
         self._watch("embedding", self.model.embedding)
+        if self.gathers:
+            # Before the first of them computes, what stands outside the layers is whole until the update is done.
+            self._stack.callback(self.model.embedding.register_forward_pre_hook(self._outside).remove)
         for module in self.model.modules():
+            if self.gathers and isinstance(module, LayerModule | Experts):
+                self._leave_out(module)
             if isinstance(module, LayerModule):
                 for name in _SUBLAYERS:
                     part = getattr(module, name)
@@ -74,10 +81,28 @@ class Components:
         for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave)):
             self._stack.callback(handle.remove)
 
+    def _outside(self, _module: nn.Module, _inputs: object) -> None:
+        self._seen |= _memory_of(self.model)
+
+    def _leave_out(self, layer: nn.Module) -> None:
+        """Weights are none of what a layer keeps; where they were, something else may come to lie behind it."""
+        mine: set[int] = set()
+
+        def enter(module: nn.Module, _inputs: object) -> None:
+            mine.update(_memory_of(module) - self._seen)
+            self._seen.update(mine)
+
+        def leave(_module: nn.Module, _inputs: object, _output: object) -> None:
+            self._seen.difference_update(mine)
+            mine.clear()
+
+        for handle in (layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)):
+            self._stack.callback(handle.remove)
+
     def _watch_head(self) -> None:
         """The head is called by its method `loss`, where hooks of torch hear nothing."""
         head: Any = self.model.head
-        method = head.loss
+        method, own = head.loss, vars(head).get("loss")
 
         def loss(*inputs: Any, **options: Any) -> Any:
             self._begin("head")
@@ -87,7 +112,8 @@ class Components:
                 self._end()
 
         head.loss = loss
-        self._stack.callback(delattr, head, "loss")
+        # Where an engine has put another one in its place, that comes back.
+        self._stack.callback(*((delattr, head, "loss") if own is None else (setattr, head, "loss", own)))
 
     def _begin(self, kind: str) -> None:
         began = time.perf_counter()
@@ -126,3 +152,9 @@ class Components:
         # The first backward pass has begun: from here on memory is given back, and addresses come again.
         self._counting = False
         return tensor
+
+
+def _memory_of(module: nn.Module) -> set[int]:
+    """Where weights lie that are whole."""
+    found = (parameter for parameter in module.parameters() if not hasattr(parameter, "to_local"))
+    return {parameter.untyped_storage().data_ptr() for parameter in found if parameter.numel()}

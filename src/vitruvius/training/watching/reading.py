@@ -15,6 +15,7 @@ from vitruvius.evals.inspecting.listening import Listener
 from vitruvius.nn.backends import flex_masks
 from vitruvius.nn.backends.packed import forget_batches
 from vitruvius.nn.backends.plans import forget_plans
+from vitruvius.nn.weights import tables_that_grow
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -135,11 +136,13 @@ def _mean(values: Tensor, counts: Tensor) -> Tensor:
 
 @contextmanager
 def undisturbed(model: Model) -> Iterator[None]:
-    """Inside, modules do as in evaluation; afterwards each is as before, and no generator has moved.
+    """Inside, modules do as in evaluation; afterwards each is as before, tables too, and no generator has moved.
 
     Masks that attention keeps for later calls are forgotten: those made without gradients can have none.
     """
     before: list[tuple[Any, bool]] = [(module, module.training) for module in model.modules()]
+    # A longer text makes a table grow, and its new parameter is none that the optimizer knows.
+    tables = [(table, table.weight) for table in tables_that_grow(model).values()]
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         model.eval()
@@ -148,6 +151,8 @@ def undisturbed(model: Model) -> Iterator[None]:
         finally:
             for module, training in before:
                 module.training = training
+            for table, weight in tables:
+                table.weight = weight
             forget_plans()
             forget_batches()
             flex_masks.forget_keys()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from vitruvius.training.observing import Observer
-from vitruvius.training.watching.blocks import Masters, gradient_norms
+from vitruvius.training.watching.blocks import Masters, gradient_norms_of
 from vitruvius.training.watching.components import Components
 from vitruvius.training.watching.reading import NEEDS_READING, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from vitruvius.data import Batch
     from vitruvius.training.loop import Trainer
@@ -28,6 +28,8 @@ MOST_SHARE = 0.02
 @final
 class Watcher(Observer):
     """Measures every `watch.every`-th update, and adds up what measuring costs.
+
+    Where processes have parts of the weights, all of them have one: what reads weights is done by all together.
 
     `watch_seconds` is the wall time of one sampled update that went to measuring, hooks included. `watch_share` is all
     of it so far over the time of all updates so far, in this process: validation and checkpoints are in neither.
@@ -63,8 +65,9 @@ class Watcher(Observer):
             began = time.perf_counter()
             self._read(step, batch)
             # Hooks on a compiled model would have it compiled again.
-            if "components" in self.measures and trainer.config.compile == "none":
-                self._components = Components(trainer.model)
+            gathers = trainer.engine.gathers
+            if "components" in self.measures and trainer.config.compile == "none" and gathers != "by-module":
+                self._components = Components(trainer.model, gathers=gathers == "by-layer")
                 self._components.attach()
             self._spent += time.perf_counter() - began
         self._began = time.perf_counter()
@@ -82,10 +85,10 @@ class Watcher(Observer):
             hooks, self._components = self._components.own_seconds, None
         if "gradients" in self.measures:
             scale = gathered.loss_scale or 1.0  # gradients are still as large as the loss was made
-            norms = gradient_norms(trainer.optimizer.gradients())
+            norms = gradient_norms_of(trainer.optimizer, trainer.engine)
             self._found |= {name: norm / scale for name, norm in norms.items()}
         if "updates" in self.measures and gathered.finite:
-            self._masters = Masters(trainer.model, trainer.optimizer)
+            self._masters = Masters(trainer.model, trainer.optimizer, trainer.engine)
         inside = time.perf_counter() - began
         self._spent += inside + hooks
         # What was spent here is no time of the update's.
@@ -123,14 +126,25 @@ class Watcher(Observer):
         trainer, wanted = self._trained(), self.measures & NEEDS_READING
         if not wanted:
             return
-        watch = self.watch
+        watch, engine = self.watch, trainer.engine
+        found, what = dict[str, float](), ""
         try:
-            self._found |= read(
-                trainer.model, trainer.objective, batch, rows=watch.rows, tokens=watch.tokens, measures=wanted
+            found = engine.entered(
+                lambda: read(
+                    trainer.model, trainer.objective, batch, rows=watch.rows, tokens=watch.tokens, measures=wanted
+                )
             )
         except Exception as error:  # noqa: BLE001
-            self.measures -= NEEDS_READING
             what = f"{type(error).__name__}: {error}"[:500]
+        if not engine.has_whole_model:
+            # Heads may be elsewhere; everything else is the same in every process.
+            told = engine.gather([found, what])
+            found = _means([each for each, _ in told])
+            what = next((each for _, each in told if each), "")
+        if not what:
+            self._found |= found
+        else:
+            self.measures -= NEEDS_READING
             trainer.run.event("watch-failed", step=step, measures=sorted(wanted), error=what)
             self.note(f"warning: {', '.join(sorted(wanted))} cannot be watched and is left out ({what[:160]})")
 
@@ -160,3 +174,10 @@ class Watcher(Observer):
     def _trained(self) -> Trainer:
         assert self.trainer is not None, "the loop says when it begins"
         return self.trainer
+
+
+def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each key over the processes that have it."""
+    keys = dict.fromkeys(key for each in found for key in each)
+    values = {key: [each[key] for each in found if key in each] for key in keys}
+    return {key: math.fsum(each) / len(each) for key, each in values.items()}
