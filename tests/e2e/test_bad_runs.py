@@ -257,7 +257,8 @@ def test_a_whole_that_its_parts_do_not_add_up_to_is_named(here, refused):
 @pytest.mark.parametrize("name", ["data", "run", "texts", "nowhere", "small.yaml", ""])
 def test_a_folder_that_is_something_else_is_named(name, refused):
     if name != "data":
-        assert f"{name or '.'}\n  there is no index.json" in refused(*TRAIN[:3], name, *TRAIN[4:])
+        says = f"{name}\n  there is no index.json" if name else "--data\n  the name is empty"
+        assert says in refused(*TRAIN[:3], name, *TRAIN[4:])
     if name != "run":
         assert f"{name or '.'}\n  there is no run.json" in refused("train", "--resume", name)
         assert f"{name or '.'}\n  there is no run.json" in refused("generate", name, "--prompt", "x")

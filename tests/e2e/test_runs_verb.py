@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 
 import pytest
 
@@ -270,3 +271,28 @@ def test_export_writes_a_folder_that_other_verbs_take_for_the_run(here, said):
     code, _, err = said("train", "--resume", "model")
     assert code == 2
     assert "not a run folder" in err
+
+
+def test_settings_are_shown_as_a_run_file_would_have_them(here, said):
+    path = here / "runs" / "one" / "run.json"
+    record = json.loads(path.read_text())
+    record["config"]["train"]["clip"] = None
+    record["config"]["train"]["samples"] |= {"every": 2, "prompts": ["", "no"]}
+    path.write_text(json.dumps(record))
+    shown = said("runs", "show", "runs/one")[1]
+    compared = said("runs", "compare", "runs/one", "runs/two")[1]
+    for told in (shown, compared):
+        assert "null" in told and '["", no]' in told
+        assert "None" not in told and "{'" not in told
+
+
+def test_a_folder_that_begins_with_a_dash_is_named_so_that_the_next_command_takes_it(here, said):
+    shutil.copytree("runs/one", "-one")
+    resumed, shown = ["train", "--resume", "-one"], ["runs", "show", "--", "-one"]
+    for argv in (resumed, shown, ["runs", "export", "./-one", "--out", "-m"]):
+        code, _, err = said(*argv)
+        assert code == 0, err
+        (after,) = [line.removeprefix("next: ") for line in err.splitlines() if line.startswith("next: ")]
+        words = shlex.split(after)[1:]
+        assert words[1].startswith("./-")
+        assert said(*words, "--max-tokens", "1")[0] == 0

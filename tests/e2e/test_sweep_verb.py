@@ -216,6 +216,7 @@ def test_a_dry_run_bills_every_arm_without_torch(files):
     assert bill["schema"] == "vitruvius.sweep-plan/1" and not (files / "s").exists()
     total = bill["total"]
     assert total["runs"] == 4 and total["tokens"] == sum(arm["tokens"] for arm in bill["arms"]) * 2
+    assert total["peak_bytes"] == max(arm["peak_bytes"] for arm in bill["arms"])
     assert total["flops"] == pytest.approx(sum(arm["flops"] for arm in bill["arms"]) * 2)
     assert total["run_seconds"] == pytest.approx(2 * sum(arm["time"]["seconds"] for arm in bill["arms"]))
     assert all(arm["origins"]["train.lr"].startswith("run.yaml:5:") for arm in bill["arms"])

@@ -78,6 +78,21 @@ def test_a_plan_is_a_run_file_and_a_command(said, here, prepared):
     assert "# for the run file\ntrain:\n" in shown and "not chosen, though it fits:" in shown
 
 
+def test_a_kind_that_is_named_is_planned_alone_and_what_was_said_does_not_take_it_back(said, here):
+    asked = ("train", "llama-3-8b", "--plan", "--on", "h100-80gb", "--gpus", 8, "--batch", 16)
+    setting = "train.engine={kind: fsdp2, timeout: 99}"
+    _, out, err = said(*asked, "--set", setting, "--set", "train.accumulate=16", "--set", "vocab_size=128000", "--json")
+    found = json.loads(out)
+    assert found["kind"] == "fsdp2" and {each["name"].split()[0] for each in found["others"]} <= {"FSDP", "tensor"}
+    assert found["train"]["engine"]["timeout"] == 99
+    assert "train.engine" not in found["command"] and "train.accumulate" not in found["command"]
+    assert "vocab_size=128000" in found["command"] and found["command"] in err
+    code, out, _ = said(*asked, "--set", "train.engine.kind=ddp")
+    assert code == 1 and "kind: ddp as named" in out and "DDP 8  needs" in out
+    (here / "run.yaml").write_text("spec: llama-3-8b\ntrain: {batch: 16, engine: {kind: ddp}}\n")
+    assert said("train", "run.yaml", "--plan", "--on", "h100-80gb", "--gpus", 8)[0] == 1
+
+
 def test_what_does_not_fit_leaves_with_one(said, here):
     code, out, err = said("train", "llama-3-8b", "--plan", "--on", "rtx-4090")
     assert code == 1 and "nothing fits that can be run here" in out and "next: vitruvius plan llama-3-8b" in err

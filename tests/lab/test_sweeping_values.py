@@ -57,6 +57,14 @@ def test_only_lists_are_swept():
     assert swept(texts) == (["train.lr=[1,2]", "train.betas=[[0.9,0.95]]"], ["width=64", "broken=[1", "none"])
 
 
+def test_a_range_is_swept_on_the_command_line_too():
+    texts = ["train.lr={from: 1e-4, to: 1e-2, scale: log}", "train.guard={spike: skip}", "train.lr={from: 1}"]
+    assert swept(texts) == (texts[:1], texts[1:])
+    arms = listing_of(None, texts=texts[:1], sample=5).arms()
+    assert len({arm.name for arm in arms}) == 5
+    assert all(1e-4 <= value.value <= 1e-2 for arm in arms for value in arm.values)
+
+
 def test_a_sample_is_drawn_without_repeats_and_the_same_each_time():
     node = section("width: [1, 2, 3, 4, 5]\ntrain.lr: [1, 2, 3, 4, 5]\nsample: 7\n")
     drawn = names(listing_of(node))

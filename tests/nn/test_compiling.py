@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from vitruvius.nn import Signals, build
+from vitruvius.nn.ops.compiling import compiled
 from vitruvius.spec import preset, read_text, shrink
 
 PAIRS = """
@@ -56,7 +57,7 @@ def losses_of(model, loss, length):
 
 def agree(spec):
     model = build(spec).train()
-    traced = torch.compile(model.loss, backend="eager")
+    traced = compiled(model.loss, backend="eager")
     for length in (24, 40, 24):
         loss, gradients = losses_of(model, model.loss, length)
         again, found = losses_of(model, traced, length)

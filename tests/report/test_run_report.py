@@ -268,3 +268,12 @@ def test_every_chart_of_a_page_has_the_same_steps_at_the_same_places():
 def test_nothing_that_is_counted_goes_below_nothing():
     drawn = chart("Alarms", "", [Line(name="a", points=[Point(step=1, value=0.0, low=0.0, high=0.0)], colour="red")])
     assert not re.search(r">-\d", drawn)
+
+
+def test_a_line_of_a_run_that_is_watched_names_what_went_wrong_last():
+    live = Live(name="r", architecture="a", steps=100)
+    live.add_events([{"kind": "begun"}, {"kind": "spike", "step": 7}, {"kind": "rewound", "to_step": 2}])
+    assert "bad events: 2 (rewound)" in live.line("running")
+    live.add_events([{"kind": "spike", "step": 1097}, {"kind": "resumed", "step": 1100}])
+    assert "bad events: 3 (spike at step 1,097)" in live.line("running")
+    assert "something that went wrong: 3 (spike at step 1,097)" in live.text("died", style="ascii", checkpoint=None)

@@ -1,7 +1,7 @@
 """Holds what the training chapter promises against runs that `any_run` draws; prints what became of each as JSON.
 
-python any_run_promises.py FOLDER SEED [SEED ...]            a line of JSON for each seed: {"seed": 3, "broken": null, ...}
-python any_run_promises.py FOLDER quick SEED [SEED ...]      of small architectures, and without the dearer promises
+python any_run_promises.py FOLDER SEED [SEED ...]           a line for each: {"seed": 3, "broken": null, ...}
+python any_run_promises.py FOLDER quick SEED [SEED ...]     of small architectures, without the dearer promises
 
 A process of its own, since runs are killed in children of it: a child of a process with many threads may hang.
 """
@@ -30,129 +30,30 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "contracts")]
 
 import any_run  # noqa: E402  # pyright: ignore[reportMissingImports]
 import torch  # noqa: E402
-from conftest import write_texts  # noqa: E402  # pyright: ignore[reportMissingImports]
+from any_run_world import Faults, FileWatch, Told, corpora  # noqa: E402  # pyright: ignore[reportMissingImports]
 from halves import final_manifest, rows  # noqa: E402  # pyright: ignore[reportMissingImports]
-from killing import FILE_EVENTS  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from vitruvius.checks.memory import measured_on  # noqa: E402
 from vitruvius.cli.main import run as command  # noqa: E402
-from vitruvius.data import PrepareOptions, prepare  # noqa: E402
-from vitruvius.data.cleaning.recipe import read_recipe  # noqa: E402
-from vitruvius.data.options import Source  # noqa: E402
-from vitruvius.data.pairs.options import PairOptions  # noqa: E402
-from vitruvius.data.pairs.preparing import prepare_pairs  # noqa: E402
-from vitruvius.errors import CorruptCheckpointError, SpecError, VitruviusError  # noqa: E402
-from vitruvius.nn import Model  # noqa: E402
+from vitruvius.errors import CorruptCheckpointError, SpecError, UsageError, VitruviusError  # noqa: E402
 from vitruvius.nn.weights import load_model  # noqa: E402
 from vitruvius.runs import RunReader  # noqa: E402
 from vitruvius.spec import to_yaml  # noqa: E402
 from vitruvius.training import TrainConfig, resume, train  # noqa: E402
 from vitruvius.training.batch_worker import Updates  # noqa: E402
-from vitruvius.training.progress import Silent  # noqa: E402
 from vitruvius.training.request import read_request  # noqa: E402
 from vitruvius.training.room import memory_of_run  # noqa: E402
 from vitruvius.training.settings import EngineSettings  # noqa: E402
+from vitruvius.training.shaping.signals import OF_WATCH  # noqa: E402
 from vitruvius.training.stopping import StopRequest  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HOOKS = """
-import numpy as np
-
-
-def digits(sample, draw, *, rate=0.2):
-    return {"inputs": np.where(draw.random(len(sample.inputs)) < rate, 317, sample.inputs)}
-"""
 ENDINGS = re.compile(
     "the update was not applied|overflows in a row|out of memory|the gradients overflow|no scale", re.IGNORECASE
 )
 """What a run may say that ends before its last step, because its settings or a planted fault make it."""
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# What runs read, and what goes wrong in them
-
-
-def corpora(folder: Path) -> dict[str, Path]:
-    """Text of two sources and pairs, both of vocabulary 300; made once."""
-    found = {"text": folder / "text" / "data", "pairs": folder / "pairs" / "data"}
-    if not found["pairs"].exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        parts = [
-            Source(
-                name=name, inputs=(str(write_texts(folder / "text" / name, seed=number)),), recipe=read_recipe("plain")
-            )
-            for number, name in enumerate(any_run.SOURCES)
-        ]
-        prepare([], found["text"], PrepareOptions(vocab=300, held_out=0.2, sources=tuple(parts)))
-        draw, pairs = random.Random(1), folder / "in.jsonl"
-        words = [f"{a}{b}" for a in "bdfg" for b in ("ox", "um", "ane", "ilt")]
-        lines = [
-            {"source": f"{'now ' * draw.randrange(4)}please {verb} the {noun}", "target": f"{verb}_{noun}"}
-            for verb in ("open", "close", "read", "write")
-            for noun in words
-        ]
-        pairs.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        prepare_pairs([pairs], found["pairs"], PairOptions(vocab=300, held_out=0.15))
-        (folder / "hooks.py").write_text(HOOKS, encoding="utf-8")
-    return found
-
-
-class Faults:
-    """Spoils the loss of pieces whose tokens say so, in training alone."""
-
-    def __init__(self) -> None:
-        self.fault: any_run.Fault | None = None
-        original = Model.loss
-
-        def spoiled(model: Model, tokens: torch.Tensor, *args: Any, **named: Any) -> torch.Tensor:
-            fault = self.fault
-            loss = original(model, tokens, *args, **named)
-            if fault is None or named.get("per_token") or not model.training:
-                return loss
-            if int(tokens.sum()) % fault.modulus != fault.remainder:
-                return loss
-            if fault.kind == "memory":
-                if len(tokens) > 1:
-                    raise torch.OutOfMemoryError("Tried to allocate 1.00 GiB")
-                return loss
-            return loss * (math.nan if fault.kind == "nan" else 1e3)
-
-        Model.loss = spoiled
-
-
-class FileWatch:
-    """Counts file operations in a run folder, and ends the process before one of them when asked to."""
-
-    def __init__(self) -> None:
-        self.folder, self.kill_at, self.seen = "", -1, 0
-        sys.addaudithook(self._hook)
-
-    def start(self, folder: Path, *, kill_at: int = -1) -> None:
-        self.folder, self.kill_at, self.seen = str(folder), kill_at, 0
-
-    def _hook(self, event: str, arguments: tuple[object, ...]) -> None:
-        if self.folder and event in FILE_EVENTS and self.folder in str(arguments[0]):
-            if self.seen == self.kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            self.seen += 1
-
-
-class Told(Silent):  # pyright: ignore[reportGeneralTypeIssues]
-    """Keeps notes, and calls `at` before the row with that number is told on."""
-
-    def __init__(self, number: int = -1, at: Callable[[], object] = lambda: None) -> None:
-        self.notes: list[str] = []
-        self.left, self.at = number, at
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def row(self, row: dict[str, Any]) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.at()
 
 
 FAULTS, WATCH = Faults(), FileWatch()
@@ -177,7 +78,7 @@ class Outcome:
         if self.ended != other.ended:
             return f"it ended {self.ended!r} instead of {other.ended!r}"
         for mine, theirs in zip(self.rows, other.rows, strict=False):
-            known = mine.keys() & theirs.keys() if watched_otherwise else {**mine, **theirs}
+            known = {key for key in {**mine, **theirs} if not (watched_otherwise and _is_watched(key))}
             keys = [key for key in known if not _same(mine.get(key), theirs.get(key))]
             if keys:
                 return f"row {theirs['step']}: " + ", ".join(f"{k} {mine.get(k)} not {theirs.get(k)}" for k in keys[:5])
@@ -185,12 +86,18 @@ class Outcome:
             return f"{len(self.rows)} rows instead of {len(other.rows)}"
         if self.manifest != other.manifest:
             mine, theirs = json.loads(self.manifest)["files"], json.loads(other.manifest)["files"]
-            return f"checkpoint files differ: {[name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]}"
+            return f"files differ: {[name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]}"
         return ""
 
 
+def _is_watched(key: str) -> bool:
+    """Whether `train.watch` may be what put a key into a row; those of places are of it or of the guard's readings."""
+    stem, place, _ = key.partition("/")
+    return stem in OF_WATCH or (bool(place) and stem != "shape") or stem.startswith(("output_lse", "position_"))
+
+
 def _same(one: Any, other: Any) -> bool:
-    return one == other or (one != one and other != other)  # noqa: PLR0124 (a NaN is one)
+    return one == other or (one != one and other != other)
 
 
 def outcome(folder: Path, ended: str) -> Outcome:
@@ -240,7 +147,7 @@ class Plan:
         try:
             return work().status
         except VitruviusError as error:
-            if isinstance(error, (SpecError, CorruptCheckpointError)) or not ENDINGS.search(error.what):
+            if isinstance(error, (SpecError, UsageError, CorruptCheckpointError)) or not ENDINGS.search(error.what):
                 raise
             assert error.fix, error
             return re.sub(r"\s+", " ", error.what.replace(str(self.folder / name), "RUN"))
@@ -359,10 +266,13 @@ def resumed(plan: Plan, changes: Any, listener: Told | None, stop: StopRequest |
     """Begin or go on; a change that does not go together with the rest is refused, and nothing is lost by it."""
     try:
         return plan.go_on("halted", changes, listener, stop)
-    except SpecError as error:
+    except (SpecError, UsageError) as error:
         assert changes, error
-        for finding in error.findings:
-            any_run.check_finding(finding)
+        if isinstance(error, SpecError):
+            for finding in error.findings:
+                any_run.check_finding(finding)
+        else:
+            assert error.fix, error
         return plan.go_on("halted", None, listener, stop)
 
 
@@ -465,9 +375,16 @@ def memory(plan: Plan) -> None:
     config = replace(plan.config, context=architecture.context, batch=24 * plan.config.accumulate)
     said = memory_of_run(architecture, config)
     took = measured_on("cpu", lambda: Updates(architecture, config, str(plan.data))).peak
-    slack = (0.05 if config.dtype == "fp16" else 0.02) * took + 2**18
-    assert said.peak - said.unsure <= took + slack, f"refused at {said.peak - said.unsure:,}, and it takes {took:,}"
-    assert took <= said.peak + slack, f"planned {said.peak:,}, and it takes {took:,}"
+    # docs/training/memory.md: where documents are kept apart, recurrences and masks are counted less well.
+    share = 0.15 if config.documents == "separate" else 0.05 if config.dtype == "fp16" else 0.02
+    assert said.peak - said.unsure <= took * (1 + share) + SLACK, (
+        f"refused at {said.peak:,} less, and it takes {took:,}"
+    )
+    assert took <= said.peak * (1 + share) + SLACK, f"planned {said.peak:,}, and it takes {took:,}"
+
+
+SLACK = 2**19
+"""Bytes that a plan may be off whatever the size of a step: what a head takes to add up its gradient."""
 
 
 def told(*words: str) -> tuple[int, str]:

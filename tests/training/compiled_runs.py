@@ -25,10 +25,11 @@ from halves import StopAfter  # isort: skip
 from ranks import DDP, architecture_of, config_of, in_ranks, rows, start  # isort: skip
 from test_out_of_memory import room_for  # isort: skip
 
+from vitruvius.nn import Signals, build
 from vitruvius.nn.ops.compiling import compiled
 from vitruvius.runs import RunReader
 from vitruvius.runs.samples import samples_of
-from vitruvius.spec import read_text
+from vitruvius.spec import preset, read_text, shrink
 from vitruvius.training import parts, resume, train
 from vitruvius.training.config import CurriculumStage
 from vitruvius.training.loop import Trainer
@@ -141,12 +142,32 @@ def goes_on(data: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
+def breaks(*names: str) -> dict[str, list[str]]:
+    """Why the tracer broke off in a preset's twin in bf16, trained at two lengths and validated."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        _dynamo.reset()
+        _dynamo.utils.counters.clear()
+        model, ids = build(shrink(preset(name)), dtype="bf16").train(), torch.arange(41).view(1, 41)
+        loss = compiled(model.loss, backend="eager")
+        for length in (24, 40):
+            signals = Signals()
+            mean = loss(ids[:, :length], ids[:, 1 : length + 1], signals=signals)
+            (mean + sum(signals.losses)).backward()
+        model.eval()
+        with torch.no_grad():
+            loss(ids[:, :24], ids[:, 1:25], per_token=True)
+        found[name] = list(_dynamo.utils.counters["graph_break"])
+    return found
+
+
 def alone(data: Path, folder: Path) -> dict[str, Any]:
     """One process by itself."""
     found = {
         "schedules": both(data, folder / "schedules", "mixed", shape=SHAPE),
         "looks": both(data, folder / "looks", "mixed", **LOOKS),
         "resumed": goes_on(data, folder / "resumed"),
+        "breaks": breaks("tiny-llama-moe", "tiny-gpt2"),
     }
     found["lengths"] = both(data, folder / "lengths", "dense", short=True, **LENGTHS)
     with poisoned(3):

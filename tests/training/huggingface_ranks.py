@@ -5,6 +5,7 @@ python huggingface_ranks.py DATA FOLDER
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -66,7 +67,6 @@ def main(data: Path, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    out = sys.stdout
-    sys.stdout = sys.stderr  # the Trainer prints rows
-    told = main(Path(sys.argv[1]), Path(sys.argv[2]))
-    json.dump(told, out)
+    with contextlib.redirect_stdout(sys.stderr):  # the Trainer prints rows
+        told = main(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(json.dumps(told), flush=True)

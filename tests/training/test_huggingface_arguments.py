@@ -1,4 +1,4 @@
-"""What `TrainingArguments` may ask of a Trainer that drives our models: each works as expected or is refused clearly."""
+"""What `TrainingArguments` may ask of a Trainer that drives our models: it works as expected, or is refused clearly."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def test_layers_that_are_computed_again_change_no_bit(trained):
 
 @pytest.mark.parametrize("option", [{"every_n_layers": 5}, {"offload": True}])
 def test_what_layers_cannot_do_again_is_refused(option, made):
-    with pytest.raises(UsageError, match="every_n_layers=5|to the host"):
+    with pytest.raises(UsageError, match=r"every_n_layers=5|to the host"):
         made(activation_checkpointing=True, activation_checkpointing_kwargs=option).train()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-def test_compiled_it_has_the_same_losses_and_its_checkpoints_are_read(trained, tmp_path, monkeypatch):
+def test_compiled_it_has_the_same_losses_and_its_checkpoints_are_read(trained, tmp_path, request):
     from torch import _dynamo
     from torch._functorch import config
 
-    monkeypatch.setenv("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
+    request.addfinalizer(torch.compiler.reset)
     config.enable_autograd_cache = True
     torch.compiler.reset()
     plain = trained()

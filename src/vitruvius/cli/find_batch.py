@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vitruvius.cli.arguments import Count, Tokens, complete_preset, json_option, say_findings
-from vitruvius.cli.output import clean, emit, emit_json, next_step, say
+from vitruvius.cli.output import clean, emit, emit_json, next_step, path_argument, say
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
@@ -130,8 +129,8 @@ def _report(answer: Answer, spec: str, *, as_json: bool) -> int:
     if answer.interrupted:
         return _INTERRUPTED
     if answer.settings is None:
-        next_step(f"vitruvius train {shlex.quote(clean(spec))} --set train.checkpointing=layers --dry-run ...")
+        next_step(f"vitruvius train {path_argument(spec)} --set train.checkpointing=layers --dry-run ...")
         return _NOTHING_FITS
     settings = " ".join(f"--set {name}={value}" for name, value in answer.settings.items())
-    next_step(f"vitruvius train {shlex.quote(clean(spec))} {settings} ...")
+    next_step(f"vitruvius train {path_argument(spec)} {settings} ...")
     return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vitruvius.cli.arguments import Tokens, complete_preset, json_option, overrides_option
-from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, path_argument, say
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def command(
 
         write_atomically(html, inspect_page(document).encode("utf-8", "backslashreplace"))
         say(f"wrote {clean_line(str(html))}")
-    again = shlex.quote(clean_line(target))
+    again = path_argument(target)
     if html is None:
         next_step(f"vitruvius inspect {again} --html inside.html")
     elif document["run"] is not None:

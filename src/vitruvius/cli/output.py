@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,12 @@ def abandon(stream: TextIO) -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
+
+
+def path_argument(path: object) -> str:
+    """A path as it is typed: quoted for the shell, what is not printable escaped, and never taken for an option."""
+    text = clean_line(str(path))
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def next_step(command: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vitruvius.cli.arguments import json_option
-from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, path_argument, say
 from vitruvius.cli.runs_export import command as export_command
 from vitruvius.cli.runs_report import command as report_command
 from vitruvius.cli.runs_samples import command as samples_command
@@ -77,7 +76,7 @@ def list_command(*, folder: str, as_json: bool) -> None:
         emit_json({"schema": "vitruvius.runs-list/1", "runs": [run.to_dict() for run in found], "damaged": broken})
     elif found:
         emit(clean(list_text(found)))
-        next_step(f"vitruvius runs show {shlex.quote(clean_line(str(found[-1].path)))}")
+        next_step(f"vitruvius runs show {path_argument(found[-1].path)}")
     else:
         say(f"no run in {clean_line(folder)} or below")
 
@@ -111,7 +110,7 @@ def show_command(*, run: str, verify: bool, as_json: bool) -> int:
         emit(clean("\n\n".join(filter(None, (show_text(summary, record, changed, kept), samples_text(written))))))
         for step, what in (damage or {}).items():
             emit(f"step {step:,}: {'whole' if what is None else clean_line(what)}")
-        run_name = shlex.quote(clean_line(run))
+        run_name = path_argument(run)
         done = summary.status == "finished"
         next_step(f"vitruvius generate {run_name} --prompt 'Once'" if done else f"vitruvius train --resume {run_name}")
     return 1 if damage and any(damage.values()) else 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vitruvius.cli.arguments import json_option
-from vitruvius.cli.output import clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.output import clean_line, emit, emit_json, next_step, path_argument, say
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def command(
         for name, file in done.files.items():
             emit(f"{file['bytes']:>15,} bytes  {clean_line(name)}")
         say(f"step {done.step:,}, {done.parameters:,} parameters in {done.dtype}")
-    next_step(f"vitruvius generate {shlex.quote(clean_line(out))} --prompt TEXT")
+    next_step(f"vitruvius generate {path_argument(out)} --prompt TEXT")
 
 
 def _document(run: str, done: Exported) -> dict[str, Any]:

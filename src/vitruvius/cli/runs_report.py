@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vitruvius.cli.arguments import json_option
-from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, path_argument, say
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
@@ -69,4 +68,4 @@ def _reported(run: str) -> Reported:
 
 
 def _quoted(run: str) -> str:
-    return shlex.quote(clean_line(run))
+    return path_argument(run)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vitruvius.cli.arguments import json_option
-from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, path_argument, say
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def command(*, run: str, step: int, data: str | None, text: bool, characters: in
     if document["hooks"]:
         say(f"hooks change these samples before they are learned from: {clean_line(', '.join(document['hooks']))}")
     if not text:
-        next_step(f"vitruvius runs samples {shlex.quote(clean_line(run))} --step {step} --text")
+        next_step(f"vitruvius runs samples {path_argument(run)} --step {step} --text")
 
 
 def _lines(document: Mapping[str, Any]) -> list[str]:

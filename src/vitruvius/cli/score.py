@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vitruvius.cli.arguments import json_option
-from vitruvius.cli.output import clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.output import clean_line, emit, emit_json, next_step, path_argument, say
 from vitruvius.cli.verbs import ExampleCommand
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def command(*, run: str, data: str | None, split: str, most: int | None, show: i
         emit_json({"schema": SCHEMA, **scored.to_dict(show)})
         return
     emit("\n".join(_lines(scored, show)))
-    next_step(f"vitruvius generate {shlex.quote(clean_line(run))} --prompt TEXT writes a target for a source of yours")
+    next_step(f"vitruvius generate {path_argument(run)} --prompt TEXT writes a target for a source of yours")
 
 
 def _told(done: int, total: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from vitruvius.cli.arguments import Tokens, complete_preset, json_option, say_findings
-from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, say
+from vitruvius.cli.output import clean, clean_line, emit, emit_json, next_step, path_argument, say
 from vitruvius.cli.verbs import ExampleCommand
 from vitruvius.errors import UsageError
 
@@ -133,7 +133,7 @@ def _say_ending(result: SweepResult) -> None:
     best = result.document["verdict"]["best"]
     runs = [arm["runs"][0]["folder"] for arm in result.document["arms"] if arm["name"] == best]
     if runs:
-        next_step(f"vitruvius runs show {shlex.quote(clean_line(str(result.path / runs[0])))}")
+        next_step(f"vitruvius runs show {path_argument(result.path / runs[0])}")
 
 
 @final

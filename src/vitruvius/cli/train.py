@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vitruvius.cli.arguments import Count, Tokens, complete_preset, json_option, say_findings
-from vitruvius.cli.output import abandon, clean, emit, emit_json, next_step, say, wants_color
+from vitruvius.cli.output import abandon, clean, emit, emit_json, next_step, path_argument, say, wants_color
 from vitruvius.cli.verbs import ExampleCommand
 from vitruvius.errors import UsageError
 
@@ -78,7 +77,7 @@ def command(
             raise UsageError(
                 f"a resumed run keeps its settings, so {', '.join(given) or '--dry-run'} cannot be given",
                 where="--resume",
-                fix=f"vitruvius train --resume {shlex.quote(resume)}, or train into a new folder",
+                fix=f"vitruvius train --resume {path_argument(resume)}, or train into a new folder",
             )
         return _resume(resume, data, settings, as_json=as_json)
     if spec is None:
@@ -204,7 +203,7 @@ def _report(result: TrainResult, *, as_json: bool) -> int:
         if error.errno not in {errno.EPIPE, errno.EIO}:
             raise
         abandon(sys.stdout)
-    run = shlex.quote(str(result.run))
+    run = path_argument(result.run)
     if result.status == "stopped":
         say(f"stopped at step {result.step:,} of {result.steps:,} with a checkpoint; nothing is lost")
         next_step(f"vitruvius train --resume {run}")

@@ -104,8 +104,8 @@ class SweepPlan:
 
     @property
     def peak_bytes(self) -> int:
-        """What the jobs take together, when the largest arms meet."""
-        return _together(self.arms, self.jobs, len(self.seeds))
+        """What the jobs take together at most, when the largest arms meet."""
+        return _together([arm.plan.peak_bytes for arm in self.arms], self.jobs, len(self.seeds))
 
 
 def plan_sweep(
@@ -294,14 +294,15 @@ def _ensure_beside(arms: Sequence[PlannedArm], jobs: int, seeds: int) -> None:
     refusing = all(arm.request.config.memory_check == "refuse" for arm in arms)
     if room is None or not refusing:
         return
-    needed = _together(arms, jobs, seeds)
+    # Refused is what surely does not fit; how much masks of packed documents take is known at most.
+    sure = [arm.plan.peak_bytes - arm.plan.unsure_bytes for arm in arms]
+    needed = _together(sure, jobs, seeds)
     if needed > room:
-        fitting = max(n for n in range(1, jobs + 1) if n == 1 or _together(arms, n, seeds) <= room)
+        fitting = max(n for n in range(1, jobs + 1) if n == 1 or _together(sure, n, seeds) <= room)
         what = f"{jobs} jobs take {format_bytes(needed)} when the largest arms meet, and there is {format_bytes(room)}"
         raise UsageError(what, where="--jobs", fix=f"--jobs {fitting}")
 
 
-def _together(arms: Sequence[PlannedArm], jobs: int, seeds: int) -> int:
-    peaks = sorted((arm.plan.peak_bytes - arm.plan.unsure_bytes for arm in arms), reverse=True)
-    each = [peak for peak in peaks for _ in range(seeds)]
+def _together(peaks: Sequence[int], jobs: int, seeds: int) -> int:
+    each = [peak for peak in sorted(peaks, reverse=True) for _ in range(seeds)]
     return sum(each[:jobs])

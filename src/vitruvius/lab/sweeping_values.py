@@ -191,12 +191,13 @@ def listing_of(
 
 
 def swept(settings: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`--set` texts whose value is a list, and all others."""
+    """`--set` texts whose value is a list or a range, and all others."""
     lists: list[str] = []
     rest: list[str] = []
     for text in settings:
         try:
-            is_list = isinstance(_parsed(text).value, list)
+            value = _parsed(text).value
+            is_list = isinstance(value, list) or (isinstance(value, dict) and {"from", "to"} <= value.keys() <= _RANGE)
         except SpecError:
             is_list = False  # whoever applies it says what is wrong with it
         (lists if is_list else rest).append(text)

@@ -7,6 +7,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from vitruvius.spec.writing import flow
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -193,5 +195,5 @@ def _sights_text(seen: object) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = str(value)
+    text = value if isinstance(value, str) else flow(value)
     return text if len(text) <= 160 else f"{text[:157]}..."

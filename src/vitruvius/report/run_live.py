@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vitruvius.report.curve import Series, curve_text
 from vitruvius.report.run_history import BAD, event_text, finite
 from vitruvius.report.run_samples import sample_line
-from vitruvius.report.runs_text import number
+from vitruvius.report.runs_text import number, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,6 +48,8 @@ class Live:
     """The text that the model wrote last."""
     events: deque[Mapping[str, Any]] = field(default_factory=lambda: deque[Any](maxlen=_SHOWN_EVENTS))
     bad_events: int = 0
+    last_bad: Mapping[str, Any] | None = None
+    """The last event of something that went wrong."""
     _seconds: deque[float] = field(default_factory=lambda: deque[float](maxlen=RECENT))
     _speeds: deque[float] = field(default_factory=lambda: deque[float](maxlen=RECENT))
     _tokens: int = 0
@@ -85,7 +87,8 @@ class Live:
         """Take in rows of `events.jsonl`."""
         for event in events:
             self.events.append(event)
-            self.bad_events += str(event.get("kind")) in BAD
+            if str(event.get("kind")) in BAD:
+                self.bad_events, self.last_bad = self.bad_events + 1, event
 
     @property
     def loss(self) -> float | None:
@@ -122,7 +125,7 @@ class Live:
         if self.alarms:
             parts.append(f"alarms: {self.alarms:,}")
         if self.bad_events:
-            parts.append(f"bad events: {self.bad_events:,}")
+            parts.append(f"bad events: {self.bad_events:,}{self._bad()}")
         left = self.seconds_left
         parts.append(f"{clock(left)} left" if status == "running" and left else status)
         return "  ".join(parts)
@@ -155,9 +158,16 @@ class Live:
             lines.append(f"  checkpoint of step {checkpoint[0]:,}, {clock(checkpoint[1])} ago")
         lines.append(curve_text(Series(name="loss", points=tuple(self.losses)), style=style, width=width))
         if self.bad_events:
-            lines.append(f"  events of something that went wrong: {self.bad_events:,}")
+            lines.append(f"  events of something that went wrong: {self.bad_events:,}{self._bad()}")
         lines += [f"  {_when(event)} {event.get('kind')}  {event_text(event)}"[:160].rstrip() for event in self.events]
         return "\n".join(lines)
+
+    def _bad(self) -> str:
+        """Which one was the last: ` (spike at step 97)`."""
+        assert self.last_bad is not None
+        step = finite(self.last_bad.get("step"))
+        at = "" if step is None else f" at step {step:,.0f}"
+        return f" ({one_line(str(self.last_bad.get('kind')))}{at})"
 
     def _rates(self) -> str:
         rate, norm = (number(finite(self.last.get(key))) for key in ("lr", "grad_norm"))

@@ -12,7 +12,7 @@ from vitruvius.report.run_charts import Line, chart
 from vitruvius.report.run_history import History, event_text, history_of, marks_of, spread, thinned
 from vitruvius.report.run_samples import samples_html
 from vitruvius.report.run_titles import TITLES
-from vitruvius.report.runs_text import list_text, number
+from vitruvius.report.runs_text import list_text, number, plain_text
 from vitruvius.report.sheet import page, table
 from vitruvius.units import format_bytes, format_count
 
@@ -237,7 +237,7 @@ def _shade(index: int, count: int) -> str:
 
 def _grid(charts: Sequence[str]) -> str:
     found = "".join(charts)
-    style = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(27rem,100%),1fr));gap:.5rem 1.5rem"
+    style = "display:grid;grid-template-columns:repeat(auto-fill,minmax(min(27rem,100%),1fr));gap:.5rem 1.5rem"
     return f'<div style="{style}">{found}</div>' if found else ""
 
 
@@ -290,7 +290,7 @@ def _settings(runs: Sequence[Reported]) -> str:
     if not names:
         return "<h2>Settings</h2><p>Every setting is the default.</p>"
     rows = [
-        [f"<code>{escape(name)}</code>", *(escape(str(run.changed.get(name, "default"))) for run in runs)]
+        [f"<code>{escape(name)}</code>", *(escape(plain_text(run.changed.get(name, "default"))) for run in runs)]
         for name in names
     ]
     head = ["setting", *(escape(run.name) for run in runs)] if len(runs) > 1 else ["setting", "value"]

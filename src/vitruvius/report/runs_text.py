@@ -9,6 +9,7 @@ from vitruvius.report.tables import columns
 from vitruvius.runs import RunReader
 from vitruvius.runs.anomalies import anomalies_of
 from vitruvius.runs.summary import mapping_of
+from vitruvius.spec.writing import flow
 from vitruvius.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def show_text(run: RunSummary, record: Mapping[str, Any], changed: Mapping[str, 
         lines += ["", "what train.shape changed", *(f"  {line}" for line in shaped)]
     if changed:
         lines += ["", "settings that are not the default"]
-        lines += [f"  {line}" for line in columns([(key, str(value)) for key, value in changed.items()], align="<<")]
+        set_to = [(key, one_line(plain_text(value))) for key, value in changed.items()]
+        lines += [f"  {line}" for line in columns(set_to, align="<<")]
     return "\n".join(lines)
 
 
@@ -97,7 +99,7 @@ def compare_text(runs: Sequence[RunSummary], differing: Mapping[str, Mapping[str
         ("tokens_per_second", *(number(run.tokens_per_second) for run in runs)),
     ]
     settings = [
-        (one_line(field), *(one_line(str(values[name])) for name in keys)) for field, values in differing.items()
+        (one_line(field), *(one_line(plain_text(values[name])) for name in keys)) for field, values in differing.items()
     ]
     if not settings:
         settings = [("(nothing differs)",)]
@@ -106,6 +108,11 @@ def compare_text(runs: Sequence[RunSummary], differing: Mapping[str, Mapping[str
     if len({run.step for run in runs}) > 1:
         lines += ["", "the runs are not equally far, so their losses do not compare"]
     return "\n".join(lines)
+
+
+def plain_text(value: Any) -> str:
+    """A value of a setting as a run file would have it; a text without quotes."""
+    return value if isinstance(value, str) else flow(value)
 
 
 def one_line(text: str) -> str:

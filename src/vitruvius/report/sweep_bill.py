@@ -36,6 +36,7 @@ def bill_text(bill: Mapping[str, Any]) -> str:
     lines += columns([head, *rows], align="<>>>>>>>")
     if origins:
         lines += ["", *columns([("value", "", "from"), *origins], align="<<<")]
+    where = "in the largest arm" if jobs == 1 else "when the largest arms meet"
     at_once = f"{jobs} at a time" + ("" if bill["threads"] is None else f", {bill['threads']} threads each")
     lines += [
         "",
@@ -43,7 +44,7 @@ def bill_text(bill: Mapping[str, Any]) -> str:
             f"total    {total['runs']:,} runs (seeds {', '.join(map(str, bill['seeds']))}; {at_once}), "
             f"{format_count(total['tokens'])} tokens, {format_count(total['flops'])}FLOP"
         ),
-        f"memory   {format_bytes(total['peak_bytes'])} when the largest arms meet",
+        f"memory   {format_bytes(total['peak_bytes'])} {where}",
     ]
     if total["seconds_over_jobs"] is None:
         lines.append("time     not known: --measure does a few updates of each arm, --on HARDWARE gives a bound")

@@ -39,10 +39,11 @@ def sweep_page(document: Mapping[str, Any], histories: Mapping[str, History]) ->
     swept = ", ".join(document["swept"]) or "seeds alone"
     repeated = f"{' '.join(document['command'])}\n{json.dumps(document['data'], indent=2)}"
     won = document["verdict"]["winner"] is not None
+    seeds = "1 seed" if len(document["seeds"]) == 1 else f"{len(document['seeds']):,} seeds"
     body = [
         f"<h1>Sweep over {escape(swept)}</h1>",
         (
-            f'<p class="lead">{len(arms):,} arms, {len(document["seeds"]):,} seeds; runs: {escape(told)}. '
+            f'<p class="lead">{len(arms):,} arms, {seeds}; runs: {escape(told)}. '
             f"Begun {escape(str(document['started']))}.</p>"
         ),
         f'<p class="{"good" if won else "unsure"}">{escape(verdict_text(document["verdict"]))}</p>',
@@ -125,7 +126,7 @@ def _charts(arms: Sequence[Mapping[str, Any]], histories: Mapping[str, History])
             if points:
                 lines.append(Line(name=arm["name"], points=points, colour=_colour(index), has_dots=key == "val_loss"))
         drawn.append(chart(title, unit, lines, across=across))
-    style = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(27rem,100%),1fr));gap:.5rem 1.5rem"
+    style = "display:grid;grid-template-columns:repeat(auto-fill,minmax(min(27rem,100%),1fr));gap:.5rem 1.5rem"
     return f'<div style="{style}">{"".join(drawn)}</div>'
 
 

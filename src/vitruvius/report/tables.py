@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from unicodedata import combining, east_asian_width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,8 +15,20 @@ def columns(rows: Sequence[Sequence[str]], *, align: str, gap: int = 2) -> list[
 
     Lines end without spaces. A row may be shorter than the others.
     """
-    widths = [max((len(row[i]) for row in rows if i < len(row)), default=0) for i in range(len(align))]
-    return [(" " * gap).join(f"{cell:{align[i]}{widths[i]}}" for i, cell in enumerate(row)).rstrip() for row in rows]
+    widths = [max((_width(row[i]) for row in rows if i < len(row)), default=0) for i in range(len(align))]
+    return [(" " * gap).join(_padded(cell, align[i], widths[i]) for i, cell in enumerate(row)).rstrip() for row in rows]
+
+
+def _padded(cell: str, align: str, width: int) -> str:
+    room = " " * (width - _width(cell))
+    return cell + room if align == "<" else room + cell
+
+
+def _width(text: str) -> int:
+    """Columns of a text in a terminal: two for a wide character (日), none for a mark that joins the one before."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in {"W", "F"} else 1 for char in text)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

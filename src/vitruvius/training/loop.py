@@ -287,9 +287,10 @@ class Trainer:
         while True:
             for companion in self.companions:
                 companion.before(step)
+            self.guard.before(step, batch)
+            # After the guard's pass over the model: what they attach hears the update alone.
             for observer in self.observers:
                 observer.before(step, batch)
-            self.guard.before(step, batch)
             try:
                 found = self.updater.gradients(batch, stop)
             except ShortInPassError as error:

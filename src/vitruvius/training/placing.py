@@ -6,7 +6,7 @@ The memory of a rank, the times and what fits are those of `vitruvius plan`; her
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from vitruvius.errors import UsageError
@@ -92,7 +92,7 @@ class Placing:
             what = f"no arrangement{of} of {self.count} {self.device.name} fits and can be run"
             raise UsageError(what, fix=self.way_out)
         plain = to_plain(chosen.config)
-        usual = to_plain(EngineSettings())
+        usual = asdict(EngineSettings())
         engine = {key: value for key, value in plain["engine"].items() if key == "kind" or value != usual[key]}
         device = "cpu" if self.device.tier == "cpu" else "cuda"
         return {**{key: plain[key] for key in _SAYS}, "device": device, "engine": engine}

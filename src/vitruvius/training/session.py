@@ -212,14 +212,7 @@ def resume(
         listener = _heard(listener or Silent(), joint)
         halvings = joint.from_main(lambda: halvings_of(reader))
         ensure_fits(architecture, smallest_yet(config, map(tuple, halvings), joint), listener, joint)
-        where = Path(data or str(_recorded(reader, record, "data", "path")))
-        # Before it is opened: what may not fit in other data (its vocabulary, its sources) is beside the point.
-        if read_index(where)["fingerprint"] != _recorded(reader, record, "data", "fingerprint"):
-            raise RunError(
-                "the data is not the data that this run was trained on (fingerprint)",
-                where=str(where),
-                fix="name the right folder with --data, or train on this data into a new folder",
-            )
+        where = _same_data(reader, record, data)
         shards = open_data(where, architecture, config, listener)
         note_changes(record["environment"], listener)
         with deterministic(seed=config.seed, threads=config.threads):
@@ -233,6 +226,19 @@ def resume(
             if changes:
                 folder.event("settings", **{name: to_plain(config)[name] for name in changes})
             return _run(folder, trainer, listener, stop or StopRequest())
+
+
+def _same_data(reader: RunReader, record: dict[str, Any], data: Path | str | None) -> Path:
+    """Where the run's data lies. Raises RunError where what lies there is other data."""
+    where = Path(data or str(_recorded(reader, record, "data", "path")))
+    # Before it is opened: what may not fit in other data (its vocabulary, its sources) is beside the point.
+    if read_index(where)["fingerprint"] != _recorded(reader, record, "data", "fingerprint"):
+        raise RunError(
+            "the data is not the data that this run was trained on (fingerprint)",
+            where=str(where),
+            fix="name the right folder with --data, or train on this data into a new folder",
+        )
+    return where
 
 
 def _run(run: RunFolder, trainer: Trainer, listener: Listener, stop: StopRequest) -> TrainResult:

@@ -82,9 +82,12 @@ def test_a_resumed_watch_raises_what_the_straight_one_does(values, cut):
     seen = [straight.sights([reading(value)]) for value in values]
     first, second = (alarms(rule, baseline=3, history=8) for _ in range(2))
     again = [first.sights([reading(value)]) for value in values[:cut]]
+    first.after(cut, {})
     second.restore(json.loads(json.dumps(first.state())))
     again += [second.sights([reading(value)]) for value in values[cut:]]
     assert repr(again) == repr(seen)
+    for each in (second, straight):
+        each.after(len(values), {})
     assert second.state() == straight.state()
 
 

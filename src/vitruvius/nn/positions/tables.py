@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitruvius.errors import PositionOverflowError
+from vitruvius.nn.ops.compiling import uncompiled
 from vitruvius.nn.registry import Factory, implements
 from vitruvius.spec.positions.tables import LearnedPosition, SinusoidalPosition
 
@@ -36,7 +37,7 @@ class LearnedPositionModule(nn.Module):
         Raises PositionOverflowError, naming limit, length and the ways out, when a position is past the limit.
         """
         del like
-        self.grow(positions.shape[-1] if positions.is_meta else int(positions.max()) + 1)
+        self.grow(positions.shape[-1] if positions.is_meta else _reach(positions))
         return self.weight[positions]
 
     def grow(self, length: int) -> None:
@@ -62,6 +63,11 @@ class LearnedPositionModule(nn.Module):
         fresh = torch.cat(drawn)[rows - offset : target - offset] * self.table_std
         grown = torch.cat([self.weight.detach(), fresh.to(self.weight)])
         self.weight = nn.Parameter(grown, requires_grad=self.weight.requires_grad)
+
+
+@uncompiled  # it asks for a number: a compiler would break off there, and say so to whoever trains
+def _reach(positions: Tensor) -> int:
+    return int(positions.max()) + 1
 
 
 _DRAWN_TOGETHER = 64

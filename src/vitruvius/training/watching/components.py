@@ -112,8 +112,10 @@ class Components:
                 self._end()
 
         head.loss = loss
-        # Where an engine has put another one in its place, that comes back.
-        self._stack.callback(*((delattr, head, "loss") if own is None else (setattr, head, "loss", own)))
+        if own is None:
+            self._stack.callback(delattr, head, "loss")
+        else:  # an engine's, in the place of the class's
+            self._stack.callback(setattr, head, "loss", own)
 
     def _begin(self, kind: str) -> None:
         began = time.perf_counter()
