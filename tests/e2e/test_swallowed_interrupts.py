@@ -61,3 +61,16 @@ def test_an_interrupt_that_nobody_swallows_ends_the_command(python):
     done = python(SWALLOWED.format(handler=HEARD, sent=False, then=then))
     assert done.returncode == 128 + signal.SIGINT
     assert done.stderr == ""
+
+
+def test_an_interrupt_while_torch_loads_ends_the_command_before_torch_can_swallow_it(python, tmp_path):
+    # What torch does from C++: the interrupt is gone, and what follows may end the process by a signal of its own.
+    package = tmp_path / "torch"
+    package.mkdir()
+    clears = (
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    os.abort()\n"
+    )
+    (package / "__init__.py").write_text(clears, encoding="utf-8")
+    then = f"sys.path.insert(0, {str(tmp_path)!r}); import torch"
+    done = python(SWALLOWED.format(handler=HEARD, sent=False, then=then))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

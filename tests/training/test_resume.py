@@ -268,9 +268,10 @@ def test_a_run_killed_before_its_tokenizer_was_copied_gets_it_when_it_goes_on(le
             (run / "tokenizer.json").write_bytes(left)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(session, "_keep_sources", killed)
-        run_of(dense, "killed")
+        with pytest.raises(KeyboardInterrupt):
+            run_of(dense, "killed")
     run = straight.run.with_name("killed")
     resume(run)
     assert final_manifest(run) == final_manifest(straight.run)

@@ -16,7 +16,7 @@ from vitruvius.spec import preset
 from vitruvius.training import TrainConfig, resume
 from vitruvius.training.checking import config_hash, ensure
 from vitruvius.training.sampling_text import described, prompt_ids
-from vitruvius.training.settings import Guard, Samples
+from vitruvius.training.settings import Samples
 from vitruvius.training.stopping import StopRequest, signalled, stop_on_signals
 from vitruvius.training.watching.reading import undisturbed
 
@@ -97,9 +97,8 @@ def test_a_run_that_writes_has_the_bits_of_one_that_does_not(kind, run_of, reque
 def test_a_table_that_grows_for_a_long_text_goes_on_learning(run_of):
     few = ["blocks.layer.mixer.heads=2", "blocks.layer.ffn.hidden=48", "layers=layer", "embedding.position.size=32"]
     growing = preset("tiny-gpt2", overrides=[*SMALL, *few, "embedding.position.start=4"])
-    settings = {"context": 8, "guard": Guard(every=2, alarms={"embedding-norm": None})}
-    quiet = run_of(growing, "quiet", **settings).run
-    loud = run_of(growing, "loud", **settings, samples=Samples(every=1, max_tokens=20, temperature=50.0)).run
+    quiet = run_of(growing, "quiet", context=8).run
+    loud = run_of(growing, "loud", context=8, samples=Samples(every=1, max_tokens=20, temperature=50.0)).run
     assert any(row["tokens"] > 8 for row in rows(loud)), "no text was longer than a sample"
     assert manifest(loud) == manifest(quiet)
     assert metrics(loud) == metrics(quiet)

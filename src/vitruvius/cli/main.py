@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 NAME = "vitruvius"
 _INTERRUPTED = threading.Event()
 """Whether somebody pressed Ctrl-C."""
+_TORCH = f"{os.sep}torch{os.sep}__init__.py"
 
 
 def main() -> int:
@@ -49,9 +50,26 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C, remembered: torch clears every exception while it loads numpy, and what fails after that is no bug."""
+    """Ctrl-C, remembered: libraries clear it, and what fails after that is no bug.
+
+    torch, while it loads itself, clears it from C++, or aborts: nothing has begun there, so the process leaves at once.
+    """
     _INTERRUPTED.set()
+    if _loads_torch(frame):
+        from vitruvius.cli.failures import INTERRUPTED
+
+        os._exit(INTERRUPTED)
     signal.default_int_handler(number, frame)
+
+
+def _loads_torch(frame: FrameType | None) -> bool:
+    """Whether the body of the package torch is running."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "<module>" and code.co_filename.endswith(_TORCH):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _dispatch(argv: list[str]) -> int:
