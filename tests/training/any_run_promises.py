@@ -150,7 +150,9 @@ class Plan:
             if isinstance(error, (SpecError, UsageError, CorruptCheckpointError)) or not ENDINGS.search(error.what):
                 raise
             assert error.fix, error
-            return re.sub(r"\s+", " ", error.what.replace(str(self.folder / name), "RUN"))
+            # Which checkpoint is the newest depends on where a run was stopped.
+            said = re.sub(r"(checkpoint step-\d+ is whole|nothing is saved).*", "", error.what)
+            return re.sub(r"\s+", " ", said.replace(str(self.folder / name), "RUN"))
 
 
 def hold(drawn: any_run.AnyRun, folder: Path, *, quick: bool) -> str:

@@ -240,6 +240,8 @@ def planned(data: Path, folder: Path, dtype: str, accumulate: str, most: str, *w
             def looking(trainer: Trainer) -> None:
                 zero = trainer.engine._zero
                 _bucket_seen(zero._zero, stage, taken)
+                if stage == 2:
+                    _sums_seen(zero, taken)
                 apply = trainer.updater.apply
 
                 def measured(*arguments: Any, **options: Any) -> Any:
@@ -290,6 +292,20 @@ def _bucket_seen(inner: Any, stage: int, taken: dict[str, Any]) -> None:
         return given
 
     inner.setup_buckets = noting
+
+
+def _sums_seen(zero: Any, taken: dict[str, Any]) -> None:
+    """Note what is there at most of gradients, and of the sums of the pieces before, when a piece is added to them."""
+    inner = zero._zero
+    gradients = inner.get_all_grad_tensors
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        sums = [each for group in inner.all_grad_tensors.values() for each in group or ()]
+        news = [each.grad for each in zero.names.values() if each.grad is not None]
+        taken["summing"] = max(taken.get("summing", 0), _stored_bytes([*sums, *news]))
+        return gradients(*arguments, **options)
+
+    inner.get_all_grad_tensors = noting
 
 
 def _stored_bytes(tensors: Any) -> int:

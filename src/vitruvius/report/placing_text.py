@@ -33,7 +33,8 @@ def placing_text(found: Mapping[str, Any]) -> str:
             f"{name} {format_bytes(memory[f'{name}_bytes'])}" for name in _PARTS if memory[f"{name}_bytes"]
         )
         total, has = format_bytes(memory["total_bytes"]), format_bytes(memory["available_bytes"])
-        pieces = f"{chosen['micro_batches']} micro-batches of {chosen['micro_batch']} on each data rank"
+        many = "micro-batch" if chosen["micro_batches"] == 1 else "micro-batches"
+        pieces = f"{chosen['micro_batches']} {many} of {chosen['micro_batch']} on each data rank"
         pace = f"{chosen['step_seconds']:.3g} s an update expected, {chosen['tokens_per_second']:,.0f} tokens/s"
         lines += [
             f"  chosen   {chosen['name']}: {pieces}, checkpointing {chosen['checkpointing']}",

@@ -118,7 +118,8 @@ def runs_below(folder: Path) -> Iterator[Path]:
     Raises RunError when there is no such folder.
     """
     if not folder.is_dir():
-        raise RunError("there is no such folder", where=str(folder), fix="name the folder that your runs are in")
+        what = "this is no folder" if folder.exists() else "there is no such folder"
+        raise RunError(what, where=str(folder), fix="name the folder that your runs are in")
     depth = len(folder.parts)
     for parent, folders, files in os.walk(folder):
         if "run.json" in files:
