@@ -132,10 +132,13 @@ def test_json_prints_one_summary_on_stdout(vitruvius, spec, corpus, tmp_path):
 
 @pytest.mark.slow
 def test_a_dry_run_prints_settings_and_bill_and_makes_nothing(vitruvius, spec, corpus, tmp_path):
-    args = ("train", str(spec), "--data", str(corpus), "--out", "one", "--steps", "50", "--dry-run")
-    done, as_json = vitruvius(*args), vitruvius(*args, "--json")
+    args = ("train", str(spec), "--data", str(corpus), "--steps", "50", "--dry-run")
+    done, as_json = vitruvius(*args, "--out", "one"), vitruvius(*args, "--json")
     assert done.returncode == as_json.returncode == 0
+    assert done.stderr.endswith("without --dry-run\n")
+    assert as_json.stderr.endswith("without --dry-run, with --out runs/first\n")
     assert not (tmp_path / "one").exists()
+    assert not (tmp_path / "runs").exists()
     plan = json.loads(as_json.stdout)
     assert plan["schema"] == "vitruvius.train-plan/1"
     assert plan["tokens"] == plan["tokens_per_step"] * 50 == 50 * 8 * 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ EXAMPLES = (
     "vitruvius train run.yaml --plan --on h100-80gb --gpus 8",
     "vitruvius train --resume runs/first",
 )
+
+_ANYWHERE = "runs/first"
+"""The run folder of a dry run that names none: nothing is made."""
 
 
 @click.command(
@@ -98,7 +102,8 @@ def command(
     from vitruvius.training.launch import speaks_here
     from vitruvius.training.request import read_request
 
-    request = read_request(spec, data=data, out=out, flags=flags, settings=settings)
+    anywhere = _ANYWHERE if dry_run else None
+    request = read_request(spec, data=data, out=out, flags=flags, settings=settings, default_out=anywhere)
     if speaks_here():
         say_findings(request.reading.findings)
         if request.sweep is not None:
@@ -176,7 +181,8 @@ def _plan(request: Request, on: str | None, *, measured: bool, as_json: bool) ->
         emit_json(planned.to_dict())
     else:
         emit(clean(planned.to_text()))
-    next_step("the same command without --dry-run")
+    suggested = f", with --out {_ANYWHERE}" if os.fspath(request.out) == _ANYWHERE else ""
+    next_step(f"the same command without --dry-run{suggested}")
     return 0
 
 

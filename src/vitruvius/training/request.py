@@ -64,11 +64,13 @@ def read_request(
     out: str | None = None,
     flags: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
+    default_out: str | None = None,
 ) -> Request:
     """The run that a SPEC or RUN.yaml, flags and `--set` texts ask for.
 
     flags: settings of `train` by name, those that are None were not given. settings: `path=value`; paths that start
-    with `train.` are settings of the run, all others of the spec. Raises SpecError with every finding at its place,
+    with `train.` are settings of the run, all others of the spec. default_out: the run folder where none is named, for
+    those who make none. Raises SpecError with every finding at its place,
     UsageError when a file, the data folder or the run folder is not named.
     """
     path = locate(spec)
@@ -92,7 +94,7 @@ def read_request(
         sweep=tree.value.get("sweep"),
         reading=reading,
         data=_folder(tree, "data", data, beside),
-        out=_folder(tree, "out", out, beside),
+        out=_folder(tree, "out", out, beside, default_out),
         config=config,
     )
 
@@ -206,13 +208,15 @@ def _spec_of(tree: Node, run_file: Path) -> str:
     return name
 
 
-def _folder(tree: Node, section: str, flag: str | None, beside: Path | None) -> Path:
+def _folder(tree: Node, section: str, flag: str | None, beside: Path | None, default: str | None = None) -> Path:
     if flag == "":
         raise UsageError("the name is empty", where=f"--{section}", fix="name a folder, or leave the option out")
     if flag is not None:
         return Path(flag)
     assert isinstance(tree.value, dict)
     node = tree.value.get(section)
+    if (node is None or beside is None) and default is not None:
+        return Path(default)
     if node is None or beside is None:
         raise UsageError(f"--{section} is missing", fix=f"add --{section} DIR, or write {section}: into a run file")
     return beside / str(node.value)
