@@ -119,3 +119,33 @@ def test_a_continuation_computes_half_as_much_as_all_of_a_sample_in_both_stacks(
     assert 0.4 < flops_of_run(SEQUENCE, half) / flops_of_run(SEQUENCE, whole) < 0.55
     limited = replace(whole, pairs=Pairs(source=49, target=20))
     assert flops_of_run(SEQUENCE, limited) == flops_of_run(SEQUENCE, half)
+
+
+RECURRENT = {
+    "gla": "{kind: gla, heads: 2}",
+    "retnet": "{kind: retnet, heads: 2}",
+    "kda": "{kind: kda, heads: 2}",
+    "gated-deltanet": "{kind: gated-deltanet, heads: 2}",
+    "rwkv7": "{kind: rwkv7, head_width: 32}",
+    "mamba2": "{kind: mamba2, heads: 4}",
+    "mamba": "{kind: mamba}",
+    "short-conv": "{kind: short-conv}",
+    "path": "{kind: attention, heads: 4, kv_heads: 2, position: {kind: path}}",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(RECURRENT))
+def test_what_recurrences_and_convolutions_do_at_the_borders_of_documents_is_counted(kind, one_thread) -> None:
+    overrides = ["vocab_size=500", f"blocks.layer.mixer={RECURRENT[kind]}", "layers=layer*2"]
+    architecture = preset("tiny-llama", overrides=overrides)
+    planned, took = {}, {}
+    for documents in ("joined", "separate"):
+        config = TrainConfig(batch=4, context=200, dtype="fp32", threads=1, device="cpu", documents=documents)
+        config = resolved(config, architecture)
+        planned[documents] = memory_of_run(architecture, config).peak
+        took[documents] = measured_on("cpu", lambda config=config: Updates(architecture, config, None)).peak
+    assert took == pytest.approx(planned, rel=2e-3)
+    assert took["separate"] > took["joined"]
+    assert took["separate"] - took["joined"] == pytest.approx(
+        planned["separate"] - planned["joined"], rel=0.02, abs=2e4
+    )

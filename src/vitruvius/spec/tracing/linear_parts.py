@@ -22,20 +22,34 @@ def short_conv(
         wide = widened(known)
         tape.hold(wide)
         weight = wide_weight(tape, channels, taps) if learned else _constant_taps(tape, channels, taps)
+        reach = _reach(tape, (taps, batch, length), wide.item)
         y = tape.fresh(x.shape, item=wide.item)
+        # Of packed rows a tap's inputs, and going back its gradients, are masked in a copy.
+        masked = y.size if reach else 0
         tape.op(
             "convolution",
-            reads=[wide],
+            reads=[wide, *reach],
             makes=[y],
-            saves=[wide, *([] if weight is None else [weight])],
+            saves=[wide, *([] if weight is None else [weight]), *reach],
+            forward=masked,
+            gives=[(wide, wide.size)],
             weights=channels * taps * tape.work.value_bytes if learned else 0,
-            backward=y.size + (channels * taps * wide.item if weight is not None else 0),
+            backward=masked + y.size + (channels * taps * wide.item if weight is not None else 0),
         )
         tape.hold(y)
         if bias:
             y = biased(y, channels)
             tape.hold(y)
         return y if activation == "none" else unary("silu", y, "input")
+
+
+def _reach(tape: Tape, shape: tuple[int, int, int], item: int) -> list[Value]:
+    """Which taps stay inside a document, where documents are packed: [K, B, T]."""
+    if tape.work.documents != "separate":
+        return []
+    made = tape.fresh(shape, item=item, gradient=False)
+    tape.op("reach", makes=[made], forward=made.size // item * 2 + 16 * shape[1] * shape[2], gives=[])
+    return [made]
 
 
 def _constant_taps(tape: Tape, channels: int, taps: int) -> Value:

@@ -87,6 +87,39 @@ class _Chunks:
         return first(whole, self.length)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Borders:
+    """Masks of packed rows, as `vitruvius.nn.ops.recurrence.chunks.Borders`."""
+
+    pairs: Value
+    enters: Value
+    leaves: Value
+    passes: Value
+
+    @classmethod
+    def of(cls, x: Value, chunks: _Chunks) -> _Borders | None:
+        """Those of rows [B, T, ...] in at least fp32; None where no documents are packed."""
+        tape, item = x.tape, max(x.item, x.tape.work.wide_bytes)
+        if tape.work.documents != "separate":
+            return None
+        length, size = -(-chunks.length // chunks.size), chunks.size
+        row = (length, x.shape[0], 1)
+        shapes = ((*row, size, size), (*row, size), (*row, size), row)
+        pairs, enters, leaves, passes = (tape.fresh(shape, item=item, gradient=False) for shape in shapes)
+        # Numbers of documents, 8 bytes each, and what is compared before it becomes a mask.
+        tape.op(
+            "borders", makes=[pairs, enters, leaves, passes], forward=pairs.size // item * (1 + 16 // size), gives=[]
+        )
+        tape.hold(pairs, enters, leaves, passes)
+        return cls(pairs=pairs, enters=enters, leaves=leaves, passes=passes)
+
+    def inside(self, scores: Sequence[Value]) -> list[Value]:
+        """Scores [L, B, H, C, C] of tokens of one document; the others are let go of when all are there."""
+        with self.pairs.tape.call():
+            self.pairs.tape.hold(*scores)
+            return [times(score, self.pairs) for score in scores]
+
+
 def _exp(log_decay: Value) -> Value:
     return unary("exp", unary("clamp", log_decay, "input"), "output")
 
@@ -125,6 +158,7 @@ def gated_delta(q: Value, k: Value, v: Value, *, log_decay: Value, beta: Value |
         return _step(v, k.shape[-1])
     chunks = _Chunks(length=v.shape[1], size=chunk_length(v.shape[1]), groups=k.shape[2])
     with tape.call():
+        edges = _Borders.of(v, chunks)
         v = widened(v)
         tape.hold(v)
         q, k, v = chunks.heads(q), chunks.heads(k), chunks.values(v)
@@ -133,7 +167,7 @@ def gated_delta(q: Value, k: Value, v: Value, *, log_decay: Value, beta: Value |
         start = tape.fresh((*q.shape[1:3], q.shape[4], *v.shape[4:]), item=q.item, gradient=False)
         tape.op("zeros", makes=[start], gives=[])
         tape.hold(q, k, v, g, start, *([] if beta is None else [beta]))
-        out = (_by_channel if by_channel else _by_token)(q, k, v, g, beta)
+        out = (_by_channel if by_channel else _by_token)(q, k, v, g, beta, edges)
         tape.hold(out)
         return chunks.joined(out)
 
@@ -152,22 +186,26 @@ def _step(v: Value, state: int) -> Value:
     return out
 
 
-def _by_token(q: Value, k: Value, v: Value, g: Value, beta: Value | None) -> Value:
+def _by_token(q: Value, k: Value, v: Value, g: Value, beta: Value | None, edges: _Borders | None) -> Value:
     tape = q.tape
+    pairs = None if edges is None else edges.pairs
     with tape.call():
         end = _end(g, -1)
         enter, leave, passing = _exp(g), _exp(_difference(end, g)), _exp(end.squeeze(-1))
+        if edges is not None:
+            enter, leave = times(enter, edges.enters.unsqueeze(3)), times(leave, edges.leaves.unsqueeze(3))
+            passing = times(passing, edges.passes.unsqueeze(3))
         tape.hold(enter, leave, passing)
         big = g.size * g.shape[-1]
         q_, k_ = q.flatten(1, 2), k.flatten(1, 2)
         if beta is None:
-            attention = _scores_by_token([q], k, g, [None], big)[0]
+            attention = _scores_by_token([q], k, g, [None], big, pairs)[0]
             left = times(v, leave.transpose(3, 4).unsqueeze(-1)).flatten(1, 2)
             carried, last = _carry(q_, k_, left, passing)
             inside = matmul(attention, v.transpose(3, 4))
             tape.hold(attention, left, carried, last, inside)
         else:
-            attention, system = _scores_by_token([q, k], k, g, [None, beta], big)
+            attention, system = _scores_by_token([q, k], k, g, [None, beta], big, pairs)
             tape.hold(attention, system)
             value = times(v, beta.transpose(3, 4).unsqueeze(-1)).flatten(1, 2)
             asked = times(enter, beta).transpose(3, 4).flatten(1, 2)
@@ -178,11 +216,14 @@ def _by_token(q: Value, k: Value, v: Value, g: Value, beta: Value | None) -> Val
         return total(times(carried, enter.transpose(3, 4).unsqueeze(-1)), inside.transpose(3, 4))
 
 
-def _by_channel(q: Value, k: Value, v: Value, g: Value, beta: Value | None) -> Value:
+def _by_channel(q: Value, k: Value, v: Value, g: Value, beta: Value | None, edges: _Borders | None) -> Value:
     tape = q.tape
     with tape.call():
         end = _end(g, -2)
         enter, leave, passing = _exp(g), _exp(_difference(end, g)), _exp(end.squeeze(-2))
+        if edges is not None:
+            enter, leave = times(enter, edges.enters.unsqueeze(-1)), times(leave, edges.leaves.unsqueeze(-1))
+            passing = times(passing, edges.passes.unsqueeze(-1))
         v_ = _seen(v).squeeze(4)
         left = times(k, leave).flatten(1, 2)
         tape.hold(enter, leave, passing, left)
@@ -190,17 +231,18 @@ def _by_channel(q: Value, k: Value, v: Value, g: Value, beta: Value | None) -> V
         tape.hold(asked)
         if beta is None:
             attention = _scores_by_channel([q], [None], [k], g)[0]
-            tape.hold(attention)
             (carried, last), values = _carry(asked, left, v.flatten(1, 2), passing), v_
         else:
             beta_ = beta.squeeze(3).unsqueeze(-1)
             scaled = times(k, beta_)
             tape.hold(scaled)
             attention, system = _scores_by_channel([q, scaled], [None, None], [k], g)
-            tape.hold(attention, system)
+            system = system if edges is None else times(system, edges.pairs)
+            tape.hold(system)
             read, value = times(scaled, enter).flatten(1, 2), times(v_, beta_).flatten(1, 2)
             carried, last, values = _correct(asked, read, left, value, system, passing)
-        tape.hold(carried, last)
+        attention = attention if edges is None else times(attention, edges.pairs)
+        tape.hold(carried, last, attention)
         carried = carried.unflatten(1, v.shape[1:3]).squeeze(4)
         return total(carried, matmul(attention, values)).unsqueeze(4)
 
@@ -212,6 +254,7 @@ def rank_one(q: Value, k: Value, v: Value, a: Value, b: Value, log_decay: Value)
         return _step(v, k.shape[-1])
     chunks = _Chunks(length=v.shape[1], size=chunk_length(v.shape[1]), groups=k.shape[2])
     with tape.call():
+        edges = _Borders.of(v, chunks)
         v = widened(v)
         tape.hold(q, k, v, a, b, log_decay)
         q, k, a, b, w = (chunks.heads(x) for x in (q, k, a, b, log_decay))
@@ -222,8 +265,13 @@ def rank_one(q: Value, k: Value, v: Value, a: Value, b: Value, log_decay: Value)
         end = _end(g, -2)
         enter, leave, passing = _exp(g), _exp(_difference(end, g)), _exp(end.squeeze(-2))
         enter_a = _exp(before)
+        if edges is not None:
+            enters, leaves = edges.enters.unsqueeze(-1), edges.leaves.unsqueeze(-1)
+            enter, enter_a, leave = times(enter, enters), times(enter_a, enters), times(leave, leaves)
+            passing = times(passing, edges.passes.unsqueeze(-1))
         tape.hold(enter, leave, passing, enter_a)
-        q_b, q_k, a_b, a_k = _scores_by_channel([q, a], [None, before], [b, k], g)
+        scores = _scores_by_channel([q, a], [None, before], [b, k], g)
+        q_b, q_k, a_b, a_k = scores if edges is None else edges.inside(scores)
         tape.hold(q_b, q_k, a_b, a_k)
         asked = unary("negative", times(a, enter_a)).flatten(1, 2)
         query, key, value = times(q, enter).flatten(1, 2), times(b, leave).flatten(1, 2), matmul(a_k, v_).flatten(1, 2)
@@ -240,7 +288,7 @@ def rank_one(q: Value, k: Value, v: Value, a: Value, b: Value, log_decay: Value)
 
 
 def _scores_by_token(
-    rows: Sequence[Value], y: Value, g: Value, scales: Sequence[Value | None], big: int
+    rows: Sequence[Value], y: Value, g: Value, scales: Sequence[Value | None], big: int, pairs: Value | None
 ) -> list[Value]:
     """Scores [L, B, G, R, C, C]. One matrix of decays, and the products of one row, exist besides."""
     tape, size = y.tape, g.shape[-1]
@@ -251,7 +299,8 @@ def _scores_by_token(
     gives = [(x, x.size) for x in (y, g, *inputs) if wants(x)]
     # Backward: the decays, and of each row what goes through them and what reaches the scores.
     extra = (3 if len(rows) == 1 else 4) * big + 2 * dots
-    tape.op("scores", reads=read, makes=made, saves=[y, g, *inputs], forward=big + dots, gives=gives, backward=extra)
+    saves = [y, g, *inputs, *([] if pairs is None else [pairs])]
+    tape.op("scores", reads=read, makes=made, saves=saves, forward=big + dots, gives=gives, backward=extra)
     return made
 
 

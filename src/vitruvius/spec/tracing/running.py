@@ -34,9 +34,13 @@ def convolved(u: Value, taps: int) -> Value:
         seen = tape.fresh((batch, length + taps - 1, channels), item=u.item)
         tape.op("cat", reads=[u], makes=[seen], gives=[(u, "same")])
         tape.hold(seen)
+        shifted = [cut(tape.same(seen), 1, length) for _ in range(taps)]
+        if tape.work.documents == "separate":
+            shifted = [*(_within(part) for part in shifted[:-1]), shifted[-1]]
+            tape.hold(*shifted)
         total = None
-        for _ in range(taps):
-            part = widened(cut(tape.same(seen), 1, length))
+        for shift in shifted:
+            part = widened(shift)
             made = tape.fresh((batch, length, channels), item=part.item)
             tape.op(
                 "tap",
@@ -51,6 +55,15 @@ def convolved(u: Value, taps: int) -> Value:
             total = made
         assert total is not None
         return total
+
+
+def _within(part: Value) -> Value:
+    """[B, T, C] with zeros where another document is: a copy; what is kept is a byte for each token."""
+    tape = part.tape
+    made = tape.fresh(part.shape, item=part.item)
+    mask = tape.fresh(part.shape[:2], item=1, gradient=False)
+    tape.op("within", reads=[part], makes=[made, mask], saves=[mask], gives=[(part, part.size)])
+    return made
 
 
 def divided_by_norm(u: Value) -> Value:
