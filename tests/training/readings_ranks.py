@@ -33,9 +33,8 @@ CASES: dict[str, tuple[str, int, EngineSettings]] = {
     "dense": ("odd-vocabulary", 2, FSDP),
     "grid": ("even-mixture", 4, sharded_ranks.of_two(2)),
     "experts": ("even-mixture", 2, EngineSettings(kind="ddp", expert_parallel=2, timeout=60)),
-    "fsdp-experts": ("even-mixture", 4, replace(FSDP, expert_parallel=2)),
     "zero-2": ("odd-vocabulary", 2, replace(ZERO, zero=2)),
-    "zero-3": ("odd-vocabulary", 3, replace(ZERO, zero=3)),
+    "zero-3": ("odd-vocabulary", 2, replace(ZERO, zero=3)),
 }
 """Name -> architecture, processes, engine."""
 

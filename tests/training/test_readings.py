@@ -17,7 +17,7 @@ from vitruvius.training.watching.components import Components
 SCRIPT = Path(__file__).with_name("readings_ranks.py")
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 with_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed: pip install '.[deepspeed]'")
-FSDP = ("dense", "grid", "experts", "fsdp-experts")
+FSDP = ("dense", "grid", "experts")
 ZERO = ("zero-2", "zero-3")
 CLOCK = ("forward_seconds/", "kept_bytes/", "watch_s", "guard_seconds", "val_", "samples")
 
