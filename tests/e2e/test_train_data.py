@@ -139,5 +139,5 @@ def test_a_length_that_does_not_divide_the_context_is_named_at_its_line(said, as
     asked(context=12)
     code, _, err = said("train", "run.yaml")
     assert code == 2
-    assert "run.yaml:13:20  train.curriculum.1.context" in err
+    assert "run.yaml:13:29  train.curriculum.1.context" in err
     assert "cannot be cut into equal pieces of 12" in err

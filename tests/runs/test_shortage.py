@@ -30,6 +30,8 @@ ARRAY = "Unable to allocate 7.45 GiB for an array with shape (1000000000,) and d
         (RuntimeError("CUDA error: out of memory"), None),
         (RuntimeError("std::bad_alloc"), None),
         (RuntimeError("could not create a primitive"), None),
+        (RuntimeError("can't start new thread"), None),
+        (ImportError("libx.so: failed to map segment from shared object"), None),
         (MemoryError(ARRAY), round(7.45 * 2**30)),
         (MemoryError(), None),
     ],
@@ -40,7 +42,14 @@ def test_a_shortage_is_known_with_the_bytes_that_were_asked_for(error: BaseExcep
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("shapes do not fit"), ValueError("out of memory"), KeyError("MemoryError"), OSError(12, "x")]
+    "error",
+    [
+        RuntimeError("shapes do not fit"),
+        ValueError("out of memory"),
+        KeyError("MemoryError"),
+        OSError(12, "x"),
+        ImportError("x"),
+    ],
 )
 def test_another_error_is_no_shortage(error: BaseException) -> None:
     assert not is_out_of_memory(error)

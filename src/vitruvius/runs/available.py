@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def available_memory(*, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs
     """
     found = [each for each in (_of_system(proc), *_of_groups(proc, groups)) if each is not None]
     return min(found, key=lambda each: each.size, default=None)
+
+
+def has_limited_addresses() -> bool:
+    """Whether the address space of this process, and of those it starts, is limited (`ulimit -v`)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _of_system(proc: Path) -> Available | None:

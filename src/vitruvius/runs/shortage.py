@@ -15,6 +15,9 @@ _SIGNS = (
     "could not create a primitive",
     "could not create a memory object",
     "could not execute a primitive",
+    # Threads and libraries that are loaded late need addresses too.
+    "can't start new thread",
+    "failed to map segment from shared object",
 )
 """What the messages of torch's allocators and of the libraries under it say; on a CPU they are bare RuntimeErrors."""
 
@@ -28,7 +31,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a host or a device. torch is not imported: its error is known by name and text."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    return isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in _SIGNS)
 
 
 def bytes_asked(error: BaseException) -> int | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vitruvius.data import TokenShards
 from vitruvius.errors import ExaminedFailedError, UsageError
 from vitruvius.report.durations import duration
-from vitruvius.runs.available import available_memory
+from vitruvius.runs.available import available_memory, has_limited_addresses
 from vitruvius.spec import to_data
 from vitruvius.training.batch_search import Ladder, Tried, choose, ladder, noise, search
 from vitruvius.training.config import ensure_right_data, to_plain
@@ -287,6 +287,10 @@ class _Finding:
             last = errors.read().decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         if code == -signal.SIGKILL:
             return {"out_of_memory": "the system has killed the process, as it does when memory runs out"}
+        if code < 0 and has_limited_addresses():
+            # Some libraries in C do not survive that a few bytes are refused.
+            why = f"the process ended by signal {-code}, in an address space that is limited (ulimit -v)"
+            return {"out_of_memory": why}
         if "MemoryError" in last[0] or "memory" in last[0].lower():
             return {"out_of_memory": last[0][:_TOLD]}
         return {"failed": f"the process ended with {code}: {last[0][:_TOLD]}"}
